@@ -1,0 +1,98 @@
+// Refcounted memory from a size-class pool. After the first steps of a training run the pool serves every request from its
+// free lists: no system allocation, and a peak-byte counter that means something.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace facet {
+
+/// Memory from the pool, aligned to 64 bytes. Throws Error(Kind::memory) when the system or the limit refuses.
+/// Sizes are rounded up to four classes per octave; freed blocks stay in the pool for the next request of the class.
+void* pool_alloc(size_t bytes);
+void pool_free(void* p) noexcept;
+
+struct PoolStats {
+  size_t live_bytes;   ///< handed out now (rounded to classes)
+  size_t peak_bytes;   ///< highest live_bytes since the last reset
+  size_t held_bytes;   ///< taken from the system: live + free lists
+  size_t sys_allocs;   ///< requests that went to the system
+  size_t pool_allocs;  ///< requests in all
+};
+PoolStats pool_stats();
+void pool_reset_peak();
+/// Gives the free lists back to the system.
+void pool_trim();
+/// Refuses to hold more than this; 0 = no limit.
+void pool_set_limit(size_t bytes);
+
+/// A block of the pool for the lifetime of a scope: kernel scratch.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) : p_(pool_alloc(bytes)) {}
+  ~Scratch() { pool_free(p_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(p_);
+  }
+
+ private:
+  void* p_;
+};
+
+/// Base of intrusively counted objects.
+struct Counted {
+  std::atomic<int32_t> refs{0};
+};
+
+/// Intrusive pointer. `release(T*)` found by ADL is called when the count reaches zero.
+template <class T>
+class Ref {
+ public:
+  Ref() = default;
+  explicit Ref(T* p) : p_(p) { take(); }
+  Ref(const Ref& o) : p_(o.p_) { take(); }
+  Ref(Ref&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
+  Ref& operator=(Ref o) noexcept {
+    std::swap(p_, o.p_);
+    return *this;
+  }
+  ~Ref() { drop(); }
+  T* get() const { return p_; }
+  T* operator->() const { return p_; }
+  T& operator*() const { return *p_; }
+  explicit operator bool() const { return p_ != nullptr; }
+  int32_t count() const { return p_ ? p_->refs.load(std::memory_order_relaxed) : 0; }
+
+ private:
+  void take() {
+    if (p_) p_->refs.fetch_add(1, std::memory_order_relaxed);
+  }
+  void drop() {
+    if (p_ && p_->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) release(p_);
+  }
+  T* p_ = nullptr;
+};
+
+struct Storage : Counted {
+  void* data = nullptr;
+  size_t bytes = 0;
+  uint32_t version = 0;  ///< counts writes through Tensor::out(); Saved compares it
+};
+Ref<Storage> new_storage(size_t bytes);
+void release(Storage*) noexcept;
+
+/// What the autograd layer hangs on a tensor; tensor/ never looks inside. Objects die through a dead list, so that a chain of
+/// any length is destroyed iteratively.
+struct Opaque : Counted {
+  Opaque* next_dead = nullptr;
+  virtual ~Opaque() = default;
+  static void* operator new(size_t bytes) { return pool_alloc(bytes); }
+  static void operator delete(void* p) noexcept { pool_free(p); }
+};
+void release(Opaque*) noexcept;
+
+}  // namespace facet

@@ -1,0 +1,316 @@
+#include "tensor/tensor.h"
+
+#include <cstring>
+#include <ostream>
+
+#include "tensor/cpu/bf16.h"
+#include "tensor/kernels/copy.h"
+
+namespace facet {
+
+const char* name_of(DType t) {
+  switch (t) {
+    case DType::f32: return "f32";
+    case DType::bf16: return "bf16";
+    case DType::f64: return "f64";
+    default: return "i32";
+  }
+}
+
+std::string to_string(const Shape& s) { return fmt::format("[{}]", fmt::join(s.begin(), s.end(), ", ")); }
+
+int normal_dim(const char* op, int dim, int rank) {
+  const int d = dim < 0 ? dim + rank : dim;
+  if (d < 0 || d >= rank) fail(Kind::usage, "{}: dimension {} is out of range for rank {}", op, dim, rank);
+  return d;
+}
+
+Shape broadcast_shape(const char* op, const Shape& a, const Shape& b) {
+  Shape r;
+  r.rank = std::max(a.rank, b.rank);
+  for (int i = 1; i <= r.rank; ++i) {
+    const int64_t x = i <= a.rank ? a[-i] : 1, y = i <= b.rank ? b[-i] : 1;
+    if (x != y && x != 1 && y != 1)
+      fail(Kind::usage, "{}: shapes {} and {} do not broadcast (size {} against {} in dimension {} from the end)", op,
+           to_string(a), to_string(b), x, y, i);
+    r[-i] = x == 1 ? y : x;
+  }
+  return r;
+}
+
+// ---- making one
+
+Tensor Tensor::empty(const Shape& shape, DType dtype) {
+  int64_t n = 1;
+  for (int64_t d : shape) {
+    if (d < 0) fail(Kind::usage, "tensor: negative size in shape {}", to_string(shape));
+    if (__builtin_mul_overflow(n, d, &n)) fail(Kind::usage, "tensor: shape {} has too many elements", to_string(shape));
+  }
+  if (n > (int64_t{1} << 46)) fail(Kind::memory, "tensor: shape {} has too many elements", to_string(shape));
+  Tensor t;
+  t.shape_ = shape;
+  t.stride_ = dense_strides(shape);
+  t.dtype_ = dtype;
+  t.storage_ = new_storage(static_cast<size_t>(n * size_of(dtype)));
+  return t;
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype) {
+  Tensor t = empty(shape, dtype);
+  std::memset(t.storage_->data, 0, t.storage_->bytes);
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, double value, DType dtype) {
+  Tensor t = empty(shape, dtype);
+  fill(t.out(), value);
+  return t;
+}
+
+Tensor Tensor::scalar(double value, DType dtype) { return full({}, value, dtype); }
+
+Tensor Tensor::arange(int64_t n, DType dtype) {
+  std::vector<int32_t> v(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) v[static_cast<size_t>(i)] = static_cast<int32_t>(i);
+  return from(v, {n}).to(dtype);
+}
+
+Tensor Tensor::from_bytes(const void* data, size_t count, const Shape& shape, DType dtype) {
+  Tensor t = empty(shape, dtype);
+  if (static_cast<size_t>(shape.numel()) != count)
+    fail(Kind::usage, "tensor: {} values given for shape {}", count, to_string(shape));
+  std::memcpy(t.storage_->data, data, t.storage_->bytes);
+  return t;
+}
+
+// ---- looking at it
+
+View Tensor::view() const {
+  View v;
+  if (!storage_) return v;
+  v.data = raw();
+  v.dtype = dtype_;
+  v.shape = shape_;
+  v.stride = stride_;
+  return v;
+}
+
+Out Tensor::out(bool accumulate) const {
+  Out o;
+  static_cast<View&>(o) = view();
+  o.accumulate = accumulate;
+  if (storage_) ++storage_->version;
+  return o;
+}
+
+void Tensor::check_data(DType asked) const {
+  if (!storage_) fail(Kind::usage, "tensor: data() of an absent tensor");
+  if (asked != dtype_) fail(Kind::usage, "tensor: data() as {} of a {} tensor", name_of(asked), name_of(dtype_));
+  if (!contiguous()) fail(Kind::usage, "tensor: data() of a strided view {}; call dense() first", to_string(shape_));
+}
+
+double Tensor::at(std::initializer_list<int64_t> index) const {
+  if (static_cast<int>(index.size()) != rank())
+    fail(Kind::usage, "at: {} indices for shape {}", index.size(), to_string(shape_));
+  int64_t o = 0;
+  int i = 0;
+  for (int64_t k : index) {
+    if (k < 0 || k >= shape_[i]) fail(Kind::usage, "at: index {} out of range in dimension {} of {}", k, i, to_string(shape_));
+    o += k * stride_[i++];
+  }
+  double r = 0;
+  cpu::by_dtype(dtype_, [&](auto t) { r = cpu::convert<double>(static_cast<const decltype(t)*>(raw())[o]); });
+  return r;
+}
+
+double Tensor::item() const {
+  if (numel() != 1) fail(Kind::usage, "item: shape {} holds {} elements, not one", to_string(shape_), numel());
+  double r = 0;
+  cpu::by_dtype(dtype_, [&](auto t) { r = cpu::convert<double>(*static_cast<const decltype(t)*>(raw())); });
+  return r;
+}
+
+std::vector<double> Tensor::to_vector() const {
+  std::vector<double> r(static_cast<size_t>(numel()));
+  if (r.empty()) return r;
+  Out o;
+  o.data = r.data();
+  o.dtype = DType::f64;
+  o.shape = shape_;
+  o.stride = dense_strides(shape_);
+  copy(view(), o);
+  return r;
+}
+
+// ---- windows
+
+Tensor Tensor::detach() const {
+  Tensor t = *this;
+  t.slot_ = {};
+  t.slot_output_ = 0;
+  return t;
+}
+
+void Tensor::check_no_slot(const char* what) const {
+  if (slot_)
+    fail(Kind::usage, "Tensor::{}: this tensor carries a gradient, a plain view would lose it; use facet::{} or detach()", what,
+         what);
+}
+
+Tensor Tensor::reshape(const Shape& wanted) const {
+  check_no_slot("reshape");
+  Shape shape = wanted;
+  int64_t known = 1;
+  int open = -1;
+  for (int i = 0; i < shape.rank; ++i) {
+    if (shape[i] >= 0) known *= shape[i];
+    else if (shape[i] == -1 && open < 0) open = i;
+    else fail(Kind::usage, "reshape: bad shape {}", to_string(wanted));
+  }
+  if (open >= 0) shape[open] = known ? numel() / known : 0;
+  if (shape.numel() != numel())
+    fail(Kind::usage, "reshape: {} ({} elements) cannot become {}", to_string(shape_), numel(), to_string(wanted));
+  Tensor t = *this;
+  t.shape_ = shape;
+  if (contiguous()) {
+    t.stride_ = dense_strides(shape);
+    return t;
+  }
+  // Walk old and new sizes from the back; a new dimension may split an old run but not join two that are not adjacent.
+  t.stride_ = shape;
+  int o = rank() - 1;
+  int64_t run = 1, step = 0;
+  const auto refuse = [&] {
+    fail(Kind::usage, "reshape: {} with strides {} cannot become {} without a copy; call dense() first", to_string(shape_),
+         to_string(stride_), to_string(wanted));
+  };
+  for (int i = shape.rank - 1; i >= 0; --i) {
+    if (shape[i] == 1) {
+      t.stride_[i] = run == 1 ? 1 : step * run;
+      continue;
+    }
+    while (run == 1 && o >= 0) {  // next run of old dimensions that walk as one
+      if (shape_[o] == 1) { --o; continue; }
+      step = stride_[o];
+      run = shape_[o--];
+      while (o >= 0 && (shape_[o] == 1 || stride_[o] == step * run)) run *= shape_[o--];
+    }
+    if (run % shape[i]) refuse();
+    t.stride_[i] = step;
+    step *= shape[i];
+    run /= shape[i];
+  }
+  return t;
+}
+
+Tensor Tensor::permute(std::span<const int> order) const {
+  check_no_slot("permute");
+  if (static_cast<int>(order.size()) != rank())
+    fail(Kind::usage, "permute: {} dimensions given for shape {}", order.size(), to_string(shape_));
+  Tensor t = *this;
+  unsigned seen = 0;
+  for (int i = 0; i < rank(); ++i) {
+    const int d = normal_dim("permute", order[static_cast<size_t>(i)], rank());
+    if (seen & (1u << d)) fail(Kind::usage, "permute: dimension {} is named twice", d);
+    seen |= 1u << d;
+    t.shape_[i] = shape_[d];
+    t.stride_[i] = stride_[d];
+  }
+  return t;
+}
+
+Tensor Tensor::transpose(int a, int b) const {
+  check_no_slot("transpose");
+  a = normal_dim("transpose", a, rank());
+  b = normal_dim("transpose", b, rank());
+  Tensor t = *this;
+  std::swap(t.shape_[a], t.shape_[b]);
+  std::swap(t.stride_[a], t.stride_[b]);
+  return t;
+}
+
+Tensor Tensor::slice(int d, int64_t begin, int64_t end, int64_t step) const {
+  check_no_slot("slice");
+  d = normal_dim("slice", d, rank());
+  const int64_t n = shape_[d];
+  if (begin < 0) begin += n;
+  if (end < 0) end += n;
+  if (begin < 0 || begin > end || end > n || step < 1)
+    fail(Kind::usage, "slice: [{}, {}) step {} does not fit dimension {} of {}", begin, end, step, d, to_string(shape_));
+  Tensor t = *this;
+  t.offset_ += begin * stride_[d];
+  t.shape_[d] = (end - begin + step - 1) / step;
+  t.stride_[d] = stride_[d] * step;
+  return t;
+}
+
+Tensor Tensor::expand(const Shape& shape) const {
+  check_no_slot("expand");
+  if (!(broadcast_shape("expand", shape_, shape) == shape))
+    fail(Kind::usage, "expand: {} does not broadcast to {}", to_string(shape_), to_string(shape));
+  Tensor t = *this;
+  t.shape_ = t.stride_ = shape;
+  for (int i = 1; i <= shape.rank; ++i)
+    t.stride_[-i] = i <= rank() && shape_[-i] == shape[-i] ? stride_[-i] : 0;
+  return t;
+}
+
+// ---- copies
+
+Tensor Tensor::clone() const {
+  Tensor t = empty(shape_, dtype_);
+  copy(view(), t.out());
+  return t;
+}
+
+Tensor Tensor::dense() const { return contiguous() ? *this : clone(); }
+
+Tensor Tensor::to(DType dtype) const {
+  if (dtype == dtype_) return *this;
+  check_no_slot("to");
+  Tensor t = empty(shape_, dtype);
+  copy(view(), t.out());
+  return t;
+}
+
+const Tensor& Saved::get() const {
+  if (tensor_ && tensor_.version() != version_)
+    fail(Kind::usage,
+         "backward: a saved tensor {} was written in place after the forward pass (version {} then, {} now); clone() it before "
+         "writing",
+         to_string(tensor_.shape()), version_, tensor_.version());
+  return tensor_;
+}
+
+// ---- printing
+
+namespace {
+void print(std::string& s, const Tensor& t, int level) {
+  if (level == t.rank()) {
+    s += fmt::format("{:.6g}", t.item());
+    return;
+  }
+  const int64_t n = t.dim(level), edge = level + 1 == t.rank() ? 4 : 3;
+  s += '[';
+  for (int64_t i = 0; i < n; ++i) {
+    if (i) s += ", ";
+    if (n > 2 * edge && i == edge) {
+      s += "..., ";
+      i = n - edge;
+    }
+    print(s, t.slice(level, i, i + 1), level + 1);
+  }
+  s += ']';
+}
+}  // namespace
+
+std::string to_string(const Tensor& t) {
+  if (!t) return "(absent)";
+  std::string s = fmt::format("{}{} ", name_of(t.dtype()), to_string(t.shape()));
+  print(s, t.detach(), 0);
+  return s;
+}
+
+std::ostream& operator<<(std::ostream& o, const Tensor& t) { return o << to_string(t); }
+
+}  // namespace facet

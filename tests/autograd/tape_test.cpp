@@ -1,0 +1,163 @@
+#include "autograd/tape.h"
+
+#include <catch2/catch.hpp>
+
+#include "autograd/parameter.h"
+#include "tensor/kernels/copy.h"
+
+using namespace facet;
+
+namespace {
+// y = x * factor (+ nothing): a minimal op that writes into its sink.
+struct ScaleGrad {
+  double factor;
+  void operator()(Grads dy, Sinks dx) {
+    if (!dx[0]) return;
+    Tensor scaled = dy[0].clone();
+    float* p = scaled.out().as<float>();
+    for (int64_t i = 0; i < scaled.numel(); ++i) p[i] *= static_cast<float>(factor);
+    copy(scaled.view(), dx[0].dst());
+  }
+};
+Tensor scale(const Tensor& x, double factor) {
+  Tensor y = x.detach().clone();
+  float* p = y.out().as<float>();
+  for (int64_t i = 0; i < y.numel(); ++i) p[i] *= static_cast<float>(factor);
+  if (tracing(x)) attach("scale", {&y}, {&x}, ScaleGrad{factor});
+  return y;
+}
+struct PlusGrad {
+  void operator()(Grads dy, Sinks dx) {
+    dx[0].pass_sum(dy[0]);
+    dx[1].pass_sum(dy[0]);
+  }
+};
+Tensor plus(const Tensor& a, const Tensor& b) {
+  Tensor y = a.detach().clone();
+  copy(b.view(), y.out(true));
+  if (tracing(a, b)) attach("plus", {&y}, {&a, &b}, PlusGrad{});
+  return y;
+}
+}  // namespace
+
+TEST_CASE("tape: a residual stack needs no gradient copy and no addition") {
+  Tensor x = leaf(Tensor::full({4}, 1));
+  tape_stats() = {};
+  Tensor y = x;
+  for (int i = 0; i < 5; ++i) y = plus(y, scale(scale(y, 2), 3));  // dy/dx = 7 per block
+  backward(y, Tensor::full({4}, 1));
+  CHECK(grad_of(x).to_vector() == std::vector<double>(4, 16807));
+  CHECK(tape_stats().copies == 0);
+  CHECK(tape_stats().adds == 0);
+}
+
+TEST_CASE("tape: x + op(x) costs exactly one copy") {
+  Tensor x = leaf(Tensor::full({4}, 1));
+  tape_stats() = {};
+  backward(plus(x, scale(x, 2)), Tensor::full({4}, 1));
+  CHECK(grad_of(x).to_vector() == std::vector<double>(4, 3));
+  CHECK(tape_stats().copies == 1);
+  CHECK(tape_stats().adds == 0);
+}
+
+TEST_CASE("tape: leaves accumulate in place over micro-batches") {
+  Parameter p(Tensor::full({2}, 1));
+  for (int i = 0; i < 3; ++i) backward(scale(scale(p.value(), 2), 2), Tensor::full({2}, 1));
+  CHECK(p.grad().to_vector() == std::vector<double>{12, 12});
+  p.clear_grad();
+  CHECK_FALSE(p.grad());
+  p.set_trains(false);
+  CHECK_FALSE(scale(p.value(), 2).slot());
+}
+
+TEST_CASE("tape: one tensor twice in one node, and shared use") {
+  Tensor x = leaf(Tensor::full({2}, 1));
+  backward(plus(x, x), Tensor::full({2}, 1));
+  CHECK(grad_of(x).to_vector() == std::vector<double>{2, 2});
+  Tensor z = leaf(Tensor::full({2}, 1));
+  Tensor s = scale(z, 3);
+  backward(plus(scale(s, 1), scale(s, 2)), Tensor::full({2}, 1));
+  CHECK(grad_of(z).to_vector() == std::vector<double>{9, 9});
+}
+
+TEST_CASE("tape: the caller's gradient is never written") {
+  Tensor x = leaf(Tensor::full({2}, 1));
+  Tensor dy = Tensor::full({2}, 1);
+  backward(plus(x, scale(x, 2)), dy);
+  CHECK(dy.to_vector() == std::vector<double>{1, 1});
+}
+
+TEST_CASE("tape: an expanded gradient is made dense in one counted place, broadcasting sums") {
+  Tensor x = leaf(Tensor::full({1, 3}, 1));
+  tape_stats() = {};
+  backward(scale(x, 2), Tensor::full({1, 1}, 1).expand({1, 3}));
+  CHECK(tape_stats().dense == 1);
+  Tensor b = leaf(Tensor::full({3}, 1));
+  backward(plus(scale(Tensor::full({2, 3}, 1), 1), b), Tensor::full({2, 3}, 1));
+  CHECK(grad_of(b).to_vector() == std::vector<double>{2, 2, 2});
+}
+
+TEST_CASE("tape: no_grad, detach, second backward, missing gradient") {
+  Tensor x = leaf(Tensor::full({1}, 1));
+  {
+    NoGrad off;
+    CHECK_FALSE(scale(x, 2).slot());
+  }
+  CHECK_FALSE(scale(x.detach(), 2).slot());
+  Tensor y = scale(scale(x, 2), 2);
+  backward(y);
+  CHECK_THROWS_AS(backward(y), Error);
+  Tensor shared = scale(x, 2);
+  backward(scale(shared, 2));
+  CHECK_THROWS_AS(backward(scale(shared, 2)), Error);  // its producer is spent: refused, not dropped
+  Tensor z = x.detach().clone();
+  attach_no_gradient("mystery", {&z}, {&x});
+  CHECK_THROWS_WITH(backward(z), Catch::Contains("mystery: has no gradient"));
+  CHECK_THROWS_WITH(x.reshape({1, 1}), Catch::Contains("detach()"));
+}
+
+TEST_CASE("tape: bf16 leaves collect f32 gradients") {
+  Tensor w = leaf(Tensor::full({2}, 1, DType::bf16));
+  Tensor y = w.detach().to(DType::f32);
+  attach("cast", {&y}, {&w}, PlusGrad{});
+  struct Pass { void operator()(Grads dy, Sinks dx) { dx[0].pass(dy[0]); } };
+  Tensor z = w.detach().to(DType::f32);
+  attach("cast", {&z}, {&w}, Pass{});
+  backward(z, Tensor::full({2}, 1.0 / 3));
+  CHECK(grad_of(w).dtype() == DType::f32);
+  CHECK(grad_of(w).at({0}) == Approx(1.0 / 3).epsilon(1e-7));
+}
+
+TEST_CASE("tape: a chain of 100,000 operations is walked and destroyed without recursion") {
+  Tensor x = leaf(Tensor::full({1}, 1));
+  Tensor y = x;
+  for (int i = 0; i < 100000; ++i) y = scale(y, 1);
+  { Tensor unused = y; }
+  Tensor dropped = x;
+  for (int i = 0; i < 100000; ++i) dropped = scale(dropped, 1);
+  dropped = {};
+  backward(y);
+  CHECK(grad_of(x).item() == 1);
+}
+
+TEST_CASE("tape: memory returns to where it was") {
+  Tensor x = leaf(Tensor::full({100}, 1));
+  const size_t before = pool_stats().live_bytes;
+  { Tensor y = scale(scale(x, 2), 2); }
+  CHECK(pool_stats().live_bytes == before);
+}
+
+TEST_CASE("checkpoint: same gradients, frozen inputs included, no extra copy") {
+  Parameter w(Tensor::full({3}, 5));
+  Tensor x = leaf(Tensor::full({3}, 1));
+  auto f = [&](const Tensor& t) { return plus(scale(scale(t, 2), 2), scale(w.value(), 3)); };
+  Tensor h = scale(x, 2);
+  tape_stats() = {};
+  backward(plus(h, checkpoint(f, h)), Tensor::full({3}, 1));
+  CHECK(grad_of(x).to_vector() == std::vector<double>(3, 10));
+  CHECK(w.grad().to_vector() == std::vector<double>(3, 3));
+  CHECK(tape_stats().copies == 0);
+  w.clear_grad();
+  backward(checkpoint(f, Tensor::full({3}, 1)), Tensor::full({3}, 1));
+  CHECK(w.grad().to_vector() == std::vector<double>(3, 3));
+}
