@@ -150,7 +150,10 @@ TEST_CASE("tape: memory returns to where it was") {
 TEST_CASE("checkpoint: same gradients, frozen inputs included, no extra copy") {
   Parameter w(Tensor::full({3}, 5));
   Tensor x = leaf(Tensor::full({3}, 1));
-  auto f = [&](const Tensor& t) { return plus(scale(scale(t, 2), 2), scale(w.value(), 3)); };
+  auto f = [&](const Tensor& t) {
+    Tensor branch = scale(scale(t, 2), 2);  // named, since the order of arguments is the compiler's and decides who runs last
+    return plus(branch, scale(w.value(), 3));
+  };
   Tensor h = scale(x, 2);
   tape_stats() = {};
   backward(plus(h, checkpoint(f, h)), Tensor::full({3}, 1));
