@@ -1,0 +1,48 @@
+// The small layers: Linear, Embedding, RMSNorm, and the gated feed-forward block made of them.
+#pragma once
+#include <span>
+
+#include "nn/weight.h"
+
+namespace facet {
+
+/// y = x W^T, no bias. x [.., I] -> [.., O].
+struct Linear final : Module {
+  std::unique_ptr<Weight> weight;
+  Linear(int64_t inputs, int64_t outputs, DType dtype = DType::f32);
+  Tensor operator()(const Tensor& x) const { return weight->apply(x); }
+  void visit(Visitor& v) override { weight->visit(v); }
+  std::string describe() const override;
+};
+
+/// Several projections of the same x; one pass over x when all weights are plain.
+std::vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers);
+
+/// Rows of a table, scaled; the same table serves as the tied head. ids [..] -> [.., D].
+struct Embedding final : Module {
+  Parameter weight;  ///< [V, D]
+  Embedding(int64_t vocab, int64_t width, DType dtype = DType::f32);
+  Tensor operator()(const Tensor& ids, double scale, DType compute) const;
+  void visit(Visitor& v) override { v("weight", weight); }
+  std::string describe() const override;
+};
+
+/// y = x * rsqrt(mean(x^2) + eps) * (1 + w); w starts at zero. Gemma's spelling: checkpoints store w.
+struct RmsNorm final : Module {
+  Parameter weight;  ///< [D]
+  double eps;
+  RmsNorm(int64_t width, double eps, DType dtype = DType::f32);
+  Tensor operator()(const Tensor& x) const;
+  void visit(Visitor& v) override { v("weight", weight); }
+  std::string describe() const override;
+};
+
+/// down(gelu_tanh(gate(x)) * up(x)). x [.., D] -> [.., D], F in between.
+struct GatedMlp final : Module {
+  Linear gate_proj, up_proj, down_proj;
+  GatedMlp(int64_t width, int64_t hidden, DType dtype = DType::f32);
+  Tensor operator()(const Tensor& x) const;
+  void visit(Visitor& v) override;
+};
+
+}  // namespace facet

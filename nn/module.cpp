@@ -1,0 +1,120 @@
+#include "nn/module.h"
+
+#include <algorithm>
+
+namespace facet {
+
+void Visitor::operator()(const std::string& name, Module& m) {
+  const std::string before = path_;
+  enter(before + name, m);
+  path_ = name.empty() ? before : before + name + ".";
+  m.visit(*this);
+  path_ = before;
+  leave(before + name, m);
+}
+
+namespace {
+
+struct Collect : Visitor {
+  std::vector<Parameter*> list;
+  void parameter(const std::string& path, Parameter& p) override {
+    if (std::find(list.begin(), list.end(), &p) != list.end()) return;
+    p.name = path;
+    list.push_back(&p);
+  }
+};
+
+struct Print : Visitor {
+  std::string text;
+  int depth = 0;
+  void line(const std::string& path, const std::string& what) {
+    const size_t dot = path.rfind('.');
+    // "layers.3" keeps its index: the last part alone would be a bare number.
+    size_t from = dot == std::string::npos ? 0 : dot + 1;
+    if (from && from < path.size() && std::isdigit(static_cast<unsigned char>(path[from]))) {
+      const size_t previous = path.rfind('.', dot - 1);
+      from = previous == std::string::npos ? 0 : previous + 1;
+    }
+    text += fmt::format("{:{}}{}{}{}\n", "", 2 * depth, path.substr(from), what.empty() ? "" : "  ", what);
+  }
+  void parameter(const std::string& path, Parameter& p) override {
+    line(path, fmt::format("{}{}{}", name_of(p.value().dtype()), to_string(p.value().shape()), p.trains() ? "" : "  frozen"));
+  }
+  void enter(const std::string& path, Module& m) override {
+    std::string what = m.describe();
+    const int64_t n = count_parameters(m);
+    what += fmt::format("{}{} parameters", what.empty() ? "" : ", ", n);
+    line(path.empty() ? "model" : path, what);
+    ++depth;
+  }
+  void leave(const std::string&, Module&) override { --depth; }
+};
+
+}  // namespace
+
+std::vector<Parameter*> parameters(Module& m) {
+  Collect c;
+  c("", m);
+  return std::move(c.list);
+}
+
+std::vector<std::pair<std::string, Tensor>> named_values(Module& m) {
+  std::vector<std::pair<std::string, Tensor>> r;
+  for (Parameter* p : parameters(m)) r.emplace_back(p->name, p->value().detach());
+  return r;
+}
+
+int64_t count_parameters(Module& m, bool only_training) {
+  struct Count : Visitor {
+    std::vector<const Parameter*> seen;
+    int64_t n = 0;
+    bool only;
+    explicit Count(bool o) : only(o) {}
+    void parameter(const std::string&, Parameter& p) override {
+      if (std::find(seen.begin(), seen.end(), &p) != seen.end()) return;
+      seen.push_back(&p);
+      if (!only || p.trains()) n += p.value().numel();
+    }
+  } count(only_training);
+  count("", m);
+  return count.n;
+}
+
+bool matches(const std::string& pattern, const std::string& name) {
+  // Greedy matching with one point to come back to: linear in practice, never exponential.
+  size_t p = 0, n = 0, star = std::string::npos, mark = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      mark = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p;
+      ++n;
+    } else if (star != std::string::npos) {
+      p = star + 1;
+      n = ++mark;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+int set_trains(Module& m, const std::string& pattern, bool on) {
+  int hits = 0;
+  for (Parameter* p : parameters(m)) {
+    if (!matches(pattern, p->name)) continue;
+    p->set_trains(on);
+    ++hits;
+  }
+  return hits;
+}
+
+std::string to_string(Module& m) {
+  Print p;
+  p("", m);
+  return p.text;
+}
+
+}  // namespace facet
