@@ -1,0 +1,45 @@
+// What training and inference know of a model: tokens in, hidden rows out, and the table its head multiplies with.
+#pragma once
+#include "nn/kv_cache.h"
+#include "nn/module.h"
+
+namespace facet {
+
+/// The tokens of a batch and where they stand.
+struct Tokens {
+  Tensor ids;        ///< i32 [B, T]
+  Tensor positions;  ///< i32 [B, T]; -1: padding
+  Tensor segments;   ///< i32 [B, T], absent: one document per row. Documents of one row do not see each other
+};
+
+/// Positions 0, 1, ..., T-1 in every row.
+Tokens plain_tokens(const Tensor& ids);
+/// Positions counted over the ones of `mask` i32 [B, T] (padding on either side): -1 where it is 0.
+Tokens masked_tokens(const Tensor& ids, const Tensor& mask);
+
+/// What backward computes again instead of keeping.
+enum class Recompute : uint8_t { none, mlp, block };
+
+struct LanguageModel : Module {
+  Recompute recompute = Recompute::none;
+
+  /// Hidden rows after the final norm [B, T, D]. With a cache, its keys and values are extended and attended to.
+  virtual Tensor hidden(const Tokens&, KvCache* cache = nullptr) = 0;
+  /// The head's table [V, D] and the soft-cap of its logits (0: none).
+  virtual const Parameter& head() const = 0;
+  virtual double final_cap() const = 0;
+  virtual int64_t vocab() const = 0;
+  virtual int64_t layers() const = 0;
+  virtual int64_t context() const = 0;  ///< positions the model was made for
+
+  /// An empty cache for `batch` rows of up to `capacity` positions, written at most `chunk` tokens a row at a time.
+  virtual KvCache new_cache(int64_t batch, int64_t capacity, int64_t chunk) const = 0;
+
+  /// Floating-point operations of one forward pass over n tokens at mean context t, the head for `head_rows` of them.
+  virtual double forward_flops(double n, double t, double head_rows) const = 0;
+
+  /// hidden rows [.., D] -> logits [.., V], capped.
+  Tensor logits(const Tensor& hidden) const;
+};
+
+}  // namespace facet
