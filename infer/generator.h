@@ -1,0 +1,64 @@
+// Batched generation with a key/value cache: rows of unequal prompts, each with its own position, its own random stream and its own end.
+// A row's tokens do not depend on its neighbours. Rows can be replaced while others go on.
+#pragma once
+#include <functional>
+#include <string>
+
+#include "infer/sampler.h"
+#include "nn/language_model.h"
+
+namespace facet {
+
+/// Why a row ended.
+enum class Stop : uint8_t { running, stop_token, length, context, caller };
+const char* name_of(Stop);
+
+struct GenerateOptions {
+  SamplingOptions sampling;
+  int64_t max_new = 256;
+  std::vector<int32_t> stop;   ///< tokens that end a row; they are part of its output
+  uint64_t seed = 0;
+  bool ignore_stop = false;
+};
+
+struct Generation {
+  std::vector<int32_t> tokens;    ///< the new ones, a stop token included
+  std::vector<float> log_probs;   ///< one per token, see Draw
+  Stop stop = Stop::running;
+};
+
+/// The rows of one cache and what each has seen.
+class Generator {
+ public:
+  /// Room for `rows` sequences of up to `capacity` positions (0: the model's context); prompts go in `chunk` tokens at a time.
+  Generator(LanguageModel&, int64_t rows, int64_t capacity = 0, int64_t chunk = 256);
+
+  /// Appends tokens to rows and computes them, all but what is already cached. Rows not named stay as they are. The logits of each
+  /// named row's last token are in logits(row) afterwards. Throws Error(Kind::usage) when a row would pass the capacity.
+  void feed(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens);
+  void feed(int64_t row, std::vector<int32_t> tokens);
+  /// f32 [V] after the last token of the row.
+  std::span<const float> logits(int64_t row) const;
+  /// Forgets a row, or its tokens from position `from` on.
+  void forget(int64_t row, int64_t from = 0);
+
+  int64_t rows() const { return static_cast<int64_t>(length_.size()); }
+  int64_t length(int64_t row) const { return length_[static_cast<size_t>(row)]; }  ///< tokens of the row in the cache
+  int64_t capacity() const { return cache_.capacity; }
+  int64_t cache_bytes() const { return cache_.bytes(); }
+
+ private:
+  LanguageModel& model_;
+  KvCache cache_;
+  std::vector<int64_t> length_;
+  std::vector<std::vector<float>> logits_;
+};
+
+/// Called for every new token; false ends that row.
+using OnToken = std::function<bool(int64_t row, const Draw&)>;
+
+/// Continues every prompt. Row r draws its i-th token with the key fold_in(fold_in(key(seed), r), i): the same alone or in a batch.
+std::vector<Generation> generate(LanguageModel&, const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions&,
+                                 const OnToken& = {});
+
+}  // namespace facet

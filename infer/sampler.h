@@ -1,0 +1,38 @@
+// From logits to a token. Filters act in the order of Hugging Face's processors: repetition penalty, forbidden tokens, temperature,
+// top-k, top-p, min-p; then one draw. The draw depends on the key alone, never on what else is in the batch.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tensor/rng.h"
+
+namespace facet {
+
+struct SamplingOptions {
+  double temperature = 1;         ///< 0: greedy, the first of the largest logits
+  int64_t top_k = 0;              ///< keep the k largest (ties with the k-th stay); 0: all
+  double top_p = 1;               ///< keep the smallest set whose mass reaches p, the token that crosses p included
+  double min_p = 0;               ///< keep tokens with at least this share of the most likely one's probability
+  double repetition_penalty = 1;  ///< logits of tokens seen before: divided if positive, multiplied if negative
+  std::vector<int32_t> forbidden; ///< never drawn
+  /// Throws Error(Kind::usage) naming the option, its range and the value.
+  void check() const;
+};
+
+struct Candidate {
+  int32_t id;
+  double probability;
+};
+
+/// The distribution that is drawn from: tokens that survive the filters, most likely first (ties by id), summing to 1.
+/// `history`: tokens the repetition penalty looks at. With temperature 0: the one greedy token.
+std::vector<Candidate> candidates(std::span<const float> logits, const SamplingOptions&, std::span<const int32_t> history = {});
+
+struct Draw {
+  int32_t id;
+  float log_prob;  ///< log softmax(logits / temperature)[id] over the whole vocabulary (temperature 1 when greedy)
+};
+Draw draw(std::span<const float> logits, const SamplingOptions&, Key, std::span<const int32_t> history = {});
+
+}  // namespace facet
