@@ -1,0 +1,184 @@
+#include "tests/support/contract.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "tensor/cpu/tier.h"
+#include "tensor/parallel.h"
+
+namespace facet::test {
+
+MachineScope::MachineScope() : threads_(threads()), tier_(static_cast<int>(cpu::current_tier())) {}
+MachineScope::~MachineScope() {
+  set_threads(threads_);
+  cpu::set_tier(static_cast<cpu::Tier>(tier_));
+}
+
+namespace {
+
+struct Result {
+  Tensors y, grad;
+};
+
+class Runner {
+ public:
+  Runner(const Contract& c, int sample) : c_(c) {
+    Random random(1000 + sample);
+    x_ = c.inputs(random, sample);
+    std::string shapes;
+    for (const Tensor& t : x_) shapes += (t ? to_string(t.shape()) + (t.contiguous() ? "" : " strided") : "absent") + " ";
+    what_ = c.name + " sample " + std::to_string(sample) + ": " + shapes;
+  }
+
+  void run() {
+    INFO(what_);
+    MachineScope restore;
+    if (c_.differentiable) gradcheck(c_.name, c_.fused, x_, c_.gradcheck);
+    for (int t = 0; t <= static_cast<int>(cpu::best_tier()); ++t) {
+      cpu::set_tier(static_cast<cpu::Tier>(t));
+      INFO("tier " << cpu::name_of(cpu::current_tier()));
+      for (DType d : c_.dtypes) against_composite(d);
+    }
+    for (DType d : c_.dtypes) {
+      same_on_threads(d);
+      if (c_.differentiable) accumulate(d);
+    }
+  }
+
+ private:
+  bool keeps(size_t i) const {
+    return std::find(c_.keep_dtype.begin(), c_.keep_dtype.end(), static_cast<int>(i)) != c_.keep_dtype.end();
+  }
+
+  // The inputs in dtype d, keeping their layout (a conversion makes a copy, so only dense ones need nothing).
+  Tensors inputs_in(DType d) const {
+    Tensors x = x_;
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (!x[i] || x[i].dtype() != DType::f64 || d == DType::f64 || keeps(i)) continue;
+      const bool dense = x[i].contiguous();
+      x[i] = x[i].to(d);
+      if (!dense) x[i] = with_layout(x[i], x[i].rank() > 1 ? Layout::transposed : Layout::strided);
+    }
+    return x;
+  }
+  static Tensors in_f64(Tensors x) {
+    for (Tensor& t : x)
+      if (t && t.dtype() != DType::i32) t = t.to(DType::f64);
+    return x;
+  }
+
+  Result evaluate(const Function& f, const Tensors& x) const {
+    Result r;
+    {
+      NoGrad off;
+      r.y = f(x);
+    }
+    if (c_.differentiable) r.grad = gradients(f, x, weights_for(r.y), c_.gradcheck.fixed);
+    return r;
+  }
+  // The same numbers for every dtype: what bf16 can hold.
+  static Tensors weights_for(const Tensors& y) {
+    Tensors like = y;
+    for (Tensor& t : like)
+      if (t.dtype() != DType::i32) t = Tensor::zeros(t.shape(), DType::f64);
+    Tensors w = random_weights(like, 29);
+    for (size_t k = 0; k < y.size(); ++k)
+      if (w[k]) w[k] = w[k].to(DType::bf16).to(y[k].dtype());
+    return w;
+  }
+
+  void against_composite(DType d) {
+    INFO("in " << facet::name_of(d) << " against the " << (c_.composite ? "composite" : "f64 run") << " in f64");
+    const Tensors x = inputs_in(d);
+    const Result got = evaluate(c_.fused, x);
+    const Function& slow = c_.composite ? c_.composite : c_.fused;
+    if (d == DType::f64 && !c_.composite) return;
+    const Result expected = evaluate(slow, in_f64(x));
+    REQUIRE(got.y.size() == expected.y.size());
+    for (size_t k = 0; k < got.y.size(); ++k) {
+      INFO("output " << k);
+      if (got.y[k].dtype() == DType::i32) CHECK(close(got.y[k], expected.y[k], 0, 0));
+      else compare(got.y[k], expected.y[k], d, d == DType::f32 ? c_.f32_nmse : c_.bf16_nmse);
+    }
+    for (size_t i = 0; i < got.grad.size(); ++i) {
+      if (!got.grad[i] || !recorded(slow, x)) continue;
+      INFO("gradient of input " << i);
+      compare(got.grad[i], expected.grad[i], d, d == DType::f32 ? c_.f32_grad_nmse : c_.bf16_grad_nmse);
+    }
+  }
+  void compare(const Tensor& a, const Tensor& b, DType d, double limit) const {
+    if (d != DType::f64) {
+      CHECK(nmse_within(a, b, limit));
+      return;
+    }
+    double largest = 0;
+    for (double v : b.to_vector())
+      if (std::isfinite(v)) largest = std::max(largest, std::abs(v));
+    CHECK(close(a, b, 0, c_.f64_rtol * largest + 1e-300));
+  }
+  bool recorded(const Function& f, const Tensors& x) const {
+    Tensors l = in_f64(x);
+    for (Tensor& t : l)
+      if (t && t.dtype() != DType::i32) t = leaf(t);
+    for (const Tensor& y : f(l))
+      if (y.slot()) return true;
+    return false;
+  }
+
+  void same_on_threads(DType d) {
+    INFO("in " << facet::name_of(d));
+    const Tensors x = inputs_in(d);
+    set_threads(1);
+    const Result one = evaluate(c_.fused, x);
+    for (int n : {2, 4, 8}) {
+      INFO(n << " threads against one");
+      set_threads(n);
+      const Result many = evaluate(c_.fused, x);
+      for (size_t k = 0; k < one.y.size(); ++k) CHECK(bitwise_equal(many.y[k], one.y[k]));
+      for (size_t i = 0; i < one.grad.size(); ++i)
+        if (one.grad[i]) CHECK(bitwise_equal(many.grad[i], one.grad[i]));
+    }
+    set_threads(0);
+  }
+
+  void accumulate(DType d) {
+    INFO("two backward passes into one leaf, " << facet::name_of(d));
+    const Tensors x = inputs_in(d);
+    Tensors y;
+    {
+      NoGrad off;
+      y = c_.fused(x);
+    }
+    const Tensors weights = weights_for(y);
+    const Tensors once = gradients(c_.fused, x, weights, c_.gradcheck.fixed);
+    Tensors l = x;
+    for (size_t i = 0; i < l.size(); ++i)
+      if (once[i]) l[i] = leaf(x[i]);
+    for (int pass = 0; pass < 2; ++pass) {
+      const Tensor s = weighted_sum(c_.fused(l), weights);
+      if (s.slot()) backward(s);
+    }
+    for (size_t i = 0; i < l.size(); ++i) {
+      if (!once[i] || !grad_of(l[i])) continue;
+      INFO("input " << i);
+      std::vector<double> twice = once[i].to_vector();
+      double largest = 0;
+      for (double& v : twice) largest = std::max(largest, std::abs(v *= 2));
+      const double rtol = d == DType::f64 ? 1e-13 : 1e-6;
+      CHECK(close(grad_of(l[i]), Tensor::from(twice, once[i].shape()), rtol, rtol * (std::isfinite(largest) ? largest : 0)));
+    }
+  }
+
+  const Contract& c_;
+  Tensors x_;
+  std::string what_;
+};
+
+}  // namespace
+
+void check_contract(const Contract& c) {
+  for (int s = 0; s < c.samples; ++s) Runner(c, s).run();
+}
+
+}  // namespace facet::test
