@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "autograd/tape.h"
+#include "tensor/rope_table.h"
 #include "tensor/tensor.h"
 
 namespace facet {
@@ -105,11 +106,9 @@ std::vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w);
 /// y = x * rsqrt(mean(x^2) + eps) * (1 + w) over the last dimension, in the accumulation type, one rounding. w [D].
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps);
 
-/// cos and sin of position / base^(2i/Dh) / factor, computed once per model in f64 and rounded to f32 (f64 kept for f64 models).
-struct RopeTable;
-
 /// Per head: rms_norm over Dh with weight w (absent: none), then rotation of the pairs (i, i + Dh/2) by the angle of each
-/// row's position. x [B, T, H, Dh], positions i32 [B, T] (negative: rotated as 0). Norm first, as Gemma 3.
+/// row's position, taken from the model's table (tensor/rope_table.h). x [B, T, H, Dh], positions i32 [B, T] (negative: rotated
+/// as 0). Norm first, as Gemma 3.
 Tensor norm_rope(const Tensor& x, const Tensor& w, double eps, const Tensor& positions, const RopeTable& table);
 
 /// Who sees whom: key j is visible to query i when k_positions[j] >= 0, k_positions[j] <= q_positions[i] (if causal),
