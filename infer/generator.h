@@ -57,7 +57,13 @@ class Generator {
 /// Called for every new token; false ends that row.
 using OnToken = std::function<bool(int64_t row, const Draw&)>;
 
-/// Continues every prompt. Row r draws its i-th token with the key fold_in(fold_in(key(seed), r), i): the same alone or in a batch.
+/// Feeds `tokens` to `rows` of a generator and lets each go on until it stops. A row draws the token at position p with the key
+/// fold_in(fold_in(key(seed), row), p): the same alone or in a batch, and fresh in every turn of a conversation. The last token of
+/// each row is not in the cache yet: feed it with what follows.
+std::vector<Generation> continue_rows(Generator&, std::vector<int64_t> rows, const std::vector<std::vector<int32_t>>& tokens,
+                                      const GenerateOptions&, const OnToken& = {});
+
+/// Continues every prompt in a cache of its own: row r is prompts[r].
 std::vector<Generation> generate(LanguageModel&, const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions&,
                                  const OnToken& = {});
 
