@@ -1,0 +1,276 @@
+// The inner loops of the f32 products: packing of panels (with transposition in registers and widening of bf16) and the
+// register-tiled micro-kernel, written once on GCC vectors. The scheme is that of Goto and van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication" (2008). Kernels that multiply bf16 natively would be further micro-kernels here, with
+// panels of pairs.
+#include "tensor/cpu/gemm_tiles.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include <cstring>
+#include <utility>
+
+#include "tensor/cpu/bf16.h"
+
+namespace facet::cpu::FACET_TIER {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int W = 16, MR = 14;  // 28 sums, two vectors of b, one broadcast: 31 of 32 registers
+#elif defined(__AVX2__)
+constexpr int W = 8, MR = 6;  // 12 sums of 16 registers
+#elif defined(__aarch64__)
+constexpr int W = 4, MR = 12;  // 24 sums of 32 registers
+#else
+constexpr int W = 4, MR = 6;
+#endif
+constexpr int NV = 2, NR = NV * W;
+
+typedef float V __attribute__((vector_size(W * 4)));
+typedef float Unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef uint16_t Half __attribute__((vector_size(W * 2)));
+typedef uint16_t UnalignedHalf __attribute__((vector_size(W * 2), aligned(2), may_alias));
+typedef uint32_t U __attribute__((vector_size(W * 4)));
+typedef int32_t I __attribute__((vector_size(W * 4)));
+
+FACET_INLINE V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+FACET_INLINE V load(const bf16* p) {
+  const Half h = *reinterpret_cast<const UnalignedHalf*>(p);
+  return reinterpret_cast<V>(__builtin_convertvector(h, U) << 16);
+}
+FACET_INLINE void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
+
+// The first n lanes, 0 < n < W.
+FACET_INLINE V load_some(const float* p, int n) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<V>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p));
+#elif defined(__AVX2__)
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return reinterpret_cast<V>(_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane)));
+#else
+  V v = {};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+FACET_INLINE V load_some(const bf16* p, int n) {
+  bf16 t[W] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  return load(t);
+}
+FACET_INLINE void store_some(float* p, V v, int n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane), reinterpret_cast<__m256>(v));
+#else
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+#endif
+}
+
+// ---- packing
+
+// Exchanges the off-diagonal D x D blocks of every 2D x 2D block (Eklundh 1972): D = 1, 2, .. W/2 transposes a W x W matrix.
+template <int D, int... L>
+FACET_INLINE void exchange(V (&r)[W], std::integer_sequence<int, L...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    if (i & D) continue;
+    const V a = r[i], b = r[i + D];
+    r[i] = __builtin_shufflevector(a, b, ((L & D) ? W + L - D : L)...);
+    r[i + D] = __builtin_shufflevector(a, b, ((L & D) ? W + L : L + D)...);
+  }
+}
+FACET_INLINE void transpose(V (&r)[W]) {
+  constexpr auto lanes = std::make_integer_sequence<int, W>{};
+  exchange<1>(r, lanes);
+  exchange<2>(r, lanes);
+  if constexpr (W > 4) exchange<4>(r, lanes);
+  if constexpr (W > 8) exchange<8>(r, lanes);
+}
+
+// W lines (those from `lines` on are zeros) of contiguous k become columns of a panel.
+template <class T>
+FACET_INLINE void pack_transposed(const T* x, int64_t line_step, int lines, int64_t k, float* to, int64_t width, int columns) {
+  V r[W];
+  for (int64_t j = 0; j < k; j += W) {
+    const int steps = k - j < W ? static_cast<int>(k - j) : W;
+    if (steps == W && lines == W) {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) {
+        r[i] = load(x + i * line_step + j);
+        __builtin_prefetch(x + (i + W) * line_step + j);  // streams through weights that are used once
+      }
+    } else {
+      for (int i = 0; i < W; ++i) {
+        const T* p = x + i * line_step + j;
+        r[i] = i >= lines ? V{} : steps == W ? load(p) : load_some(p, steps);
+      }
+    }
+    transpose(r);
+    float* t = to + j * width;
+    // In a panel narrower than a vector a full store may run into the next step, which is written afterwards; the last may not.
+    if (steps == W && (columns == W || (columns == width && j + W < k))) {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store(t + i * width, r[i]);
+    } else {
+      for (int i = 0; i < steps; ++i) {
+        if (columns == W) store(t + i * width, r[i]);
+        else store_some(t + i * width, r[i], columns);
+      }
+    }
+  }
+}
+
+// Lines side by side: each step of k is copied.
+template <class T>
+FACET_INLINE void pack_straight(const T* x, int64_t k_step, int lines, int64_t k, float* to, int64_t width) {
+  for (int64_t j = 0; j < k; ++j, x += k_step, to += width) {
+    int i = 0;
+    for (; i + W <= lines; i += W) store(to + i, load(x + i));
+    if (i < lines) {
+      store_some(to + i, load_some(x + i, lines - i), lines - i);
+      i = lines;
+    }
+    for (; i < width; ++i) to[i] = 0;
+  }
+}
+
+template <class T>
+void pack_panels(const GemmOperand& x, int64_t p0, int64_t p1, int64_t k0, int64_t k1, float* to) {
+  const int64_t k = k1 - k0, width = x.width;
+  for (int64_t p = p0; p < p1; ++p, to += k * width) {
+    const int64_t left = x.lines - p * width;
+    const int lines = static_cast<int>(left < width ? left : width);
+    const T* from = static_cast<const T*>(x.data) + p * width * x.line_step + k0 * x.k_step;
+    if (x.line_step == 1) {
+      pack_straight(from, x.k_step, lines, k, to, width);
+    } else if (x.k_step == 1) {
+      for (int c = 0; c < width; c += W) {
+        const int columns = width - c < W ? static_cast<int>(width) - c : W;
+        const int filled = lines - c < 0 ? 0 : lines - c < columns ? lines - c : columns;
+        pack_transposed(from + c * x.line_step, x.line_step, filled, k, to + c, width, columns);
+      }
+    } else {
+      for (int64_t j = 0; j < k; ++j)
+        for (int i = 0; i < width; ++i)
+          to[j * width + i] = i < lines ? convert<float>(from[i * x.line_step + j * x.k_step]) : 0.0f;
+    }
+  }
+}
+
+// ---- the micro-kernel
+
+// c[M, n] (+)= alpha * sum over k; one accumulator per element, terms in order of k. Panels lie at a + i * line_a + k * step_a
+// (line_a is 1 when Unit) and b + k * step_b. Vectors = number of vectors that hold the n columns.
+template <int M, int Vectors, bool Unit>
+void multiply(int64_t k, const float* a, int64_t line_a, int64_t step_a, const float* b, int64_t step_b, float* c,
+              int64_t c_step, int n, float alpha, bool add) {
+  V sum[M][Vectors] = {};
+  for (; k > 0; --k, a += step_a, b += step_b) {
+    V vb[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) vb[j] = load(b + j * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+      const float va = a[Unit ? i : i * line_a];
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) sum[i][j] += va * vb[j];
+    }
+  }
+  const int last = n - (Vectors - 1) * W;
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      float* p = c + i * c_step + j * W;
+      if (j + 1 < Vectors || last == W) store(p, add ? load(p) + alpha * sum[i][j] : alpha * sum[i][j]);
+      else store_some(p, add ? load_some(p, last) + alpha * sum[i][j] : alpha * sum[i][j], last);
+    }
+  }
+}
+
+using Multiply = void (*)(int64_t, const float*, int64_t, int64_t, const float*, int64_t, float*, int64_t, int, float, bool);
+struct Table {
+  Multiply of[NV][2][MR];
+};
+template <int... M>
+constexpr Table make_table(std::integer_sequence<int, M...>) {
+  static_assert(NV == 2);
+  return {{{{multiply<M + 1, 1, false>...}, {multiply<M + 1, 1, true>...}},
+           {{multiply<M + 1, 2, false>...}, {multiply<M + 1, 2, true>...}}}};
+}
+constexpr Table kernels = make_table(std::make_integer_sequence<int, MR>{});
+
+// Where a block of an operand's panels lies.
+struct Window {
+  const float* base;
+  int64_t panel_step, line_step, k_step;
+};
+
+FACET_INLINE Window window(const GemmOperand& x, GemmRead read, const float* shared, int64_t first, int64_t end, int64_t k0,
+                           int64_t k, int64_t block, float* own) {
+  if (read == GemmRead::direct)
+    return {static_cast<const float*>(x.data) + first * x.line_step + block * x.k_step, x.width * x.line_step, x.line_step,
+            x.k_step};
+  if (read == GemmRead::panels)
+    return {shared + (block - k0) * x.panels() * x.width + first * k, x.width * k, 1, x.width};
+  if (x.dtype == DType::bf16) pack_panels<bf16>(x, first / x.width, (end + x.width - 1) / x.width, block, block + k, own);
+  else pack_panels<float>(x, first / x.width, (end + x.width - 1) / x.width, block, block + k, own);
+  return {own, x.width * k, 1, x.width};
+}
+
+// Panels of a that stay in the second cache while all panels of b pass by.
+constexpr int64_t cached_panels = 28;
+
+// One block of k of one part: for each panel of b, which then sits in the first cache, all panels of a.
+FACET_INLINE void multiply_part(const GemmTask& t, const GemmPart& p, const Window& a, int64_t block, int64_t k, float* own) {
+  const Window b = window(p.b, p.read, p.panels, p.n0, p.n1, t.k0, k, block, own);
+  const bool add = p.accumulate || block > 0;
+  alignas(64) float tail[gemm_kc_limit * NR];  // the last, narrower panel of a b that is read where it lies
+  const bool own_tail = p.read == GemmRead::direct && p.b.lines % NR && p.n1 == p.b.lines;
+  if (own_tail) pack_panels<float>(p.b, p.b.panels() - 1, p.b.panels(), block, block + k, tail);
+  const bool unit = a.line_step == 1;
+  const int64_t width = t.a.width;
+  for (int64_t rows = t.m0, rows_end; rows < t.m1; rows = rows_end) {
+    rows_end = rows + cached_panels * width < t.m1 ? rows + cached_panels * width : t.m1;
+    for (int64_t n = p.n0; n < p.n1; n += NR) {
+      const int columns = p.n1 - n < NR ? static_cast<int>(p.n1 - n) : NR;
+      const bool in_tail = own_tail && columns < NR;
+      const float* pb = in_tail ? tail : b.base + (n - p.n0) / NR * b.panel_step;
+      const int64_t step_b = in_tail ? NR : b.k_step;
+      const auto& kernel = kernels.of[columns > W][unit];
+      for (int64_t m = rows; m < rows_end; m += width) {
+        const int64_t lines = rows_end - m < width ? rows_end - m : width;
+        kernel[lines - 1](k, a.base + (m - t.m0) / width * a.panel_step, a.line_step, a.k_step, pb, step_b,
+                          p.c + m * p.c_step + n, p.c_step, columns, t.alpha, add);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+GemmTile gemm_tile() { return {MR, NR}; }
+
+void gemm_pack(const GemmOperand& x, int64_t p0, int64_t p1, int64_t k0, int64_t k1, float* to) {
+  if (x.dtype == DType::bf16) pack_panels<bf16>(x, p0, p1, k0, k1, to);
+  else pack_panels<float>(x, p0, p1, k0, k1, to);
+}
+
+void gemm_task(const GemmTask& t) {
+  alignas(64) float own[gemm_task_floats];
+  for (int64_t block = t.k0; block < t.k1; block += t.kc) {
+    const int64_t k = t.k1 - block < t.kc ? t.k1 - block : t.kc;
+    const Window a = window(t.a, t.read, t.panels, t.m0, t.m1, t.k0, k, block, own);
+    for (int i = 0; i < t.part_count; ++i) multiply_part(t, t.parts[i], a, block, k, own);
+  }
+}
+
+}  // namespace facet::cpu::FACET_TIER
+
+FACET_TIERED(gemm_tile)
+FACET_TIERED(gemm_task)
+FACET_TIERED(gemm_pack)
