@@ -134,16 +134,19 @@ struct CrossEntropyOptions {
   double label_smoothing = 0;  ///< e: (1-e) nll + e mean_v(-logp)
   double z_loss = 0;           ///< adds z * lse^2
 };
-/// Sum over the rows with labels[n] >= 0 of weights[n] * loss(h[n] w^T, labels[n]); f32 scalar (f64 for f64). h [N, D], w [V, D]
-/// (the tied table or a head; may be bf16 under f32 h), labels i32 [N], weights f32 [N] or absent (all 1). Rows without loss
-/// are dropped before the product and V goes by in chunks: [N, V] is never held. A token-weighted mean passes 1/tokens as weight.
+/// Sum over the rows with labels[n] >= 0 of weights[n] * loss(h[n] w^T, labels[n]); f32 scalar (f64 for f64). h [.., D], w [V, D]
+/// (the tied table or a head; may be bf16 under f32 h; its gradient is f32), labels i32 [..], weights f32 or f64 [..] or absent
+/// (all 1; they get no gradient). Rows with a negative label or weight 0 are dropped before the product, the others go by in
+/// blocks: [N, V] is never held. A token-weighted mean passes 1 / tokens as weight, tokens counted over all micro-batches of a
+/// step: then micro-batches of any cut add up to the big batch. Backward computes the logits again (4 products in all).
 Tensor linear_cross_entropy(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights = {},
                             const CrossEntropyOptions& options = {});
-/// The same loss as the root of a training step: computes value, dh and dw in one pass (the logits once, not twice), adds dw to
-/// w's gradient and runs backward from h. Returns the value.
+/// The same loss as the root of a training step: value, dh and dw in one pass over the logits (3 products), dw straight into w's
+/// gradient, then backward from h. Returns the value. Under NoGrad, or when neither h nor w is traced: the value alone.
 double linear_cross_entropy_backward(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights = {},
                                      const CrossEntropyOptions& options = {});
-/// log softmax(h[n] w^T / temperature)[labels[n]] per row: f32 [N], 0 where labels[n] < 0. What preference and policy losses are made of.
+/// log softmax(z[n])[labels[n]] of z = cap * tanh(h w^T / cap) / temperature: f32 (f64 for f64) of the labels' shape, 0 where
+/// labels[n] < 0. What preference and policy losses are made of; rows whose gradient comes back 0 cost no product.
 Tensor linear_log_probs(const Tensor& h, const Tensor& w, const Tensor& labels, double cap = 0, double temperature = 1);
 
 }  // namespace facet

@@ -1,0 +1,102 @@
+#include "tensor/kernels/logit_rows.h"
+
+#include "tensor/cpu/simd.h"
+#include "tensor/parallel.h"
+
+namespace facet::cpu::FACET_TIER {
+namespace {
+
+constexpr int64_t block = 4096;  // columns summed in the row's own precision before the total goes on in f64
+
+// Lanes beyond the end of a row take `fill`.
+FACET_INLINE vf inside(vf v, float, All) { return v; }
+FACET_INLINE vf inside(vf v, float fill, Some part) { return select(iota() < part.n, v, splat(fill)); }
+FACET_INLINE double inside(double v, double, All) { return v; }
+FACET_INLINE double inside(double v, double, Some) { return v; }
+
+template <class T>
+FACET_INLINE void stats_row(T* z, int64_t V, int32_t label, double cap, double scale, bool mean, T* stats) {
+  const Vec<T> in = broadcast<T>(static_cast<T>(cap > 0 ? 1 / cap : scale));
+  const Vec<T> bound = broadcast<T>(static_cast<T>(cap * scale));
+  const T lowest = -static_cast<T>(__builtin_inf());
+  Vec<T> top = broadcast<T>(lowest);
+  double total = 0;
+  for (int64_t b = 0; b < V; b += block) {
+    Vec<T> sum{};
+    for_row<T>(V - b < block ? V - b : block, [&](int64_t i, auto part) {
+      Vec<T> v = load(z + b + i, part);
+      if (cap > 0) {
+        v = bound * math::tanh(v * in);
+        store(z + b + i, v, part);
+      } else if (scale != 1) {
+        v = v * in;
+        store(z + b + i, v, part);
+      }
+      if (mean) sum += v;  // zeros beyond the end
+      top = max(inside(v, lowest, part), top);
+    });
+    if (mean) total += static_cast<double>(reduce_add(sum));
+  }
+  stats[0] = reduce_max(top);
+  stats[2] = z[label];
+  stats[3] = static_cast<T>(total / static_cast<double>(V));
+
+  const Vec<T> highest = broadcast<T>(stats[0]);
+  total = 0;
+  for (int64_t b = 0; b < V; b += block) {
+    Vec<T> sum{};
+    for_row<T>(V - b < block ? V - b : block, [&](int64_t i, auto part) {
+      sum += inside(math::exp(load(z + b + i, part) - highest), T(0), part);
+    });
+    total += static_cast<double>(reduce_add(sum));
+  }
+  stats[1] = static_cast<T>(total);
+}
+
+template <class T>
+FACET_INLINE void grad_row(T* z, int64_t V, int32_t label, const T* coef, double bound) {
+  const Vec<T> highest = broadcast<T>(coef[0]), of_lse = broadcast<T>(coef[1]), of_mean = broadcast<T>(coef[3]);
+  const Vec<T> inverse = broadcast<T>(static_cast<T>(bound > 0 ? 1 / bound : 0)), one = broadcast<T>(1);
+  const T t = z[label] * static_cast<T>(bound > 0 ? 1 / bound : 0);
+  for_row<T>(V, [&](int64_t i, auto part) {
+    const Vec<T> v = load(z + i, part);
+    Vec<T> d = of_lse * math::exp(v - highest) + of_mean;
+    if (bound > 0) d = d * (one - (v * inverse) * (v * inverse));
+    store(z + i, d, part);
+  });
+  z[label] += coef[2] * (T(1) - t * t);
+}
+
+// Rows per task: enough that short vocabularies do not pay for handing out work.
+FACET_INLINE int64_t rows_per_task(int64_t V) { return V >= 8192 ? 1 : 8192 / (V + 1) + 1; }
+
+}  // namespace
+
+void logit_stats(Out z, View labels, double cap, double scale, bool mean, Out stats) {
+  const int64_t C = z.shape[0], V = z.shape[1], step = z.stride[0];
+  const int32_t* y = labels.as<int32_t>();
+  const auto run = [&]<class T>(T* pz, T* ps) {
+    parallel_for(C, rows_per_task(V), 8 * V, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) stats_row<T>(pz + r * step, V, y[r], cap, scale, mean, ps + 4 * r);
+    });
+  };
+  if (z.dtype == DType::f64) run(z.as<double>(), stats.as<double>());
+  else run(z.as<float>(), stats.as<float>());
+}
+
+void logit_grad(Out z, View labels, View coef, double bound) {
+  const int64_t C = z.shape[0], V = z.shape[1], step = z.stride[0];
+  const int32_t* y = labels.as<int32_t>();
+  const auto run = [&]<class T>(T* pz, const T* pc) {
+    parallel_for(C, rows_per_task(V), 8 * V, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) grad_row<T>(pz + r * step, V, y[r], pc + 4 * r, bound);
+    });
+  };
+  if (z.dtype == DType::f64) run(z.as<double>(), coef.as<double>());
+  else run(z.as<float>(), coef.as<float>());
+}
+
+}  // namespace facet::cpu::FACET_TIER
+
+FACET_TIERED(logit_stats)
+FACET_TIERED(logit_grad)

@@ -1,0 +1,27 @@
+// logit_rows: the two passes of a loss head over a block of logits, in place.
+//
+// A loss that depends on a row of logits z only through three numbers,
+//     L = f(lse, label, mean),   lse = log sum_v exp(z_v),   label = z_y,   mean = sum_v z_v / V,
+// has the gradient
+//     dL/dz_v = f_lse * exp(z_v - lse) + f_label * [v = y] + f_mean / V.
+// Cross-entropy with label smoothing and z-loss, log-probabilities and the policy losses made of them are of this kind.
+//
+//   logit_stats  z [C, V]: replaces the products x by the logits z = cap * tanh(x / cap) * scale (cap 0: z = x * scale) and
+//                writes stats [C, 4] = {max, sum_v exp(z_v - max), z_y, mean}; so lse = max + log(sum). mean is 0 unless asked.
+//   logit_grad   z [C, V]: replaces the logits by dL/dx from coef [C, 4] = {max, f_lse / sum, f_label, f_mean / V}, the last
+//                three already times `scale`. bound = cap * scale: the soft-cap's derivative is 1 - (z / bound)^2; 0: none.
+//
+// z f32 or f64, rows dense, row stride free; stats and coef dense, of z's dtype; labels i32 [C] with 0 <= y < V. Sums run in
+// blocks of 4,096 columns whose totals are added in f64. Each row is computed by one thread. NaN in a row makes its stats NaN.
+#pragma once
+#include "tensor/cpu/tier.h"
+#include "tensor/view.h"
+
+namespace facet {
+namespace cpu {
+extern const Kernel<void(Out z, View labels, double cap, double scale, bool mean, Out stats)> logit_stats;
+extern const Kernel<void(Out z, View labels, View coef, double bound)> logit_grad;
+}  // namespace cpu
+using cpu::logit_grad;
+using cpu::logit_stats;
+}  // namespace facet
