@@ -34,8 +34,9 @@ namespace cpu {
 
 void gemm(View a, View b, Out c, double alpha = 1);
 
-/// The same for every index of the leading dimensions: a [.., M, P], b [.., P, N], c [.., M, N]. Leading dimensions of a and b
-/// broadcast to those of c (aligned at the right, size 1 or missing repeats).
+/// The same for every index of the leading dimensions: a [.., M, P], b [.., P, N], c [.., M, N]. Leading dimensions broadcast
+/// (aligned at the right, size 1 or missing repeats); where c repeats, the products are summed in index order, which makes this
+/// its own gradient.
 void gemm_batched(View a, View b, Out c, double alpha = 1);
 
 /// y[i] (+)= x w[i]^T in one pass over x: x [N, I], w[i] [O_i, I], y[i] [N, O_i]. Null y[i] are skipped.

@@ -70,7 +70,7 @@ void each_tier(F f) {
 
 TEST_CASE("gemm: sizes, layouts, accumulate and alpha agree with f64 in every tier") {
   const int64_t sizes[][3] = {{1, 1, 1},    {1, 640, 257}, {3, 31, 31},   {31, 3, 1},   {14, 16, 32}, {15, 17, 33},
-                              {29, 300, 48}, {257, 31, 3}, {64, 257, 96}, {2, 513, 24}, {7, 1, 65},   {100, 640, 31}};
+                              {29, 300, 48}, {257, 31, 3}, {40, 257, 48}, {2, 513, 24}, {7, 1, 65},   {33, 640, 31}};
   each_tier([&] {
     int seed = 0;
     for (auto [m, p, n] : sizes) {
@@ -119,7 +119,7 @@ TEST_CASE("gemm: nothing outside c is written") {
 TEST_CASE("gemm: bf16 operands are widened, a bf16 result is rounded once") {
   each_tier([] {
     int seed = 50;
-    for (auto [m, p, n] : {std::array<int64_t, 3>{1, 640, 96}, {17, 31, 33}, {40, 520, 257}, {5, 64, 24}}) {
+    for (auto [m, p, n] : {std::array<int64_t, 3>{1, 640, 33}, {17, 31, 33}, {20, 270, 65}, {5, 64, 24}}) {
       for (int layout = 0; layout < 16; ++layout) {
         const Tensor a = laid_out(m, p, layout % 4, layout % 3 ? DType::f32 : DType::bf16, ++seed);
         const Tensor b = laid_out(p, n, layout / 4, DType::bf16, ++seed);
