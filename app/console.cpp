@@ -1,0 +1,121 @@
+#include "app/console.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "tensor/error.h"
+
+namespace facet::app {
+namespace {
+
+// Progress goes to standard error, so that a result in a pipe stays clean.
+bool on_terminal() {
+  static const bool yes = isatty(STDERR_FILENO);
+  return yes;
+}
+
+size_t columns() {
+  winsize w{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 20 ? w.ws_col : 80;
+}
+
+}  // namespace
+
+Console::~Console() {
+  progress_end();
+  if (tee_) std::fclose(tee_);
+}
+
+void Console::tee(const std::string& path) {
+  if (tee_) std::fclose(tee_);
+  tee_ = std::fopen(path.c_str(), "ae");
+  if (!tee_) fail(Kind::environment, "{}: cannot be written: {}", path, std::strerror(errno));
+}
+
+void Console::put(std::FILE* to, const std::string& line) {
+  progress_end();
+  std::fwrite(line.data(), 1, line.size(), to);
+  std::fputc('\n', to);
+  std::fflush(to);
+  if (!tee_) return;
+  std::fwrite(line.data(), 1, line.size(), tee_);
+  std::fputc('\n', tee_);
+  std::fflush(tee_);
+}
+
+void Console::text(const std::string& s) {
+  progress_end();
+  std::fwrite(s.data(), 1, s.size(), stdout);
+  std::fflush(stdout);
+  if (tee_) std::fwrite(s.data(), 1, s.size(), tee_);
+}
+
+void Console::progress(const std::string& what, int64_t done, int64_t total, const std::string& rest) {
+  if (quiet_) return;
+  const auto now = Clock::now();
+  if (what != current_) {
+    progress_end();
+    current_ = what;
+    began_ = now;
+    last_ = {};
+  }
+  const bool finished = total > 0 && done >= total;
+  const double since = std::chrono::duration<double>(now - last_).count();
+  if (!finished && last_ != Clock::time_point{} && since < (on_terminal() ? 0.05 : pipe_seconds)) return;
+  last_ = now;
+
+  std::string line = what;
+  if (total > 0) {
+    const double share = std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
+    const double gone = std::chrono::duration<double>(now - began_).count();
+    if (on_terminal()) {
+      const int cells = 24, full = static_cast<int>(share * cells);
+      line += " [" + std::string(full, '=') + std::string(cells - full, ' ') + "]";
+    }
+    line += fmt::format(" {:3.0f}% {}/{}", 100 * share, commas(done), commas(total));
+    if (share > 0 && !finished) line += " eta " + human_time(gone * (1 - share) / share);
+  } else {
+    line += " " + commas(done);
+  }
+  if (!rest.empty()) line += " " + rest;
+  if (on_terminal()) {
+    line.resize(std::min(line.size(), columns() - 1));
+    fmt::print(stderr, "\r\033[K{}", line);
+    drawn_ = true;
+  } else {
+    fmt::print(stderr, "{}\n", line);
+  }
+  std::fflush(stderr);
+  if (finished) progress_end();
+}
+
+void Console::progress_end() {
+  if (drawn_) std::fputc('\n', stderr);
+  drawn_ = false;
+  current_.clear();
+}
+
+std::string commas(int64_t n) {
+  std::string s = std::to_string(n);
+  for (int i = static_cast<int>(s.size()) - 3; i > (n < 0); i -= 3) s.insert(i, ",");
+  return s;
+}
+
+std::string human_bytes(double bytes) {
+  const char* unit[] = {"B", "kB", "MB", "GB", "TB"};
+  int u = 0;
+  for (; bytes >= 999.5 && u < 4; ++u) bytes /= 1000;
+  return u == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.{}f} {}", bytes, bytes < 9.95 ? 2 : bytes < 99.5 ? 1 : 0, unit[u]);
+}
+
+std::string human_time(double seconds) {
+  const int64_t s = static_cast<int64_t>(seconds + 0.5);
+  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+}  // namespace facet::app

@@ -1,0 +1,3 @@
+#include "app/program.h"
+
+int main(int argc, char** argv) { return facet::app::run_program({argv + 1, argv + argc}); }

@@ -1,0 +1,18 @@
+# Run at every build: writes OUT when the commit or the state of the working tree changed.
+execute_process(COMMAND git -C ${SOURCE} rev-parse --show-toplevel OUTPUT_VARIABLE top OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+set(hash)
+if(top AND top STREQUAL SOURCE)  # not the repository around an unpacked archive
+  execute_process(COMMAND git -C ${SOURCE} rev-parse --short=10 HEAD OUTPUT_VARIABLE hash OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  execute_process(COMMAND git -C ${SOURCE} --no-optional-locks diff --quiet HEAD RESULT_VARIABLE changed ERROR_QUIET OUTPUT_QUIET)
+  if(changed AND hash)
+    string(APPEND hash "+")
+  endif()
+endif()
+set(text "#pragma once\n#define FACET_GIT_HASH \"${hash}\"\n")
+set(old)
+if(EXISTS ${OUT})
+  file(READ ${OUT} old)
+endif()
+if(NOT old STREQUAL text)
+  file(WRITE ${OUT} "${text}")
+endif()

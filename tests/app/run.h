@@ -1,0 +1,30 @@
+// Runs the built program.
+#pragma once
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+struct Result {
+  int code;
+  std::string out, err;
+};
+
+/// `facet ARGS` through the shell, with variables like "A=1 B=2" in front.
+inline Result run_facet(const std::string& args, const std::string& variables = "") {
+  const std::string base = (std::filesystem::temp_directory_path() / ("facet-run-" + std::to_string(::getpid()))).string();
+  const std::string command = variables + " " FACET_PROGRAM " " + args + " >" + base + ".out 2>" + base + ".err </dev/null";
+  const int status = std::system(command.c_str());
+  const auto slurp = [](const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::string text{std::istreambuf_iterator<char>(file), {}};
+    std::filesystem::remove(path);
+    return text;
+  };
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, slurp(base + ".out"), slurp(base + ".err")};
+}
