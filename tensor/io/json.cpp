@@ -47,7 +47,7 @@ class Builder {
 
  private:
   [[noreturn]] void error(size_t at, const std::string& what) {
-    fail(kind_, "{}: byte {}: {}", where_, at, what);
+    fail(kind_, "{}: {} {}: {}", where_, limits_.place, at, what);
   }
   Json* place(Json&& v) {
     if (++values_ > limits_.values) error(position_, fmt::format("more than {} JSON values", limits_.values));

@@ -14,6 +14,7 @@ using Json = nlohmann::json;
 struct JsonLimits {
   size_t depth = 64;
   size_t values = size_t{1} << 17;  ///< bounds the memory: a value of two bytes costs sixteen and more once parsed
+  const char* place = "byte";       ///< what messages call a place in the text: "column" when it is one line
 };
 
 /// Strict JSON: well-formed UTF-8, no duplicate keys, nothing after the value. Throws Error(kind) with `where` (a file, or

@@ -1,0 +1,79 @@
+// Batches of a dataset. Which examples form the batch of a step is a pure function of (seed, step): a run resumes by knowing its step,
+// and the order does not depend on threads or on how a batch is cut into micro-batches.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "data/dataset.h"
+#include "tensor/tensor.h"
+
+namespace facet {
+
+/// [B, T] tensors of i32. The last token of a sequence is only a label, so a sequence of n tokens fills n-1 positions of its row;
+/// the rest of the row is padding.
+struct Batch {
+  Tensor ids;        ///< padding: pad id
+  Tensor labels;     ///< labels[t] is the token that follows ids[t]; -1 where there is no loss
+  Tensor positions;  ///< from 0 in every document; -1 at padding
+  Tensor segments;   ///< number of the document within its row, -1 at padding; absent unless rows hold several documents
+  int64_t supervised = 0;         ///< labels >= 0
+  int64_t tokens = 0;             ///< positions that are not padding
+  std::vector<int64_t> examples;  ///< of the dataset, in row order
+};
+
+struct LoaderOptions {
+  int64_t batch = 8;     ///< rows per step (of preference data: pairs)
+  int64_t accum = 1;     ///< micro-batches a step is cut into
+  uint64_t seed = 1;
+  bool shuffle = true;   ///< a new order every epoch; else the file's
+  bool pack = false;     ///< put several documents into a row of up to row_len positions
+  int64_t row_len = 0;   ///< positions of a packed row; 0: the longest example
+  int64_t bucket = 1;    ///< rows are padded to a multiple of this
+  int32_t pad_id = 0;
+};
+
+/// What a checkpoint keeps. The fingerprint tells whether a resumed run would still see the same batches.
+struct LoaderState {
+  int64_t step = 0;
+  uint64_t fingerprint = 0;
+};
+
+class Loader {
+ public:
+  /// The dataset must outlive the loader. Throws Error(Kind::usage) when an option makes no sense, Error(Kind::data) when the dataset is
+  /// empty.
+  Loader(const Dataset& data, const LoaderOptions& options);
+
+  /// The micro-batches of a step, from 0. Epochs follow each other without a gap: a batch may end one and begin the next.
+  std::vector<Batch> at(int64_t step) const;
+  /// The batch of the cursor, which then moves on.
+  std::vector<Batch> next() { return at(state_.step++); }
+
+  const LoaderState& state() const { return state_; }
+  /// Throws Error(Kind::usage) when the state belongs to other data or options.
+  void restore(const LoaderState&);
+
+  int64_t rows() const { return static_cast<int64_t>(rows_.size()); }  ///< per epoch
+  int64_t steps_per_epoch() const { return (rows() + options_.batch - 1) / options_.batch; }
+  double epoch(int64_t step) const { return static_cast<double>(step * options_.batch) / static_cast<double>(rows()); }
+  /// Share of positions that are padding over one epoch in this seed's first order.
+  double padding() const;
+
+ private:
+  std::vector<int64_t> rows_of(int64_t step) const;
+  const Dataset& data_;
+  LoaderOptions options_;
+  LoaderState state_;
+  std::vector<std::vector<int64_t>> rows_;  // examples of each row
+  mutable int64_t epoch_ = -1;              // whose order is held
+  mutable std::vector<int64_t> order_;
+};
+
+/// All examples once and in order, for evaluation: batches of at most `batch` rows (of preference data: pairs).
+std::vector<Batch> batches_in_order(const Dataset&, int64_t batch, int32_t pad_id = 0, int64_t bucket = 1);
+
+/// One batch of chosen rows; each row is a list of examples. Rows with several examples get segments.
+Batch make_batch(const Dataset&, std::span<const std::vector<int64_t>> rows, int32_t pad_id = 0, int64_t bucket = 1);
+
+}  // namespace facet
