@@ -16,7 +16,7 @@ const char* name_of(Stop);
 struct GenerateOptions {
   SamplingOptions sampling;
   int64_t max_new = 256;
-  std::vector<int32_t> stop;   ///< tokens that end a row; they are part of its output
+  std::vector<int32_t> stop = {};   ///< tokens that end a row; they are part of its output
   uint64_t seed = 0;
   bool ignore_stop = false;
 };

@@ -15,7 +15,7 @@ struct SamplingOptions {
   double top_p = 1;               ///< keep the smallest set whose mass reaches p, the token that crosses p included
   double min_p = 0;               ///< keep tokens with at least this share of the most likely one's probability
   double repetition_penalty = 1;  ///< logits of tokens seen before: divided if positive, multiplied if negative
-  std::vector<int32_t> forbidden; ///< never drawn
+  std::vector<int32_t> forbidden = {}; ///< never drawn
   /// Throws Error(Kind::usage) naming the option, its range and the value.
   void check() const;
 };

@@ -1,6 +1,7 @@
 #include "nn/layers.h"
 
 #include "autograd/ops.h"
+#include "nn/tap.h"
 
 namespace facet {
 
@@ -42,6 +43,7 @@ GatedMlp::GatedMlp(int64_t width, int64_t hidden, DType dtype)
 
 Tensor GatedMlp::operator()(const Tensor& x) const {
   const auto y = apply_together(x, {&gate_proj, &up_proj});  // 2 x [.., F]
+  tap("gate", y[0]), tap("up", y[1]);
   return down_proj(geglu(y[0], y[1]));                       // [.., D]
 }
 

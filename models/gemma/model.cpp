@@ -1,0 +1,182 @@
+#include "models/gemma/model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "nn/tap.h"
+#include "tensor/kernels/copy.h"
+
+namespace facet {
+
+GemmaAttention::GemmaAttention(const GemmaConfig& c, int64_t layer, const RopeTable& table, DType dtype)
+    : q_proj(c.width, c.heads * c.head_dim, dtype),
+      k_proj(c.width, c.kv_heads * c.head_dim, dtype),
+      v_proj(c.width, c.kv_heads * c.head_dim, dtype),
+      o_proj(c.heads * c.head_dim, c.width, dtype),
+      rope(table),
+      heads(c.heads),
+      kv_heads(c.kv_heads),
+      head_dim(c.head_dim),
+      window(c.kinds[static_cast<size_t>(layer)] == LayerKind::local ? c.window : 0),
+      scale(c.query_scale()),
+      cap(c.attention_cap),
+      eps(c.norm_eps) {
+  if (!c.qk_norm) return;
+  q_norm = std::make_unique<RmsNorm>(head_dim, eps, dtype);
+  k_norm = std::make_unique<RmsNorm>(head_dim, eps, dtype);
+}
+
+Tensor GemmaAttention::operator()(const Tensor& x, const Tokens& tokens, LayerCache* cache) const {
+  const int64_t B = x.dim(0), T = x.dim(1);
+  const auto qkv = apply_together(x, {&q_proj, &k_proj, &v_proj});
+  const Tensor q = reshape(qkv[0], {B, T, heads, head_dim});     // [B, T, H, Dh]
+  const Tensor k = reshape(qkv[1], {B, T, kv_heads, head_dim});  // [B, T, K, Dh]
+  const Tensor v = reshape(qkv[2], {B, T, kv_heads, head_dim});  // [B, T, K, Dh]
+  tap("q", q), tap("k", k), tap("v", v);
+  if (tapping() && q_norm) tap("q_normed", (*q_norm)(q)), tap("k_normed", (*k_norm)(k));
+
+  const Tensor none;
+  const Tensor q_rope = norm_rope(q, q_norm ? q_norm->weight.value() : none, eps, tokens.positions, rope);
+  const Tensor k_rope = norm_rope(k, k_norm ? k_norm->weight.value() : none, eps, tokens.positions, rope);
+  tap("q_rope", q_rope), tap("k_rope", k_rope);
+
+  AttentionMask mask{.q_positions = tokens.positions, .k_positions = {}, .q_segments = tokens.segments, .k_segments = {},
+                     .window = window, .causal = true};
+  Tensor y;
+  if (cache) {
+    cache->write(k_rope, v, tokens.positions);
+    mask.k_positions = cache->positions();
+    y = facet::attention(q_rope, cache->keys(), cache->values(), mask, scale, cap);
+  } else {
+    y = facet::attention(q_rope, k_rope, v, mask, scale, cap);
+  }
+  tap("attn", y);                                      // [B, T, H, Dh]
+  y = o_proj(reshape(y, {B, T, heads * head_dim}));    // [B, T, D]
+  tap("attn_out", y);
+  return y;
+}
+
+void GemmaAttention::visit(Visitor& v) {
+  v("q_proj", q_proj);
+  v("k_proj", k_proj);
+  v("v_proj", v_proj);
+  v("o_proj", o_proj);
+  v("q_norm", q_norm);
+  v("k_norm", k_norm);
+}
+
+GemmaBlock::GemmaBlock(const GemmaConfig& c, int64_t layer, const RopeTable& rope, DType dtype)
+    : input_norm(c.width, c.norm_eps, dtype),
+      attention(c, layer, rope, dtype),
+      pre_ffw_norm(c.width, c.norm_eps, dtype),
+      mlp(c.width, c.hidden, dtype) {
+  if (!c.post_norms) return;
+  post_attention_norm = std::make_unique<RmsNorm>(c.width, c.norm_eps, dtype);
+  post_ffw_norm = std::make_unique<RmsNorm>(c.width, c.norm_eps, dtype);
+}
+
+Tensor GemmaBlock::operator()(const Tensor& x, const Tokens& tokens, LayerCache* cache, Recompute recompute) const {
+  Tensor h = input_norm(x);
+  tap("input_norm", h);
+  h = attention(h, tokens, cache);
+  if (post_attention_norm) h = (*post_attention_norm)(h);
+  tap("post_attn_norm", h);
+  const Tensor a = add(x, h);
+
+  const auto feed_forward = [this](const Tensor& t) {
+    Tensor m = pre_ffw_norm(t);
+    tap("pre_ffw_norm", m);
+    m = mlp(m);
+    tap("mlp", m);
+    if (post_ffw_norm) m = (*post_ffw_norm)(m);
+    tap("post_ffw_norm", m);
+    return m;
+  };
+  return add(a, recompute == Recompute::mlp ? checkpoint(feed_forward, a) : feed_forward(a));
+}
+
+void GemmaBlock::visit(Visitor& v) {
+  v("input_layernorm", input_norm);
+  v("self_attn", attention);
+  // Gemma 1 calls the norm before the feed-forward block "post_attention_layernorm", as LLaMA does.
+  v("post_attention_layernorm", post_attention_norm);
+  v(post_attention_norm ? "pre_feedforward_layernorm" : "post_attention_layernorm", pre_ffw_norm);
+  v("mlp", mlp);
+  v("post_feedforward_layernorm", post_ffw_norm);
+}
+
+Gemma::Gemma(const GemmaConfig& c, DType storage)
+    : config(c), embed_tokens(c.vocab, c.width, storage), norm(c.width, c.norm_eps, storage) {
+  c.check();
+  const RopeTable local(c.head_dim, c.rope_base_local);
+  const RopeTable global(c.head_dim, c.rope_base_global, c.rope_factor_global);
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const bool is_local = c.kinds[static_cast<size_t>(i)] == LayerKind::local;
+    blocks.push_back(std::make_unique<GemmaBlock>(c, i, is_local ? local : global, storage));
+  }
+  parameters(*this);  // sets every parameter's name once
+}
+
+void Gemma::init(Key key) {
+  for (Parameter* p : parameters(*this)) {
+    key = fold_in(key, 1);
+    if (p->value().rank() == 1) continue;
+    const Tensor noise = normal(key, p->value().shape());
+    copy(mul(noise, config.init_std).view(), p->value().out());
+  }
+}
+
+Tensor Gemma::hidden(const Tokens& tokens, KvCache* cache) {
+  const DType compute = acc_dtype(embed_tokens.weight.value().dtype());
+  // HF keeps the factor in the dtype it computes in: sqrt(D) is rounded to f32, not to bf16, when activations are f32.
+  const double root = std::sqrt(static_cast<double>(config.width));
+  const double scale = compute == DType::f32 ? static_cast<double>(static_cast<float>(root)) : root;
+  Tensor x = embed_tokens(tokens.ids, scale, compute);  // [B, T, D]
+  tap("embed", x);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const TapScope scope("layers", static_cast<int64_t>(i));
+    LayerCache* layer = cache ? &cache->layers[i] : nullptr;
+    const auto block = [&b = *blocks[i], tokens, layer, r = recompute](const Tensor& t) { return b(t, tokens, layer, r); };
+    x = recompute == Recompute::block ? checkpoint(block, x) : block(x);
+    tap("out", x);
+  }
+  x = norm(x);
+  tap("final_norm", x);
+  return x;
+}
+
+KvCache Gemma::new_cache(int64_t batch, int64_t capacity, int64_t chunk) const {
+  KvCache cache;
+  cache.capacity = capacity;
+  cache.chunk = std::min(chunk, capacity);
+  const DType dtype = acc_dtype(embed_tokens.weight.value().dtype());
+  for (LayerKind kind : config.kinds) {
+    // A chunk of C tokens overwrites positions up to C - 1 before its last; the first row of the chunk still needs its window.
+    const int64_t ring = kind == LayerKind::local ? std::min(capacity, config.window + cache.chunk - 1) : capacity;
+    cache.layers.emplace_back(batch, ring, config.kv_heads, config.head_dim, dtype);
+  }
+  return cache;
+}
+
+double Gemma::forward_flops(double n, double t, double head_rows) const {
+  const double body = static_cast<double>(config.count_parameters() - config.vocab * config.width);
+  double attention = 0;
+  for (LayerKind kind : config.kinds) {
+    const double seen = kind == LayerKind::local ? std::min(t, static_cast<double>(config.window)) : t;
+    attention += 4.0 * static_cast<double>(config.heads * config.head_dim) * seen;
+  }
+  return n * (2 * body + attention) + head_rows * 2 * static_cast<double>(config.vocab * config.width);
+}
+
+void Gemma::visit(Visitor& v) {
+  v("embed_tokens", embed_tokens);
+  v("layers", blocks);
+  v("norm", norm);
+}
+
+std::string Gemma::describe() const {
+  return fmt::format("Gemma {} ({} layers, width {}, {} heads, {} kv heads of {}, feed-forward {}, vocabulary {})", config.generation,
+                     config.layers, config.width, config.heads, config.kv_heads, config.head_dim, config.hidden, config.vocab);
+}
+
+}  // namespace facet

@@ -1,0 +1,77 @@
+#include "infer/sampler.h"
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <numeric>
+
+#include "tensor/error.h"
+
+using namespace facet;
+using Json = nlohmann::json;
+
+namespace {
+
+// "repetition_1.2_temperature_0.8_top_k_6_top_p_0.8_min_p_0.1"
+SamplingOptions options_of(const std::string& name) {
+  SamplingOptions o;
+  for (const auto& [key, field] : {std::pair<std::string, double*>{"repetition_", &o.repetition_penalty}, {"temperature_", &o.temperature},
+                                   {"top_p_", &o.top_p}, {"min_p_", &o.min_p}})
+    if (const size_t at = name.find(key); at != std::string::npos) *field = std::stod(name.substr(at + key.size()));
+  if (const size_t at = name.find("top_k_"); at != std::string::npos) o.top_k = std::stoll(name.substr(at + 6));
+  return o;
+}
+
+}  // namespace
+
+TEST_CASE("sampler: probabilities equal Hugging Face's processors") {
+  std::ifstream in(std::string(FACET_GOLDENS) + "/sampling.json");
+  const Json golden = Json::parse(in);
+  for (const auto& [name, expected] : golden.at("cases").items()) {
+    const SamplingOptions o = options_of(name);
+    for (size_t row = 0; row < golden.at("logits_f32").size(); ++row) {
+      INFO(name << " row " << row);
+      const auto logits = golden["logits_f32"][row].get<std::vector<float>>();
+      const auto history = golden["history_for_repetition"][row].get<std::vector<int32_t>>();
+      const auto want = expected["probabilities"][row].get<std::vector<double>>();
+      std::vector<double> got(logits.size(), 0.0);
+      for (const Candidate& c : candidates(logits, o, history)) got[static_cast<size_t>(c.id)] = c.probability;
+      // Tokens of equal score at the edge of top-p: which of them stays is the sort's affair there; compare as multisets.
+      std::vector<double> a = got, b = want;
+      std::sort(a.begin(), a.end());
+      std::sort(b.begin(), b.end());
+      for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == Approx(b[i]).margin(1e-6));
+      for (size_t i = 0; i < got.size(); ++i) {
+        const bool tied = std::count(logits.begin(), logits.end(), logits[i]) > 1;
+        if (!tied) CHECK(got[i] == Approx(want[i]).margin(1e-6));
+      }
+    }
+  }
+}
+
+TEST_CASE("sampler: draws follow the distribution and the key alone") {
+  const std::vector<float> logits = {0, 1, 2, -1};
+  const SamplingOptions o;
+  std::vector<int> count(4);
+  for (uint32_t i = 0; i < 4000; ++i) ++count[static_cast<size_t>(draw(logits, o, fold_in(key(7), i)).id)];
+  const auto list = candidates(logits, o);
+  for (const Candidate& c : list) CHECK(count[static_cast<size_t>(c.id)] / 4000.0 == Approx(c.probability).margin(0.03));
+  CHECK(draw(logits, o, key(3)).id == draw(logits, o, key(3)).id);
+  const Draw d = draw(logits, o, key(1));
+  double total = 0;
+  for (float x : logits) total += std::exp(x);
+  CHECK(d.log_prob == Approx(logits[static_cast<size_t>(d.id)] - std::log(total)));
+}
+
+TEST_CASE("sampler: greedy, forbidden tokens, refused options") {
+  SamplingOptions o{.temperature = 0};
+  CHECK(draw(std::vector<float>{1, 5, 5, 2}, o, key(0)).id == 1);
+  o.forbidden = {1, 2, 99};
+  CHECK(draw(std::vector<float>{1, 5, 5, 2}, o, key(0)).id == 3);
+  CHECK_THROWS_AS(draw(std::vector<float>{NAN, NAN}, {}, key(0)), Error);
+  CHECK_THROWS_WITH((SamplingOptions{.temperature = -1}.check()), Catch::Contains("--temp"));
+  CHECK_THROWS_WITH((SamplingOptions{.top_p = 1.5}.check()), Catch::Contains("--top-p"));
+}
