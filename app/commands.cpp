@@ -4,9 +4,13 @@
 namespace facet::app {
 
 Command env_command();
+Command inspect_model_command();
+Command inspect_run_command();
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> list{
+      inspect_model_command(),
+      inspect_run_command(),
       env_command(),
   };
   return list;

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "tensor/error.h"
+#include "tensor/io/text.h"
 
 namespace facet::app {
 namespace {
@@ -76,10 +77,10 @@ void Console::progress(const std::string& what, int64_t done, int64_t total, con
       const int cells = 24, full = static_cast<int>(share * cells);
       line += " [" + std::string(full, '=') + std::string(cells - full, ' ') + "]";
     }
-    line += fmt::format(" {:3.0f}% {}/{}", 100 * share, commas(done), commas(total));
+    line += fmt::format(" {:3.0f}% {}/{}", 100 * share, grouped(static_cast<uint64_t>(done)), grouped(static_cast<uint64_t>(total)));
     if (share > 0 && !finished) line += " eta " + human_time(gone * (1 - share) / share);
   } else {
-    line += " " + commas(done);
+    line += " " + grouped(static_cast<uint64_t>(done));
   }
   if (!rest.empty()) line += " " + rest;
   if (on_terminal()) {
@@ -97,12 +98,6 @@ void Console::progress_end() {
   if (drawn_) std::fputc('\n', stderr);
   drawn_ = false;
   current_.clear();
-}
-
-std::string commas(int64_t n) {
-  std::string s = std::to_string(n);
-  for (int i = static_cast<int>(s.size()) - 3; i > (n < 0); i -= 3) s.insert(i, ",");
-  return s;
 }
 
 std::string human_bytes(double bytes) {

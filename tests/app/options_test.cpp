@@ -1,11 +1,9 @@
 #include "app/options.h"
 
 #include <catch2/catch.hpp>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 
 #include "tensor/error.h"
+#include "tests/app/run.h"
 
 using namespace facet;
 using namespace facet::app;
@@ -68,12 +66,8 @@ std::string complaint(const Values& args) {
   return "";
 }
 
-struct File {
-  explicit File(const std::string& text) : path((std::filesystem::temp_directory_path() / fmt::format("facet-{}.yaml", ::getpid())).string()) {
-    std::ofstream(path) << text;
-  }
-  ~File() { std::filesystem::remove(path); }
-  std::string path;
+struct File : TempFile {
+  explicit File(const std::string& text) : TempFile("run.yaml", text) {}
 };
 
 struct Variable {

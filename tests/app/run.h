@@ -28,3 +28,17 @@ inline Result run_facet(const std::string& args, const std::string& variables = 
   };
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, slurp(base + ".out"), slurp(base + ".err")};
 }
+
+/// A file of this name in a folder of its own, both gone at the end of the scope.
+struct TempFile {
+  TempFile(const std::string& name, const std::string& text) {
+    static int count = 0;
+    folder = (std::filesystem::temp_directory_path() / ("facet-test-" + std::to_string(::getpid()) + "-" + std::to_string(count++))).string();
+    std::filesystem::create_directories(folder);
+    path = folder + "/" + name;
+    std::ofstream(path, std::ios::binary) << text;
+  }
+  ~TempFile() { std::filesystem::remove_all(folder); }
+  TempFile(const TempFile&) = delete;
+  std::string folder, path;
+};

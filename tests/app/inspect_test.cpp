@@ -1,0 +1,75 @@
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "app/plot.h"
+#include "tests/app/run.h"
+
+using namespace facet::app;
+
+TEST_CASE("inspect model: lists a checkpoint, equal layers on one line") {
+  const std::string folder = FACET_GOLDENS "/gemma3-tiny";
+  const Result r = run_facet("inspect model " + folder);
+  CHECK(r.code == 0);
+  CHECK(r.err.empty());
+  CHECK(r.out.find("model.layers.{0-6}.mlp.up_proj.weight") != std::string::npos);
+  CHECK(r.out.find("93 tensors, 379,136 values, 1.52 MB (F32 1.52 MB) in 1 file") != std::string::npos);
+  const Result one = run_facet("inspect model --all --match layers.3.mlp.up " + folder);
+  CHECK(one.out.find("model.layers.3.mlp.up_proj.weight  F32   [128, 64]") == 0);
+  const auto j = nlohmann::json::parse(run_facet("inspect model --json " + folder).out);
+  CHECK(j.at("values") == 379136);
+  CHECK(j.at("list").size() == 93);
+  CHECK(run_facet("inspect model " FACET_GOLDENS "/gemma3-rope8").out.find("in 5 files") != std::string::npos);
+}
+
+TEST_CASE("inspect model: bad files are exit code 3") {
+  TempFile broken("model.safetensors", "x");
+  const Result r = run_facet("inspect model " + broken.path);
+  CHECK(r.code == 3);
+  CHECK(r.out.empty());
+  CHECK(r.err.find("facet: " + broken.path) == 0);
+  CHECK(run_facet("inspect model /nowhere").code == 3);
+  const Result none = run_facet("inspect model");
+  CHECK(none.code == 2);
+  CHECK(none.err == "facet: --model is missing (it may stand without the flag); see facet inspect model --help\n");
+  const Result family = run_facet("inspect modle x");
+  CHECK(family.code == 2);
+  CHECK(family.err == "facet: inspect modle unknown, did you mean inspect model?\n");
+}
+
+TEST_CASE("inspect run: draws the metrics of a run") {
+  std::string lines;
+  for (int i = 1; i <= 200; ++i) lines += "{\"step\":" + std::to_string(i) + ",\"loss\":" + std::to_string(400.0 / (100 + i)) + ",\"lr\":1e-4}\n";
+  lines += "{\"step\":190,\"loss\":null,\"lr\":1e-4}\n";  // resumed from step 189, then not finite
+  lines += "{\"kind\":\"valid\",\"step\":190,\"loss\":7}\n{\"step\":191,\"lo";
+  TempFile file("metrics.jsonl", lines);
+  const Result r = run_facet("inspect run " + file.path);
+  CHECK(r.code == 0);
+  CHECK(r.err.empty());
+  CHECK(r.out.find("loss\n      3.96 |*") == 0);
+  CHECK(r.out.find("valid.loss") != std::string::npos);
+  CHECK(r.out.find("\nloss                          190       3.96        nan") != std::string::npos);
+  CHECK(run_facet("inspect run --plot lsos " + file.path).err.find("did you mean loss?") != std::string::npos);
+  CHECK(nlohmann::json::parse(run_facet("inspect run --json " + file.path).out).at("lr").size() == 190);
+  TempFile broken("metrics.jsonl", "{\"step\":1,}\n");
+  const Result b = run_facet("inspect run " + broken.path);
+  CHECK(b.code == 3);
+  CHECK(b.err.find(broken.path + ":1") != std::string::npos);
+  CHECK(run_facet("inspect run /nowhere").code == 3);
+}
+
+TEST_CASE("plot: means and ranges in a grid") {
+  CHECK(plot({{0, 0}, {1, 1}, {2, 2}}, 3, 3) ==
+        "         2 |  *\n"
+        "           | *\n"
+        "         0 |*\n"
+        "           +---\n"
+        "            0 2\n");
+  CHECK(plot({{0, 5}}, 4, 3).find('*') != std::string::npos);
+  CHECK(plot({{0, NAN}, {1, 1}}, 4, 3).find('x') != std::string::npos);
+  CHECK(plot({{0, NAN}}, 4, 3) == "(no finite value)\n");
+  CHECK(plot({{0, 1}, {1, 10}, {2, 100}}, 3, 3, true).find("|  *\n           | *\n") != std::string::npos);
+  CHECK(short_number(0.0003) == "0.0003");
+  CHECK(short_number(2.5e-5) == "2.5e-05");
+  CHECK(short_number(120) == "120");
+}
