@@ -1,0 +1,413 @@
+// The machinery both passes of attention stand on: one register-tiled product, transposition between rows of Dh and columns of
+// queries, and the visibility of blocks. For tier files only: everything lives in the tier's namespace.
+//
+// Scores are kept transposed, [keys][queries], with queries along the vector lanes: the T*H/K queries that share a key head fill the
+// lanes whatever Dh is, maxima and sums over keys are vertical, and rows of k and v are read as they lie, as broadcast scalars.
+#pragma once
+#include "tensor/cpu/simd.h"
+#include "tensor/kernels/attention.h"
+#include "tensor/parallel.h"
+
+namespace facet {  // of tensor/storage.h, whose inline functions may not be compiled here
+void* pool_alloc(size_t bytes);
+void pool_free(void* p) noexcept;
+}  // namespace facet
+
+namespace facet::cpu::FACET_TIER {
+
+#if defined(__AVX512F__)
+constexpr int tile_rows = 12;
+#else
+constexpr int tile_rows = 6;
+#endif
+/// Queries are worked on in panels of two vectors.
+template <class A>
+constexpr int panel = 2 * width<A>;
+constexpr int key_block = 64;       ///< keys per step of the online softmax; part of the numerical contract
+constexpr int query_columns = 128;  ///< queries (times heads that share a key head) that pass over a block of keys together
+
+template <class A>
+using Int = std::conditional_t<std::is_same_v<A, double>, int64_t, int32_t>;
+template <class A>
+using IntVec = std::conditional_t<std::is_same_v<A, double>, int64_t, vi>;
+
+/// exp(x) for x <= 0, exactly 0 below -87 (where masked scores live): no result is a denormal, which would cost hundreds of cycles.
+FACET_INLINE vf exp_down(vf x) {
+  vi n;
+  const vf r = math::detail::reduce_ln2(max(x, splat(-87)), n);
+  return x < -87 ? vf{} : (math::detail::expm1_reduced(r) + 1) * math::detail::power_of_two<vf>(n);
+}
+FACET_INLINE double exp_down(double x) { return math::exp(x); }
+
+// ---- scratch
+
+/// One block of the pool, cut into 64-byte aligned pieces.
+class Workspace {
+ public:
+  FACET_INLINE explicit Workspace(int64_t bytes) : base_(static_cast<char*>(pool_alloc(static_cast<size_t>(bytes)))), next_(base_) {}
+  FACET_INLINE ~Workspace() { pool_free(base_); }
+  Workspace(const Workspace&) = delete;
+  template <class A>
+  FACET_INLINE A* take(int64_t n) {
+    A* p = reinterpret_cast<A*>(next_);
+    next_ += size<A>(n);
+    return p;
+  }
+  template <class A>
+  FACET_INLINE static int64_t size(int64_t n) {
+    return (n * static_cast<int64_t>(sizeof(A)) + 63) / 64 * 64;
+  }
+
+ private:
+  char* base_;
+  char* next_;
+};
+
+// ---- the product
+
+enum class Walk { rows, columns };  ///< the broadcast operand: element (i, k) at a[i * lda + k] or at a[k * lda + i]
+
+/// c[R][C vectors] = or += sum_k a(i, k) b[k][..]; with alpha: c = alpha * c + .. (alpha per column).
+template <int R, int C, Walk walk, class A>
+FACET_INLINE void tile(const A* a, int64_t lda, const A* b, int64_t ldb, int64_t depth, A* c, int64_t ldc, bool add, const A* alpha) {
+  constexpr int W = width<A>;
+  Vec<A> sum[R][C];
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < C; ++j) {
+      sum[i][j] = add ? load(c + i * ldc + j * W) : Vec<A>{};
+      if (alpha) sum[i][j] *= load(alpha + j * W);
+    }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<A> row[C];
+#pragma GCC unroll 2
+    for (int j = 0; j < C; ++j) row[j] = load(b + j * W);
+#pragma GCC unroll 12
+    for (int i = 0; i < R; ++i) {
+      const Vec<A> x = broadcast<A>(walk == Walk::rows ? a[i * lda] : a[i]);
+#pragma GCC unroll 2
+      for (int j = 0; j < C; ++j) sum[i][j] += x * row[j];
+    }
+    a += walk == Walk::rows ? 1 : lda;
+    b += ldb;
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < C; ++j) store(c + i * ldc + j * W, sum[i][j]);
+}
+
+template <int R, int C, Walk walk, class A>
+FACET_INLINE void strip(int64_t& i, int64_t rows, const A* a, int64_t lda, const A* b, int64_t ldb, int64_t depth, A* c, int64_t ldc,
+                        bool add, const A* alpha) {
+  for (; i + R <= rows; i += R)
+    tile<R, C, walk, A>(a + (walk == Walk::rows ? i * lda : i), lda, b, ldb, depth, c + i * ldc, ldc, add, alpha);
+}
+
+/// c[rows][C vectors], any number of rows.
+template <int C, Walk walk, class A>
+void product(int64_t rows, const A* a, int64_t lda, const A* b, int64_t ldb, int64_t depth, A* c, int64_t ldc, bool add,
+             const A* alpha = nullptr) {
+  int64_t i = 0;
+  strip<tile_rows, C, walk, A>(i, rows, a, lda, b, ldb, depth, c, ldc, add, alpha);
+  if constexpr (tile_rows > 8) strip<8, C, walk, A>(i, rows, a, lda, b, ldb, depth, c, ldc, add, alpha);
+  strip<4, C, walk, A>(i, rows, a, lda, b, ldb, depth, c, ldc, add, alpha);
+  strip<2, C, walk, A>(i, rows, a, lda, b, ldb, depth, c, ldc, add, alpha);
+  strip<1, C, walk, A>(i, rows, a, lda, b, ldb, depth, c, ldc, add, alpha);
+}
+
+// ---- rows of Dh <-> columns of queries
+
+/// Transposes W vectors of W lanes: each round interleaves the halves; log2 W rounds swap the index bits of row and lane.
+FACET_INLINE void transpose(vf (&r)[lanes]) {
+  vi low{}, high{};
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) {
+    low[i] = i / 2 + i % 2 * lanes;
+    high[i] = low[i] + lanes / 2;
+  }
+#pragma GCC unroll 4
+  for (int round = 1; round < lanes; round *= 2) {
+    vf t[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes / 2; ++i) {
+      t[2 * i] = __builtin_shuffle(r[i], r[i + lanes / 2], low);
+      t[2 * i + 1] = __builtin_shuffle(r[i], r[i + lanes / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) r[i] = t[i];
+  }
+}
+FACET_INLINE void transpose(double (&)[1]) {}
+
+/// columns[d][0..W) = factor * row[0..W)[d]: W rows into one vector of columns; the columns' lines are `ld` apart.
+template <class A, class T>
+void to_columns(const T* const* row, int64_t Dh, A factor, A* columns, int64_t ld) {
+  constexpr int W = width<A>;
+  if (Dh < W) {
+    for (int i = 0; i < W; ++i)
+      for (int64_t d = 0; d < Dh; ++d) columns[d * ld + i] = convert<A>(row[i][d]) * factor;
+    return;
+  }
+  for (int64_t d = 0; d < Dh; d += W) {
+    if (d > Dh - W) d = Dh - W;  // the last block overlaps the one before: the same values again
+    Vec<A> r[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) r[i] = load(row[i] + d);
+    transpose(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) store(columns + (d + i) * ld, r[i] * factor);
+  }
+}
+
+/// row[0..W) (+)= v; with += the first `skip` lanes stay as they are.
+template <class T, class V>
+FACET_INLINE void put_lanes(T* row, V v, int skip, bool add) {
+  if (!add || skip == 0) return put(row, v, All{}, add);
+  Acc<T> lane[width<T>];
+  store(lane, v);
+  for (int i = skip; i < width<T>; ++i) row[i] = convert<T>(convert<Acc<T>>(row[i]) + lane[i]);
+}
+
+/// row[i][d] (+)= columns[d][i] * factor[i] for i < n <= W.
+template <class A, class T>
+void from_columns(const A* columns, int64_t ld, int64_t Dh, const A* factor, T* const* row, int n, bool add) {
+  constexpr int W = width<A>;
+  if (Dh < W) {
+    for (int i = 0; i < n; ++i)
+      for (int64_t d = 0; d < Dh; ++d) {
+        const A x = columns[d * ld + i] * factor[i];
+        row[i][d] = convert<T>(add ? convert<A>(row[i][d]) + x : x);
+      }
+    return;
+  }
+  const Vec<A> by = load(factor);
+  for (int64_t d = 0; d < Dh; d += W) {
+    int skip = 0;
+    if (d > Dh - W) {
+      skip = static_cast<int>(d - (Dh - W));
+      d = Dh - W;
+    }
+    Vec<A> r[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) r[i] = load(columns + (d + i) * ld) * by;
+    transpose(r);
+    A lane[W][W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) store(lane[i], r[i]);
+    for (int i = 0; i < n; ++i) put_lanes(row[i] + d, load(lane[i]), skip, add);
+  }
+}
+
+/// y[0..Dh) = factor * x[0..Dh), then zeros up to `padded`.
+template <class A, class T>
+FACET_INLINE void to_row(const T* x, int64_t Dh, A factor, A* y, int64_t padded) {
+  for_row<A>(Dh, [&](int64_t i, auto part) { store(y + i, load(x + i, part) * factor, part); });
+  for (int64_t d = Dh; d < padded; ++d) y[d] = 0;
+}
+
+// ---- who sees whom
+
+/// Key positions a query sees, an interval; empty when lo > hi.
+struct Interval {
+  int64_t lo, hi;
+};
+FACET_INLINE Interval visible_positions(const AttentionInputs& x, int64_t position) {
+  if (position < 0) return {1, 0};
+  const int64_t lo = x.window > 0 && position - x.window + 1 > 0 ? position - x.window + 1 : 0;
+  return {lo, x.causal ? position : int64_t{1} << 31};
+}
+
+/// What the keys of one block have in common.
+struct KeyRange {
+  int64_t lo = INT64_MAX, hi = -1, segment_lo = INT64_MAX, segment_hi = INT64_MIN;
+  bool all = true;  ///< no empty slot
+};
+
+/// What the queries of one panel have in common; queries that see nothing do not count, but spoil `all`.
+struct QueryRange {
+  int64_t lo_min = INT64_MAX, lo_max = -1, hi_min = INT64_MAX, hi_max = -1, segment_lo = INT64_MAX, segment_hi = INT64_MIN;
+  bool all = true;
+};
+
+FACET_INLINE bool may_see(const QueryRange& q, const KeyRange& k) {
+  return k.hi >= q.lo_min && k.lo <= q.hi_max && k.segment_hi >= q.segment_lo && k.segment_lo <= q.segment_hi;
+}
+FACET_INLINE bool sees_all(const QueryRange& q, const KeyRange& k) {
+  return q.all && k.all && k.lo >= q.lo_max && k.hi <= q.hi_min && k.segment_lo == k.segment_hi && q.segment_lo == q.segment_hi &&
+         k.segment_lo == q.segment_lo;
+}
+
+/// The sizes of a call, and where its rows are.
+struct Geometry {
+  int64_t B, T, H, Dh, S, K, G, padded, key_blocks;
+  const AttentionInputs& x;
+
+  FACET_INLINE explicit Geometry(const AttentionInputs& in, int64_t width)
+      : B(in.q.shape[0]), T(in.q.shape[1]), H(in.q.shape[2]), Dh(in.q.shape[3]), S(in.k.shape[1]), K(in.k.shape[2]), G(H / K),
+        padded((Dh + width - 1) / width * width), key_blocks((S + key_block - 1) / key_block), x(in) {}
+
+  FACET_INLINE int64_t q_position(int64_t b, int64_t t) const { return at(x.q_positions, b, t); }
+  FACET_INLINE int64_t k_position(int64_t b, int64_t s) const { return at(x.k_positions, b, s); }
+  FACET_INLINE int64_t q_segment(int64_t b, int64_t t) const { return x.q_segments ? at(x.q_segments, b, t) : 0; }
+  FACET_INLINE int64_t k_segment(int64_t b, int64_t s) const { return x.k_segments ? at(x.k_segments, b, s) : 0; }
+  FACET_INLINE static int64_t at(const View& v, int64_t b, int64_t i) {
+    return v.as<int32_t>()[b * v.stride.dim[0] + i * v.stride.dim[1]];
+  }
+  /// Row (b, t, h) of a [B, T, H, Dh] window.
+  template <class T>
+  FACET_INLINE static T* row(const Out& v, int64_t b, int64_t t, int64_t h) {
+    return v.as<T>() + b * v.stride.dim[0] + t * v.stride.dim[1] + h * v.stride.dim[2];
+  }
+  template <class T>
+  FACET_INLINE static const T* row(const View& v, int64_t b, int64_t t, int64_t h) {
+    return v.as<T>() + b * v.stride.dim[0] + t * v.stride.dim[1] + h * v.stride.dim[2];
+  }
+
+  /// ranges[b * key_blocks + block].
+  void find_key_ranges(KeyRange* ranges) const {
+    parallel_for(B * key_blocks, 16, key_block, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t b = i / key_blocks, begin = i % key_blocks * key_block;
+        const int64_t end = begin + key_block < S ? begin + key_block : S;
+        KeyRange r;
+        for (int64_t s = begin; s < end; ++s) {
+          const int64_t position = k_position(b, s), segment = k_segment(b, s);
+          if (position < 0) {
+            r.all = false;
+            continue;
+          }
+          r.lo = position < r.lo ? position : r.lo;
+          r.hi = position > r.hi ? position : r.hi;
+          r.segment_lo = segment < r.segment_lo ? segment : r.segment_lo;
+          r.segment_hi = segment > r.segment_hi ? segment : r.segment_hi;
+        }
+        ranges[i] = r;
+      }
+    });
+  }
+};
+
+/// The queries of tokens [t0, t1) under one key head, column m = (t - t0) * G + g, and what each may see.
+template <class A>
+struct Columns {
+  int64_t b, head, t0, count, panels;  ///< head: the first query head
+  const Geometry* geometry;
+  Int<A>*lo, *hi, *segment;            ///< [panels * panel]
+  QueryRange* range;                   ///< [panels]
+
+  static FACET_INLINE int64_t bytes(int64_t panels) {
+    return 3 * Workspace::size<Int<A>>(panels * panel<A>) + Workspace::size<QueryRange>(panels);
+  }
+
+  Columns(const Geometry& g, Workspace& space, int64_t most)
+      : b(0), head(0), t0(0), count(0), panels(0), geometry(&g), lo(space.take<Int<A>>(most * panel<A>)),
+        hi(space.take<Int<A>>(most * panel<A>)), segment(space.take<Int<A>>(most * panel<A>)), range(space.take<QueryRange>(most)) {}
+
+  void choose(int64_t batch, int64_t kv_head, int64_t begin, int64_t end) {
+    const Geometry& g = *geometry;
+    b = batch;
+    head = kv_head * g.G;
+    t0 = begin;
+    count = (end - begin) * g.G;
+    panels = (count + panel<A> - 1) / panel<A>;
+    for (int64_t p = 0; p < panels; ++p) {
+      QueryRange r;
+      for (int64_t m = p * panel<A>; m < (p + 1) * panel<A>; ++m) {
+        if (m >= count) {  // columns that fill the panel: their results are never read
+          lo[m] = 1;
+          hi[m] = 0;
+          segment[m] = 0;
+          continue;
+        }
+        const int64_t t = t0 + m / g.G, s = g.q_segment(b, t);
+        const Interval i = visible_positions(g.x, g.q_position(b, t));
+        lo[m] = static_cast<Int<A>>(i.lo);
+        hi[m] = static_cast<Int<A>>(i.hi < INT32_MAX ? i.hi : INT32_MAX);
+        segment[m] = static_cast<Int<A>>(s);
+        if (i.lo > i.hi) {
+          r.all = false;
+          continue;
+        }
+        r.lo_min = i.lo < r.lo_min ? i.lo : r.lo_min;
+        r.lo_max = i.lo > r.lo_max ? i.lo : r.lo_max;
+        r.hi_min = i.hi < r.hi_min ? i.hi : r.hi_min;
+        r.hi_max = i.hi > r.hi_max ? i.hi : r.hi_max;
+        r.segment_lo = s < r.segment_lo ? s : r.segment_lo;
+        r.segment_hi = s > r.segment_hi ? s : r.segment_hi;
+      }
+      range[p] = r;
+    }
+  }
+
+  /// Vectors of panel p that hold a query.
+  FACET_INLINE int vectors(int64_t p) const { return count - p * panel<A> > width<A> ? 2 : 1; }
+  template <class V>
+  FACET_INLINE auto row(const V& v, int64_t m) const {
+    return m / geometry->G * v.stride.dim[1] + (head + m % geometry->G) * v.stride.dim[2] + b * v.stride.dim[0] + t0 * v.stride.dim[1];
+  }
+
+  /// columns[p][d][..] = factor * v^T for all panels; columns beyond the last query repeat it.
+  template <class T>
+  void gather(const View& v, A factor, A* columns) const {
+    constexpr int W = width<A>;
+    for (int64_t m = 0; m < count; m += W) {
+      const T* rows[W];
+      for (int i = 0; i < W; ++i) rows[i] = v.as<T>() + row(v, m + i < count ? m + i : count - 1);
+      to_columns<A, T>(rows, geometry->Dh, factor, columns + m / panel<A> * geometry->Dh * panel<A> + m % panel<A>, panel<A>);
+    }
+  }
+  /// v (+)= (columns * factor)^T.
+  template <class T>
+  void scatter(const A* columns, const A* factor, const Out& v, bool add) const {
+    constexpr int W = width<A>;
+    for (int64_t m = 0; m < count; m += W) {
+      const int n = count - m < W ? static_cast<int>(count - m) : W;
+      T* rows[W];
+      for (int i = 0; i < n; ++i) rows[i] = v.as<T>() + row(v, m + i);
+      from_columns<A, T>(columns + m / panel<A> * geometry->Dh * panel<A> + m % panel<A>, panel<A>, geometry->Dh, factor + m, rows, n,
+                         add);
+    }
+  }
+
+  /// The keys of [begin, end) that panel p may see: shrinks both ends past what no query of the panel sees.
+  void trim(int64_t p, int64_t& begin, int64_t& end) const {
+    const QueryRange& r = range[p];
+    const auto hopeless = [&](int64_t s) {
+      const int64_t position = geometry->k_position(b, s);
+      return position < r.lo_min || position > r.hi_max;
+    };
+    while (begin < end && hopeless(begin)) ++begin;
+    while (begin < end && hopeless(end - 1)) --end;
+  }
+
+  /// Lanes of vector j of panel p that see key s.
+  FACET_INLINE IntVec<A> sees(int64_t p, int j, int64_t position, int64_t key_segment) const {
+    const int64_t m = p * panel<A> + j * width<A>;
+    const auto lanes_of = [&](const Int<A>* p) {
+      IntVec<A> v;
+      __builtin_memcpy(&v, p + m, sizeof v);
+      return v;
+    };
+    const Int<A> at = static_cast<Int<A>>(position);
+    const auto inside = (lanes_of(lo) <= at) & (lanes_of(hi) >= at);  // lo >= 0: an empty slot, position -1, is below it
+    return inside & (lanes_of(segment) == static_cast<Int<A>>(key_segment));
+  }
+};
+
+/// Rows of k or v in the compute type: in place, or converted a block at a time.
+template <class A, class T>
+FACET_INLINE const A* rows_of(const View& v, int64_t b, int64_t begin, int64_t end, int64_t head, int64_t Dh, A* room, int64_t& ld) {
+  const T* first = Geometry::row<T>(v, b, begin, head);
+  if constexpr (std::is_same_v<A, T>) {
+    ld = v.stride.dim[1];
+    return first;
+  } else {
+    ld = Dh;
+    for (int64_t s = begin; s < end; ++s) to_row<A>(first + (s - begin) * v.stride.dim[1], Dh, A(1), room + (s - begin) * Dh, Dh);
+    return room;
+  }
+}
+
+}  // namespace facet::cpu::FACET_TIER

@@ -1,0 +1,471 @@
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "autograd/ops.h"
+#include "tensor/cpu/tier.h"
+#include "tensor/kernels/attention.h"
+#include "tensor/parallel.h"
+#include "tests/support/composite_attention.h"
+#include "tests/support/contract.h"
+#include "tests/support/goldens.h"
+
+using namespace facet;
+using namespace facet::test;
+
+namespace {
+
+Tensor ints(const std::vector<int32_t>& values, const Shape& shape) { return Tensor::from(values, shape); }
+/// 0, 1, .. in every row, from `start`.
+Tensor counting(int64_t B, int64_t T, int start = 0) {
+  std::vector<int32_t> p;
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < T; ++t) p.push_back(static_cast<int32_t>(start + t));
+  return ints(p, {B, T});
+}
+AttentionMask causal(int64_t B, int64_t T, int64_t window = 0) {
+  AttentionMask m;
+  m.q_positions = counting(B, T);
+  m.window = window;
+  return m;
+}
+
+struct Case {
+  Tensor q, k, v, dy;
+  Case(uint64_t seed, int64_t B, int64_t T, int64_t S, int64_t H, int64_t K, int64_t D, DType dtype = DType::f64) {
+    Random r(seed);
+    q = r.normal({B, T, H, D}).to(dtype);
+    k = r.normal({B, S, K, D}).to(dtype);
+    v = r.normal({B, S, K, D}).to(dtype);
+    dy = r.normal({B, T, H, D}).to(dtype);
+  }
+};
+struct Result {
+  Tensor y, dq, dk, dv;
+};
+Result run(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dy, const AttentionMask& m, double scale, double cap = 0) {
+  const Tensor lq = leaf(q), lk = leaf(k), lv = leaf(v);
+  const Tensor y = attention(lq, lk, lv, m, scale, cap);
+  backward(y, dy);
+  return {y.detach(), grad_of(lq), grad_of(lk), grad_of(lv)};
+}
+Result run(const Case& c, const AttentionMask& m, double scale, double cap = 0) { return run(c.q, c.k, c.v, c.dy, m, scale, cap); }
+Result slow(const Case& c, const AttentionMask& m, double scale, double cap = 0) {
+  SlowAttentionGrad g;
+  const SlowAttention s = slow_attention(c.q, c.k, c.v, m, scale, cap, c.dy, &g);
+  return {s.y, g.dq, g.dk, g.dv};
+}
+void check_close(const Result& a, const Result& b, double rtol, double atol) {
+  CHECK(close(a.y, b.y, rtol, atol));
+  CHECK(close(a.dq, b.dq, rtol, atol));
+  CHECK(close(a.dk, b.dk, rtol, atol));
+  CHECK(close(a.dv, b.dv, rtol, atol));
+}
+void check_same(const Result& a, const Result& b) {
+  CHECK(bitwise_equal(a.y, b.y));
+  CHECK(bitwise_equal(a.dq, b.dq));
+  CHECK(bitwise_equal(a.dk, b.dk));
+  CHECK(bitwise_equal(a.dv, b.dv));
+}
+bool all_zero(const Tensor& t) {
+  for (double x : t.to_vector())
+    if (x != 0) return false;
+  return true;
+}
+
+// The twin on the tape, so that contracts compare gradients with it.
+struct SlowGrad {
+  Tensor q, k, v;
+  AttentionMask mask;
+  double scale, cap;
+  void operator()(Grads dy, Sinks dx) {
+    SlowAttentionGrad g;
+    slow_attention(q, k, v, mask, scale, cap, dy[0], &g);
+    dx[0].pass(g.dq);
+    dx[1].pass(g.dk);
+    dx[2].pass(g.dv);
+  }
+};
+Tensor twin(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMask& m, double scale, double cap) {
+  Tensor y = slow_attention(q, k, v, m, scale, cap).y;
+  if (tracing(q, k, v)) attach("twin", {&y}, {&q, &k, &v}, SlowGrad{q.detach(), k.detach(), v.detach(), m, scale, cap});
+  return y;
+}
+
+// A mask as contract inputs: q and k positions, q and k segments, {window, causal, cap in tenths, segments used}.
+AttentionMask mask_of(const Tensors& x) {
+  AttentionMask m;
+  m.q_positions = x[3];
+  m.k_positions = x[4];
+  if (x[7].at({3}) != 0) {
+    m.q_segments = x[5];
+    m.k_segments = x[6];
+  }
+  m.window = static_cast<int64_t>(x[7].at({0}));
+  m.causal = x[7].at({1}) != 0;
+  return m;
+}
+double cap_of(const Tensors& x) { return x[7].at({2}) / 10; }
+
+}  // namespace
+
+TEST_CASE("attention: contract") {
+  struct Sample { int64_t B, T, S, H, K, D; int32_t window, causal, cap, segments; };
+  static const Sample samples[] = {
+      {1, 2, 2, 1, 1, 1, 0, 1, 0, 0},    {2, 5, 5, 4, 1, 3, 0, 1, 0, 0},    {1, 7, 7, 4, 4, 14, 3, 1, 0, 0},   {2, 6, 9, 6, 3, 12, 0, 0, 0, 0},
+      {1, 3, 11, 4, 2, 16, 4, 1, 15, 0}, {2, 8, 8, 2, 1, 17, 0, 1, 20, 1},  {1, 13, 13, 4, 1, 24, 5, 1, 0, 1},  {1, 2, 70, 2, 2, 31, 0, 1, 0, 0},
+      {1, 67, 67, 1, 1, 5, 20, 1, 0, 0}, {1, 9, 9, 8, 2, 33, 0, 0, 10, 1},  {1, 4, 4, 2, 1, 257, 2, 1, 0, 0},   {2, 17, 17, 3, 3, 7, 0, 1, 30, 0},
+      {1, 1, 40, 4, 1, 24, 8, 1, 0, 0},  {1, 140, 140, 2, 1, 6, 0, 1, 0, 0}};
+  Contract c;
+  c.name = "attention";
+  c.samples = static_cast<int>(std::size(samples));
+  c.inputs = [](Random& r, int i) -> Tensors {
+    const Sample& s = samples[i];
+    std::vector<int32_t> qs, ks;
+    for (int64_t b = 0; b < s.B; ++b) {
+      for (int64_t t = 0; t < s.T; ++t) qs.push_back(static_cast<int32_t>(t * 3 / s.T));
+      for (int64_t t = 0; t < s.S; ++t) ks.push_back(static_cast<int32_t>(t * 3 / s.S));
+    }
+    return {r.normal({s.B, s.T, s.H, s.D}),
+            r.normal({s.B, s.S, s.K, s.D}),
+            r.normal({s.B, s.S, s.K, s.D}),
+            counting(s.B, s.T, static_cast<int>(s.S - s.T)),
+            counting(s.B, s.S),
+            ints(qs, {s.B, s.T}),
+            ints(ks, {s.B, s.S}),
+            ints({s.window, s.causal, s.cap, s.segments}, {4})};
+  };
+  c.fused = [](const Tensors& x) { return attention(x[0], x[1], x[2], mask_of(x), 1 / std::sqrt(x[0].dim(3)), cap_of(x)); };
+  c.composite = [](const Tensors& x) { return twin(x[0], x[1], x[2], mask_of(x), 1 / std::sqrt(x[0].dim(3)), cap_of(x)); };
+  check_contract(c);
+}
+
+TEST_CASE("attention: jax goldens") {
+  check_op_goldens("attention", {"q", "k", "v"}, [](const OpCase& c, const Tensors& x) -> Tensors {
+    AttentionMask m;
+    m.q_positions = c.in("q_pos");
+    std::vector<double> position = c.in("k_pos").to_vector(), valid = c.in("k_valid").to_vector();
+    std::vector<int32_t> slots;
+    for (size_t i = 0; i < position.size(); ++i) slots.push_back(valid[i] != 0 ? static_cast<int32_t>(position[i]) : -1);
+    m.k_positions = ints(slots, c.in("k_pos").shape());
+    m.window = static_cast<int64_t>(c.attribute("window", 0));
+    return {attention(x[0], x[1], x[2], m, c.attribute("scale"), c.attribute("cap", 0))};
+  });
+}
+
+TEST_CASE("attention: several turns of the backward pass, every dtype") {
+  for (const auto& [S, T] : {std::pair<int64_t, int64_t>{300, 300}, {400, 150}, {40, 290}}) {
+    Case c(7, 1, T, S, 4, 2, 20, DType::f32);
+    AttentionMask m;
+    m.q_positions = counting(1, T, static_cast<int>(S - T));
+    m.k_positions = counting(1, S);
+    INFO("S " << S << " T " << T);
+    check_close(run(c, m, 0.2), slow(c, m, 0.2), 1e-4, 2e-6);
+    Case b(8, 1, T, S, 4, 2, 20, DType::bf16);
+    const Result got = run(b, m, 0.2), expected = slow(b, m, 0.2);
+    CHECK(nmse_within(got.y, expected.y, 1e-5));
+    CHECK(nmse_within(got.dq, expected.dq, 5e-5));
+    CHECK(nmse_within(got.dk, expected.dk, 5e-5));
+    CHECK(nmse_within(got.dv, expected.dv, 5e-5));
+  }
+}
+
+TEST_CASE("attention: bf16 destinations are rounded once however many turns write them") {
+  const int64_t T = 400;
+  Case c(9, 1, T, T, 2, 1, 16, DType::bf16);
+  const AttentionMask m = causal(1, T);
+  const Result exact = slow(c, m, 0.25);
+  AttentionInputs x;
+  x.q = c.q.view(), x.k = c.k.view(), x.v = c.v.view();
+  x.q_positions = x.k_positions = m.q_positions.view();
+  x.scale = 0.25;
+  Tensor y = Tensor::empty(c.q.shape(), DType::bf16), lse = Tensor::empty({1, 2, T});
+  attention_forward(x, y.out(), lse.out());
+  Tensor dq = Tensor::zeros(c.q.shape(), DType::bf16), dk = Tensor::full(c.k.shape(), 1, DType::bf16), dv = Tensor::empty(c.k.shape(), DType::bf16);
+  attention_backward(x, y.view(), lse.view(), c.dy.view(), dq.out(), dk.out(true), dv.out());
+  CHECK(nmse_within(dq, exact.dq, 5e-5));
+  CHECK(nmse_within(dv, exact.dv, 5e-6));
+  std::vector<double> shifted = exact.dk.to_vector();
+  for (double& d : shifted) d += 1;
+  CHECK(nmse_within(dk, Tensor::from(shifted, c.k.shape()), 1e-5));
+
+  Tensor only_v = Tensor::empty(c.k.shape(), DType::f32);  // null outputs are skipped
+  attention_backward(x, y.view(), lse.view(), c.dy.view(), Out{}, Out{}, only_v.out());
+  CHECK(nmse_within(only_v, exact.dv, 1e-10));
+}
+
+TEST_CASE("attention: causality is exact, padded batches included") {
+  const int64_t T = 37;
+  Case c(11, 2, T, T, 4, 2, 9, DType::f32);
+  std::vector<int32_t> p;
+  for (int b = 0; b < 2; ++b)
+    for (int t = 0; t < T; ++t) p.push_back(b == 0 ? t : t < 5 ? -1 : t - 5);  // row 1 is left padded
+  AttentionMask m;
+  m.q_positions = ints(p, {2, T});
+  const int seen = 20;  // the gradient of token 20 alone
+  Tensor dy = Tensor::zeros(c.dy.shape());
+  for (int64_t i = 0; i < 2; ++i)
+    for (int64_t h = 0; h < 4; ++h)
+      for (int64_t d = 0; d < 9; ++d) dy.out().as<float>()[((i * T + seen) * 4 + h) * 9 + d] = 1 + static_cast<float>(d);
+  const Result r = run(c.q, c.k, c.v, dy, m, 0.3);
+  for (const Tensor& g : {r.dk, r.dv}) {
+    CHECK(all_zero(g.slice(1, seen + 1, T)));
+    CHECK(all_zero(g.slice(0, 1, 2).slice(1, 0, 5)));
+    CHECK_FALSE(all_zero(g.slice(1, seen, seen + 1)));
+  }
+  CHECK(all_zero(r.dq.slice(1, 0, seen)));
+  CHECK(all_zero(r.dq.slice(1, seen + 1, T)));
+}
+
+TEST_CASE("attention: window lengths around the edge") {
+  for (int64_t w : {1, 7, 16, 64})
+    for (int64_t T : {w - 1, w, w + 1, 2 * w + 3}) {
+      if (T < 1) continue;
+      Case c(100 + w + T, 1, T, T, 2, 1, 6);
+      INFO("window " << w << " T " << T);
+      check_close(run(c, causal(1, T, w), 0.4), slow(c, causal(1, T, w), 0.4), 1e-10, 1e-12);
+    }
+  const Case c(5, 1, 90, 90, 2, 1, 6);
+  Tensor dy = Tensor::zeros(c.dy.shape(), DType::f64);
+  for (int i = 0; i < 12; ++i) dy.out().as<double>()[80 * 12 + i] = 1;
+  const Result r = run(c.q, c.k, c.v, dy, causal(1, 90, 16), 0.4);
+  CHECK(all_zero(r.dv.slice(1, 0, 65)));  // position 80 sees 65 .. 80
+  CHECK_FALSE(all_zero(r.dv.slice(1, 65, 66)));
+}
+
+TEST_CASE("attention: packed segments equal separate sequences, and never mix") {
+  const int64_t a = 21, b = 50, T = a + b;
+  for (DType t : {DType::f64, DType::f32}) {
+    Case c(21, 1, T, T, 4, 1, 10, t);
+    std::vector<int32_t> p, s;
+    for (int64_t i = 0; i < T; ++i) {
+      p.push_back(static_cast<int32_t>(i < a ? i : i - a));
+      s.push_back(i < a ? 3 : 8);
+    }
+    AttentionMask m;
+    m.q_positions = ints(p, {1, T});
+    m.q_segments = ints(s, {1, T});
+    const Result packed = run(c, m, 0.3);
+    const auto part = [&](int64_t begin, int64_t end) {
+      const auto cut = [&](const Tensor& x) { return x.slice(1, begin, end); };
+      return run(cut(c.q), cut(c.k), cut(c.v), cut(c.dy).clone(), causal(1, end - begin), 0.3);
+    };
+    const auto cut = [](const Result& r, int64_t begin, int64_t end) {
+      return Result{r.y.slice(1, begin, end), r.dq.slice(1, begin, end), r.dk.slice(1, begin, end), r.dv.slice(1, begin, end)};
+    };
+    const double tolerance = t == DType::f64 ? 1e-12 : 3e-6;
+    check_close(cut(packed, 0, a), part(0, a), tolerance, tolerance);
+    check_close(cut(packed, a, T), part(a, T), tolerance, tolerance);
+    std::vector<double> values = c.dy.to_vector();
+    std::fill(values.begin(), values.begin() + a * 40, 0.0);  // only the second segment is asked
+    const Tensor dy = Tensor::from(values, c.dy.shape()).to(t);
+    const Result r = run(c.q, c.k, c.v, dy, m, 0.3);
+    CHECK(all_zero(r.dq.slice(1, 0, a)));
+    CHECK(all_zero(r.dk.slice(1, 0, a)));
+    CHECK(all_zero(r.dv.slice(1, 0, a)));
+  }
+}
+
+TEST_CASE("attention: slot order means nothing, empty slots do not count") {
+  const int64_t S = 130;
+  Case c(31, 1, 3, S, 4, 2, 12, DType::f32);
+  std::vector<int32_t> p(S);
+  for (int64_t s = 0; s < S; ++s) p[s] = static_cast<int32_t>(s);
+  AttentionMask m;
+  m.q_positions = ints({127, 128, 129}, {1, 3});
+  m.k_positions = ints(p, {1, S});
+  m.window = 100;
+  const Result straight = run(c, m, 0.3);
+  // A ring of 150 slots: position s sits in slot (7 s + 3) mod 150, the others hold rubbish.
+  const int64_t R = 150;
+  std::vector<double> k(R * 24, 1e3), v(R * 24, 1e3);
+  const std::vector<double> ks = c.k.to_vector(), vs = c.v.to_vector();
+  std::vector<int32_t> slots(R, -1);
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t slot = (7 * s + 3) % R;
+    slots[slot] = static_cast<int32_t>(s);
+    std::copy_n(&ks[s * 24], 24, &k[slot * 24]);
+    std::copy_n(&vs[s * 24], 24, &v[slot * 24]);
+  }
+  m.k_positions = ints(slots, {1, R});
+  const Result ring = run(c.q, Tensor::from(k, {1, R, 2, 12}).to(DType::f32), Tensor::from(v, {1, R, 2, 12}).to(DType::f32), c.dy, m, 0.3);
+  CHECK(close(ring.y, straight.y, 1e-5, 1e-6));
+  CHECK(close(ring.dq, straight.dq, 1e-5, 1e-5));
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t slot = (7 * s + 3) % R;
+    REQUIRE(close(ring.dk.slice(1, slot, slot + 1), straight.dk.slice(1, s, s + 1), 1e-4, 1e-5));
+    REQUIRE(close(ring.dv.slice(1, slot, slot + 1), straight.dv.slice(1, s, s + 1), 1e-4, 1e-5));
+  }
+}
+
+TEST_CASE("attention: rows that see nothing are zeros, in every dtype") {
+  for (DType t : {DType::f64, DType::f32, DType::bf16}) {
+    Case c(41, 2, 6, 6, 2, 1, 5, t);
+    AttentionMask m;
+    m.q_positions = ints({-1, -1, 0, 1, 2, 3, -1, -1, -1, -1, -1, -1}, {2, 6});
+    const Result r = run(c, m, 0.5);
+    CHECK(all_zero(r.y.slice(1, 0, 2)));
+    CHECK(all_zero(r.y.slice(0, 1, 2)));
+    CHECK(all_zero(r.dq.slice(0, 1, 2)));
+    CHECK(all_zero(r.dk.slice(0, 1, 2)));
+    CHECK(all_zero(r.dv.slice(0, 1, 2)));
+    for (const Tensor& g : {r.y, r.dq, r.dk, r.dv})
+      for (double x : g.to_vector()) REQUIRE(std::isfinite(x));
+    CHECK(close(r.y.slice(1, 2, 3).slice(0, 0, 1).slice(2, 0, 1), c.v.slice(1, 2, 3).slice(0, 0, 1), 1e-6));  // sees itself alone
+  }
+  AttentionMask m;  // queries at real positions whose keys are all empty
+  Case c(42, 1, 3, 4, 2, 2, 8, DType::f32);
+  m.q_positions = counting(1, 3);
+  m.k_positions = ints({-1, -1, -1, -1}, {1, 4});
+  const Result r = run(c, m, 0.5);
+  CHECK((all_zero(r.y) && all_zero(r.dq) && all_zero(r.dk) && all_zero(r.dv)));
+  Case none(43, 2, 3, 0, 2, 1, 4, DType::f32);  // no keys at all
+  m.q_positions = counting(2, 3);
+  m.k_positions = Tensor::empty({2, 0}, DType::i32);
+  CHECK(all_zero(run(none, m, 0.5).y));
+  CHECK(all_zero(run(none, m, 0.5).dq));
+}
+
+TEST_CASE("attention: left padding = right padding") {
+  const int64_t T = 12, real = 9;
+  Case c(51, 1, T, T, 4, 2, 11, DType::f32);
+  const auto moved = [&](const Tensor& x) {  // right padded -> left padded
+    std::vector<double> v = x.to_vector();
+    std::rotate(v.begin(), v.begin() + real * x.dim(2) * x.dim(3), v.end());
+    return Tensor::from(v, x.shape()).to(x.dtype());
+  };
+  std::vector<int32_t> left, right;
+  for (int t = 0; t < T; ++t) {
+    right.push_back(t < real ? t : -1);
+    left.push_back(t < T - real ? -1 : t - static_cast<int>(T - real));
+  }
+  AttentionMask l, r;
+  l.q_positions = ints(left, {1, T});
+  r.q_positions = ints(right, {1, T});
+  l.window = r.window = 4;
+  const Result a = run(c, r, 0.3), b = run(moved(c.q), moved(c.k), moved(c.v), moved(c.dy), l, 0.3);
+  check_close({moved(a.y), moved(a.dq), moved(a.dk), moved(a.dv)}, b, 1e-6, 1e-6);
+}
+
+TEST_CASE("attention: grouped heads read head h / (H/K)") {
+  for (int64_t K : {1, 2, 4, 8}) {
+    Case c(61 + K, 2, 19, 19, 8, K, 8);
+    const AttentionMask m = causal(2, 19);
+    check_close(run(c, m, 0.35), slow(c, m, 0.35), 1e-10, 1e-12);
+  }
+  const Case c(66, 1, 3, 3, 200, 1, 4);  // more heads share a key head than a block has columns
+  check_close(run(c, causal(1, 3), 0.35), slow(c, causal(1, 3), 0.35), 1e-10, 1e-12);
+}
+
+TEST_CASE("attention: a row does not depend on its company") {
+  const int64_t T = 150;
+  const Case c(71, 1, T, T, 4, 1, 24, DType::f32);
+  const AttentionMask m = causal(1, T);
+  const Tensor whole = attention(c.q, c.k, c.v, m, 0.2);
+  for (int64_t begin : {0, 37, 64, 100}) {
+    AttentionMask part;
+    part.k_positions = m.q_positions;
+    part.q_positions = m.q_positions.slice(1, begin, begin + 33);
+    const Tensor y = attention(c.q.slice(1, begin, begin + 33), c.k, c.v, part, 0.2);
+    CHECK(bitwise_equal(y, whole.slice(1, begin, begin + 33).clone()));
+  }
+  for (int64_t t : {0, 5, 63, 64, 149}) {  // one query at a time, as in decoding: another order of summation
+    AttentionMask one;
+    one.k_positions = m.q_positions;
+    one.q_positions = m.q_positions.slice(1, t, t + 1);
+    const Tensor y = attention(c.q.slice(1, t, t + 1), c.k, c.v, one, 0.2);
+    CHECK(close(y, whole.slice(1, t, t + 1), 2e-6, 1e-6));
+  }
+}
+
+TEST_CASE("attention: q, k and v may be windows on one tensor") {
+  const int64_t B = 2, T = 23, H = 4, K = 2, D = 6;
+  Random r(81);
+  const Tensor fused = r.normal({B, T, H + 2 * K, D}).to(DType::f32);
+  const Tensor q = fused.slice(2, 0, H), k = fused.slice(2, H, H + K), v = fused.slice(2, H + K, H + 2 * K);
+  const Tensor dy = r.normal({B, T, H, D}).to(DType::f32);
+  const AttentionMask m = causal(B, T, 9);
+  check_same(run(q, k, v, dy, m, 0.4), run(q.clone(), k.clone(), v.clone(), dy, m, 0.4));
+  const Tensor cache = r.normal({B, K, 40, D}).to(DType::f32);  // heads before slots
+  const Tensor kc = cache.permute({0, 2, 1, 3}).slice(1, 0, T);
+  check_same(run(q, kc, kc, dy, m, 0.4), run(q.clone(), kc.clone(), kc.clone(), dy, m, 0.4));
+  const Tensor x = leaf(r.normal({B, T, H, D}).to(DType::f64));  // one tensor three times: its gradients add up
+  Case c(82, B, T, T, H, H, D);
+  const Tensor y = attention(x, x, x, m, 0.4);
+  backward(y, c.dy);
+  SlowAttentionGrad g;
+  slow_attention(x, x, x, m, 0.4, 0, c.dy, &g);
+  std::vector<double> sum = g.dq.to_vector(), dk = g.dk.to_vector(), dv = g.dv.to_vector();
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += dk[i] + dv[i];
+  CHECK(close(grad_of(x), Tensor::from(sum, x.shape()), 1e-9, 1e-11));
+}
+
+TEST_CASE("attention: same bits on any number of threads when work is split every way") {
+  MachineScope restore;
+  struct Size { int64_t B, T, S, H, K, D; };
+  for (const Size& s : {Size{3, 200, 200, 4, 2, 24}, Size{1, 520, 520, 4, 1, 32}, Size{2, 1, 3000, 4, 2, 40}}) {
+    Case c(91, s.B, s.T, s.S, s.H, s.K, s.D, DType::f32);
+    AttentionMask m;
+    m.q_positions = counting(s.B, s.T, static_cast<int>(s.S - s.T));
+    m.k_positions = counting(s.B, s.S);
+    set_threads(1);
+    const Result one = run(c, m, 0.2);
+    for (int n : {2, 4, 8}) {
+      set_threads(n);
+      check_same(run(c, m, 0.2), one);
+    }
+  }
+}
+
+TEST_CASE("attention: large and lopsided scores stay finite") {
+  Case c(95, 1, 40, 40, 2, 1, 16, DType::f32);
+  for (double scale : {0.0, 1e-20, 30.0, 1e4}) {
+    const Result r = run(c, causal(1, 40), scale);
+    for (const Tensor& g : {r.y, r.dq, r.dk, r.dv})
+      for (double x : g.to_vector()) REQUIRE(std::isfinite(x));
+    CHECK(close(r.y, slow(c, causal(1, 40), scale).y, 1e-2, 1e-3));
+  }
+}
+
+TEST_CASE("attention: memory grows with T, not with T x T") {
+  const auto peak = [](int64_t T) {
+    Case c(97, 1, T, T, 2, 1, 8, DType::f32);
+    AttentionMask m = causal(1, T, 64);
+    const size_t before = pool_stats().live_bytes;
+    pool_reset_peak();
+    run(c, m, 0.3);
+    return static_cast<double>(pool_stats().peak_bytes - before);
+  };
+  peak(2048);
+  const double small = peak(2048), large = peak(8192);
+  CHECK(large <= 4.2 * small);
+  CHECK(large < 8192.0 * 8192 * 4 / 8);
+}
+
+TEST_CASE("attention: wrong calls are refused with names and shapes") {
+  Case c(99, 2, 4, 4, 4, 2, 6, DType::f32);
+  const AttentionMask m = causal(2, 4);
+  const auto refused = [&](const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMask& mask, const std::string& text,
+                           double cap = 0) {
+    CHECK_THROWS_WITH(attention(q, k, v, mask, 1, cap), Catch::Contains("attention: ") && Catch::Contains(text));
+  };
+  refused(c.q, c.k, {}, m, "v is absent");
+  refused(c.q.reshape({2, 4, 24}), c.k, c.v, m, "[2, 4, 24]");
+  refused(c.q, c.k, c.v.slice(1, 0, 3), m, "v [2, 3, 2, 6]");
+  refused(c.q.slice(0, 0, 1), c.k, c.v, m, "batch");
+  refused(c.q.slice(2, 0, 3), c.k, c.v, m, "3 query heads");
+  refused(c.q.to(DType::f64), c.k, c.v, m, "f64, f32, f32");
+  refused(c.q.transpose(2, 3).clone().transpose(2, 3), c.k, c.v, m, "dense along its last dimension");
+  refused(c.q, c.k, c.v, {}, "q_positions");
+  refused(c.q, c.k, c.v, causal(2, 3), "i32[2, 4]");
+  AttentionMask wrong = m;
+  wrong.k_positions = Tensor::zeros({2, 4});
+  refused(c.q, c.k, c.v, wrong, "f32[2, 4]");
+  wrong = m;
+  wrong.k_segments = counting(2, 4);
+  refused(c.q, c.k, c.v, wrong, "no q_segments");
+  refused(c.q.slice(1, 0, 1), c.k, c.v, causal(2, 1), "k_positions may only be left out");
+  wrong = m;
+  wrong.window = -1;
+  refused(c.q, c.k, c.v, wrong, "window -1");
+  refused(c.q, c.k, c.v, m, "cap -2", -2);
+}
