@@ -3,8 +3,9 @@
 // and the data, row-major, offsets relative to byte 8 + N. A model in several files has beside them
 // model.safetensors.index.json = {"metadata": {...}, "weight_map": {"name": "file"}}.
 #pragma once
+#include <functional>
 #include <map>
-#include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,6 +60,28 @@ class Safetensors {
   std::map<std::string, TensorInfo, std::less<>> tensors_;
   std::map<std::string, std::string> metadata_;
 };
+
+using Metadata = std::map<std::string, std::string>;
+
+/// What a writer must know before the data come, because the header stands in front of them.
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape;
+};
+/// Delivers the tensor of a spec; called once for each, in the order of the file, and dropped after it is written.
+using TensorSource = std::function<Tensor(const std::string& name)>;
+/// CRC-32C of every tensor's bytes, by name.
+using TensorSums = std::map<std::string, uint32_t>;
+
+/// Writes one file, tensor by tensor, durably (tensor/io/durable.h). Tensors stand in the order of the reference library (wider
+/// dtypes first, then by name), each aligned to its size; the header is padded to 8 bytes. Dtype and shape must be as announced.
+TensorSums save_safetensors(const std::string& path, std::vector<TensorSpec>, const TensorSource&, const Metadata& = {});
+TensorSums save_safetensors(const std::string& path, std::span<const std::pair<std::string, Tensor>>, const Metadata& = {});
+
+/// Writes <stem>.safetensors, or shards of at most `shard_bytes` (one tensor at least) in the given order with their index.
+TensorSums save_sharded(const std::string& folder, const std::string& stem, const std::vector<TensorSpec>&, const TensorSource&,
+                        const Metadata& = {}, uint64_t shard_bytes = 5'000'000'000);
 
 /// "F32", "BF16", "F64", "I32".
 const char* safetensors_dtype(DType);

@@ -1,35 +1,20 @@
 // Safetensors against files the real library wrote, and against about eighty files broken on purpose.
-#include <unistd.h>
-
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 
 #include "tensor/io/json.h"
 #include "tensor/io/safetensors.h"
+#include "tests/support/temp_folder.h"
 
 using namespace facet;
+using facet::test::TempFolder;
 using Catch::Matchers::Contains;
 namespace fs = std::filesystem;
 
 namespace {
 
 const std::string goldens = FACET_GOLDENS;
-
-struct TempFolder {
-  fs::path path;
-  TempFolder() {
-    static int n = 0;
-    path = fs::temp_directory_path() / fmt::format("facet-io-{}-{}", ::getpid(), n++);
-    fs::create_directories(path);
-  }
-  ~TempFolder() { fs::remove_all(path); }
-  std::string write(const std::string& name, const std::string& bytes) const {
-    std::ofstream(path / name, std::ios::binary) << bytes;
-    return (path / name).string();
-  }
-};
 
 std::string little(uint64_t n) {
   std::string s;
