@@ -145,7 +145,7 @@ FACET_INLINE double max(double a, double b) { return a > b ? a : b; }
 FACET_INLINE double min(double a, double b) { return a < b ? a : b; }
 FACET_INLINE vf sqrt(vf x) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_sqrt_ps((__m512)x);
+  return (vf)_mm512_maskz_sqrt_ps(static_cast<__mmask16>(-1), (__m512)x);  // the unmasked form makes g++ 12 warn
 #else
   vf y;
   for (int i = 0; i < lanes; ++i) y[i] = __builtin_sqrtf(x[i]);  // one vector instruction after optimisation

@@ -1,0 +1,94 @@
+#include "optim/optimizer.h"
+
+#include <algorithm>
+#include <map>
+
+#include "tensor/kernels/copy.h"
+
+namespace facet {
+
+Optimizer::Optimizer(const char* kind, const std::vector<ParameterGroup>& groups, std::initializer_list<const char*> names)
+    : kind_(kind), names_(names) {
+  for (const ParameterGroup& g : groups) {
+    for (Parameter* p : g.parameters) {
+      if (!p || !p->value()) fail(Kind::usage, "{}: a parameter in the list is absent", kind);
+      if (!p->trains()) continue;
+      if (std::find(parameters_.begin(), parameters_.end(), p) != parameters_.end())
+        fail(Kind::usage, "{}: parameter \"{}\" {} is listed twice", kind, p->name, to_string(p->value().shape()));
+      if (!p->value().contiguous())
+        fail(Kind::usage, "{}: parameter \"{}\" {} is strided; expected dense values", kind, p->name,
+             to_string(p->value().shape()));
+      parameters_.push_back(p);
+      items_.push_back({p, g.lr_scale, g.weight_decay, p->value().shape(), p->value().dtype(), {}});
+    }
+  }
+}
+
+void Optimizer::step(double lr, double grad_scale) {
+  for (const Item& i : items_) {
+    const Tensor& value = i.parameter->value();
+    if (!(value.shape() == i.shape) || value.dtype() != i.dtype || !value.contiguous())
+      fail(Kind::usage, "{}: parameter \"{}\" was {} {} when the optimizer was built and is {} {} now", kind_, i.parameter->name,
+           name_of(i.dtype), to_string(i.shape), name_of(value.dtype()), to_string(value.shape()));
+  }
+  ++steps_;
+  for (Item& i : items_) {
+    const Tensor g = i.parameter->grad();
+    if (!g) continue;
+    update(i, g.dense().view(), lr * i.lr_scale, grad_scale);
+    i.parameter->clear_grad();
+  }
+}
+
+void Optimizer::drop_gradients() {
+  for (Parameter* p : parameters_) p->clear_grad();
+}
+
+size_t Optimizer::state_bytes() const {
+  size_t bytes = 0;
+  for (const Item& i : items_)
+    for (const Tensor& b : i.buffers)
+      if (b) bytes += static_cast<size_t>(b.numel() * size_of(b.dtype()));
+  return bytes;
+}
+
+NamedTensors Optimizer::state() const {
+  NamedTensors list;
+  list.emplace_back("step", Tensor::scalar(static_cast<double>(steps_), DType::i32));
+  std::map<std::string, int> seen;
+  for (const Item& i : items_) {
+    const std::string& name = i.parameter->name;
+    if (name.empty())
+      fail(Kind::usage, "{}: a parameter {} has no name, so its state cannot be stored", kind_, to_string(i.shape));
+    if (seen[name]++) fail(Kind::usage, "{}: two parameters are named \"{}\", so their state cannot be stored", kind_, name);
+    for (size_t k = 0; k < names_.size(); ++k)
+      if (i.buffers[k]) list.emplace_back(std::string(names_[k]) + "." + name, i.buffers[k]);
+  }
+  return list;
+}
+
+void Optimizer::load_state(const NamedTensors& given) {
+  std::map<std::string, const Tensor*> from;
+  for (const auto& [name, t] : given)
+    if (!from.emplace(name, &t).second) fail(Kind::file, "{} state: \"{}\" appears twice", kind_, name);
+  const NamedTensors own = state();
+  std::map<std::string, const Tensor*> unknown = from;
+  for (const auto& [name, t] : own) {
+    const auto found = from.find(name);
+    if (found == from.end()) fail(Kind::file, "{} state: \"{}\" is missing", kind_, name);
+    unknown.erase(name);
+    const Tensor& f = *found->second;
+    if (!f || f.dtype() != t.dtype() || !(f.shape() == t.shape()))
+      fail(Kind::file, "{} state: \"{}\" is {} {}, expected {} {}", kind_, name, name_of(f.dtype()), to_string(f.shape()),
+           name_of(t.dtype()), to_string(t.shape()));
+  }
+  if (!unknown.empty())
+    fail(Kind::file, "{} state: \"{}\" belongs to no parameter of this run", kind_, unknown.begin()->first);
+  const double steps = from.at("step")->item();
+  if (steps < 0) fail(Kind::file, "{} state: step is {}, expected a count", kind_, steps);
+  for (const auto& [name, t] : own)
+    if (name != "step") copy(from.at(name)->view(), t.out());
+  steps_ = static_cast<int64_t>(steps);
+}
+
+}  // namespace facet

@@ -1,0 +1,75 @@
+// What all optimizers share: the list of parameters, the step, and their state as named tensors.
+//
+//   AdamW optimizer({{.parameters = matrices, .weight_decay = 0.1}, {.parameters = norms}});
+//   for (int64_t i = 0; i < steps; ++i) {
+//     loss_and_backward();                                              // gradients add up in the parameters
+//     const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
+//     if (clip.finite()) optimizer.step(peak * schedule(i), clip.scale);
+//     else optimizer.drop_gradients();
+//   }
+#pragma once
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "autograd/parameter.h"
+
+namespace facet {
+
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+/// Parameters that share their settings.
+struct ParameterGroup {
+  std::vector<Parameter*> parameters;
+  double lr_scale = 1;      ///< times the rate given to step()
+  double weight_decay = 0;  ///< AdamW: decoupled, times the rate
+};
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+
+  /// Updates every parameter that has a gradient with lr * its group's scale, then drops the gradients. One without a gradient
+  /// (not part of this step's loss, or frozen since) is left alone, decay and moments included. grad_scale multiplies the
+  /// gradients as they are read: a clipping factor costs no pass of its own. Takes no memory unless a gradient is strided.
+  void step(double lr, double grad_scale = 1);
+  /// Instead of a step: forgets the gradients and leaves everything else.
+  void drop_gradients();
+
+  /// Those that trained when the optimizer was built, in the order given; the list never changes.
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  int64_t steps() const { return steps_; }
+  size_t state_bytes() const;
+
+  /// "step" (i32, rank 0) and per parameter what the optimizer remembers ("m.NAME", "v.NAME", ...): handles, no copies.
+  /// Throws when a parameter has no name or two share one.
+  NamedTensors state() const;
+  /// Copies a state back. Names, shapes and dtypes must be exactly those of state(); throws Error(Kind::file) naming the first
+  /// that is missing, unknown, repeated or different, before anything is changed. Load the parameters' values first.
+  void load_state(const NamedTensors&);
+
+ protected:
+  static constexpr int most_buffers = 3;
+  struct Item {
+    Parameter* parameter;
+    double lr_scale, weight_decay;
+    Shape shape;
+    DType dtype;
+    Tensor buffers[most_buffers];  ///< absent: this parameter needs none
+  };
+  /// `names`: of the buffers, at most most_buffers. Throws on an absent, repeated or strided parameter.
+  Optimizer(const char* kind, const std::vector<ParameterGroup>& groups, std::initializer_list<const char*> names);
+
+  virtual void update(Item&, View grad, double lr, double grad_scale) = 0;
+
+  const char* kind_;
+  std::vector<Item> items_;
+  int64_t steps_ = 0;  ///< while update() runs: this step's number, from 1
+
+ private:
+  std::vector<Parameter*> parameters_;
+  std::vector<const char*> names_;
+};
+
+}  // namespace facet

@@ -1,0 +1,23 @@
+// Stochastic gradient descent, for lessons and comparisons: p <- p - lr * u (tensor/kernels/adamw.h).
+#pragma once
+#include "optim/optimizer.h"
+
+namespace facet {
+
+struct SgdOptions {
+  double momentum = 0;    ///< trace <- momentum * trace + g, u = trace; 0: u = g and no state
+  bool nesterov = false;  ///< u = g + momentum * trace
+};
+
+/// State per parameter: "trace.NAME", with momentum only. f32 and f64 values; bf16 ones are refused, since most updates would
+/// vanish in their rounding (AdamW keeps an f32 master). Weight decay is refused too: in SGD there are two kinds.
+class Sgd final : public Optimizer {
+ public:
+  explicit Sgd(const std::vector<ParameterGroup>& groups, const SgdOptions& options = {});
+
+ private:
+  void update(Item&, View grad, double lr, double grad_scale) override;
+  SgdOptions options_;
+};
+
+}  // namespace facet
