@@ -9,6 +9,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "tensor/io/safetensors.h"
 #include "tests/support/compare.h"
 
 namespace facet::test {
@@ -23,33 +24,23 @@ std::string read_file(const std::string& relative) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-template <class T>
-Tensor values(const char* p, size_t bytes, const Shape& shape) {
-  std::vector<T> v(bytes / sizeof(T));
-  std::memcpy(v.data(), p, bytes);
-  if constexpr (std::is_same_v<T, int64_t>) return Tensor::from(std::vector<double>(v.begin(), v.end()), shape);
-  else return Tensor::from(v, shape);
+
+Tensor load(const Safetensors& file, const std::string& name, const TensorInfo& info) {
+  if (info.dtype != "I64") return file.load(name);
+  const std::vector<uint8_t> bytes = file.bytes(name);
+  std::vector<double> v(bytes.size() / 8);
+  for (size_t i = 0; i < v.size(); ++i) {
+    int64_t integer;
+    std::memcpy(&integer, bytes.data() + 8 * i, 8);
+    v[i] = static_cast<double>(integer);
+  }
+  return Tensor::from(v, info.shape);
 }
 }  // namespace
 
 Golden::Golden(const std::string& relative) : file_(relative) {
-  const std::string bytes = read_file(relative);
-  uint64_t header = 0;
-  std::memcpy(&header, bytes.data(), 8);
-  const json index = json::parse(bytes.substr(8, header));
-  for (const auto& [name, entry] : index.items()) {
-    if (name == "__metadata__") continue;
-    Shape shape;
-    for (int64_t d : entry["shape"]) shape.push(d);
-    const size_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
-    const char* p = bytes.data() + 8 + header + begin;
-    const std::string type = entry["dtype"];
-    tensors_[name] = type == "F64"    ? values<double>(p, end - begin, shape)
-                     : type == "F32"  ? values<float>(p, end - begin, shape)
-                     : type == "BF16" ? values<bf16>(p, end - begin, shape)
-                     : type == "I32"  ? values<int32_t>(p, end - begin, shape)
-                                      : values<int64_t>(p, end - begin, shape);
-  }
+  const Safetensors file(golden_path(relative));
+  for (const auto& [name, info] : file.tensors()) tensors_[name] = load(file, name, info);
 }
 
 const Tensor& Golden::operator[](const std::string& name) const {
