@@ -157,8 +157,36 @@ void Tensor::check_no_slot(const char* what) const {
          what);
 }
 
-Tensor Tensor::reshape(const Shape& wanted) const {
-  check_no_slot("reshape");
+namespace {
+// Strides of the same elements under another shape of equal size; false when that needs a copy. Walks old and new sizes from the
+// back: a new dimension may split an old run but not join two that are not adjacent.
+bool reshaped_strides(const Shape& old, const Shape& old_stride, const Shape& shape, Shape& stride) {
+  stride = dense_strides(shape);
+  if (shape.numel() == 0 || is_dense(old, old_stride)) return true;
+  int o = old.rank - 1;
+  int64_t run = 1, step = 0;
+  for (int i = shape.rank - 1; i >= 0; --i) {
+    if (shape[i] == 1) {
+      stride[i] = run == 1 ? 1 : step * run;
+      continue;
+    }
+    while (run == 1 && o >= 0) {  // next run of old dimensions that walk as one
+      if (old[o] == 1) { --o; continue; }
+      step = old_stride[o];
+      run = old[o--];
+      while (o >= 0 && (old[o] == 1 || old_stride[o] == step * run)) run *= old[o--];
+    }
+    if (run % shape[i]) return false;
+    stride[i] = step;
+    step *= shape[i];
+    run /= shape[i];
+  }
+  return true;
+}
+}  // namespace
+
+// Fills in the one size that may be -1.
+Shape Tensor::resolve(const Shape& wanted) const {
   Shape shape = wanted;
   int64_t known = 1;
   int open = -1;
@@ -170,37 +198,23 @@ Tensor Tensor::reshape(const Shape& wanted) const {
   if (open >= 0) shape[open] = known ? numel() / known : 0;
   if (shape.numel() != numel())
     fail(Kind::usage, "reshape: {} ({} elements) cannot become {}", to_string(shape_), numel(), to_string(wanted));
+  return shape;
+}
+
+Tensor Tensor::reshape(const Shape& wanted) const {
+  check_no_slot("reshape");
+  const Shape shape = resolve(wanted);
   Tensor t = *this;
   t.shape_ = shape;
-  if (contiguous()) {
-    t.stride_ = dense_strides(shape);
-    return t;
-  }
-  // Walk old and new sizes from the back; a new dimension may split an old run but not join two that are not adjacent.
-  t.stride_ = shape;
-  int o = rank() - 1;
-  int64_t run = 1, step = 0;
-  const auto refuse = [&] {
+  if (!reshaped_strides(shape_, stride_, shape, t.stride_))
     fail(Kind::usage, "reshape: {} with strides {} cannot become {} without a copy; call dense() first", to_string(shape_),
          to_string(stride_), to_string(wanted));
-  };
-  for (int i = shape.rank - 1; i >= 0; --i) {
-    if (shape[i] == 1) {
-      t.stride_[i] = run == 1 ? 1 : step * run;
-      continue;
-    }
-    while (run == 1 && o >= 0) {  // next run of old dimensions that walk as one
-      if (shape_[o] == 1) { --o; continue; }
-      step = stride_[o];
-      run = shape_[o--];
-      while (o >= 0 && (shape_[o] == 1 || stride_[o] == step * run)) run *= shape_[o--];
-    }
-    if (run % shape[i]) refuse();
-    t.stride_[i] = step;
-    step *= shape[i];
-    run /= shape[i];
-  }
   return t;
+}
+
+bool Tensor::reshapes(const Shape& shape) const {
+  Shape stride;
+  return reshaped_strides(shape_, stride_, resolve(shape), stride);
 }
 
 Tensor Tensor::permute(std::span<const int> order) const {

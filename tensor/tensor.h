@@ -77,6 +77,7 @@ class Tensor {
   // autograd/ops.h, or detach() first.
   Tensor detach() const;
   Tensor reshape(const Shape&) const;  ///< one size may be -1; the layout must allow it without a copy
+  bool reshapes(const Shape&) const;           ///< reshape needs no copy
   Tensor permute(std::initializer_list<int> order) const { return permute(std::span<const int>(order.begin(), order.size())); }
   Tensor permute(std::span<const int> order) const;
   Tensor transpose(int a, int b) const;
@@ -101,6 +102,7 @@ class Tensor {
   const void* raw() const { return static_cast<const char*>(storage_->data) + offset_ * size_of(dtype_); }
   void check_data(DType) const;
   void check_no_slot(const char* what) const;
+  Shape resolve(const Shape&) const;
 
   Ref<Storage> storage_;
   int64_t offset_ = 0;

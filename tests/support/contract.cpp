@@ -101,14 +101,22 @@ class Runner {
       if (got.y[k].dtype() == DType::i32) CHECK(close(got.y[k], expected.y[k], 0, 0));
       else compare(got.y[k], expected.y[k], d, d == DType::f32 ? c_.f32_nmse : c_.bf16_nmse);
     }
+    if (!c_.differentiable) return;
+    Tensors grads = expected.grad;
+    if (!recorded(slow, x)) {  // values only: the op's own f64 gradient, which gradcheck has proved, is the reference
+      if (d == DType::f64) return;
+      grads = gradients(c_.fused, in_f64(x), weights_for(expected.y), c_.gradcheck.fixed);
+    }
     for (size_t i = 0; i < got.grad.size(); ++i) {
-      if (!got.grad[i] || !recorded(slow, x)) continue;
+      if (!got.grad[i]) continue;
       INFO("gradient of input " << i);
-      compare(got.grad[i], expected.grad[i], d, d == DType::f32 ? c_.f32_grad_nmse : c_.bf16_grad_nmse);
+      compare(got.grad[i], grads[i], d, d == DType::f32 ? c_.f32_grad_nmse : c_.bf16_grad_nmse);
     }
   }
   void compare(const Tensor& a, const Tensor& b, DType d, double limit) const {
     if (d != DType::f64) {
+      // A handful of elements may all be rounded by the full half unit (2^-8 relative in bf16), twice in a gradient.
+      if (d == DType::bf16 && a.numel() < 64) limit = std::max(limit, 0x1p-14);
       CHECK(nmse_within(a, b, limit));
       return;
     }

@@ -24,7 +24,6 @@ std::string read_file(const std::string& relative) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-
 Tensor load(const Safetensors& file, const std::string& name, const TensorInfo& info) {
   if (info.dtype != "I64") return file.load(name);
   const std::vector<uint8_t> bytes = file.bytes(name);
