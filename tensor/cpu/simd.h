@@ -47,11 +47,11 @@ struct Some { int n; };  ///< 0 < n < lanes
 
 // ---- loads and stores, unaligned
 
-FACET_INLINE vf splat(float x) { return vf{} + x; }
+FACET_INLINE vf splat(float x) { return x - vf{}; }  // x - 0 is x, -0 included, and costs nothing; x + 0 is an addition
 /// x in the type a row of T is computed in.
 template <class T>
 FACET_INLINE Vec<T> broadcast(Acc<T> x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};
 }
 
 using cpu::narrow;  // of one number
