@@ -1,6 +1,6 @@
 #include "optim/sgd.h"
 
-#include "tensor/kernels/adamw.h"
+#include "tensor/kernels/sgd.h"
 
 namespace facet {
 

@@ -1,4 +1,4 @@
-// Stochastic gradient descent, for lessons and comparisons: p <- p - lr * u (tensor/kernels/adamw.h).
+// Stochastic gradient descent, for lessons and comparisons: p <- p - lr * u (tensor/kernels/sgd.h).
 #pragma once
 #include "optim/optimizer.h"
 

@@ -48,28 +48,6 @@ void adamw_as(const Out& p, const Out& master, const View& g, const Out& m, cons
 }
 
 template <class T>
-void sgd_as(const Out& p, const View& g, const Out& trace, const SgdStep& s) {
-  T* pp = p.as<T>();
-  T* pt = trace.as<T>();
-  const T* pg = g.as<T>();
-  const Vec<T> lr = broadcast<T>(static_cast<T>(s.lr)), momentum = broadcast<T>(static_cast<T>(s.momentum));
-  const Vec<T> scale = broadcast<T>(static_cast<T>(s.grad_scale));
-  parallel_for(p.numel(), grain, 4, [&](int64_t begin, int64_t end) {
-    for_row<T>(end - begin, [&](int64_t k, auto part) {
-      const int64_t i = begin + k;
-      const Vec<T> d = load(pg + i, part) * scale;
-      Vec<T> u = d;
-      if (pt) {
-        u = load(pt + i, part) * momentum + d;
-        store(pt + i, u, part);
-        if (s.nesterov) u = d + momentum * u;
-      }
-      store(pp + i, load(pp + i, part) - lr * u, part);
-    });
-  });
-}
-
-template <class T>
 void squares_as(const View& x, double* sums) {
   const T* px = x.as<T>();
   const int64_t n = x.numel();
@@ -98,11 +76,6 @@ void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) {
   else adamw_as<float, float>(p, master, g, m, v, step);
 }
 
-void sgd(Out p, View g, Out trace, const SgdStep& step) {
-  if (p.dtype == DType::f64) sgd_as<double>(p, g, trace, step);
-  else sgd_as<float>(p, g, trace, step);
-}
-
 void sum_of_squares(View x, Out sums) {
   if (x.dtype == DType::f64) squares_as<double>(x, sums.as<double>());
   else squares_as<float>(x, sums.as<double>());
@@ -111,5 +84,4 @@ void sum_of_squares(View x, Out sums) {
 }  // namespace facet::cpu::FACET_TIER
 
 FACET_TIERED(adamw)
-FACET_TIERED(sgd)
 FACET_TIERED(sum_of_squares)

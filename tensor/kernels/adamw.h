@@ -9,9 +9,6 @@
 // Otherwise master is null. In place by nature: p, master, m and v are read and written, and none may overlap another or g.
 // Rounding: f32 throughout (f64 for f64), the step's constants are computed in f64 and rounded once. 28 bytes a parameter in f32.
 //
-// sgd: p <- p - lr * u with trace <- momentum * trace + g and u = trace (nesterov: u = g + momentum * trace). p, g and trace f32
-// or f64, dense; null trace: u = g.
-//
 // sum_of_squares: sums[i] = sum of x^2 over the i-th block of squares_block elements of a dense x (f32 or f64); sums f64. Adding
 // them up in order gives the same bits on any number of threads.
 #pragma once
@@ -26,19 +23,12 @@ struct AdamwStep {
   int64_t t = 1;  ///< this update's number, from 1
 };
 
-struct SgdStep {
-  double lr = 0, momentum = 0, grad_scale = 1;
-  bool nesterov = false;
-};
-
 inline constexpr int64_t squares_block = 32768;
 
 namespace cpu {
 extern const Kernel<void(Out p, Out master, View g, Out m, Out v, const AdamwStep& step)> adamw;
-extern const Kernel<void(Out p, View g, Out trace, const SgdStep& step)> sgd;
 extern const Kernel<void(View x, Out sums)> sum_of_squares;
 }  // namespace cpu
 using cpu::adamw;
-using cpu::sgd;
 using cpu::sum_of_squares;
 }  // namespace facet
