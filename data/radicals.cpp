@@ -133,7 +133,7 @@ std::vector<Radical> make_radicals(const RadicalsOptions& o, RadicalSplit split)
   Draws draws(fold_in(fold_in(key(o.seed), 0x4add1ca1u), static_cast<uint32_t>(split)));
   std::vector<Radical> r;
   r.reserve(static_cast<size_t>(n));
-  const int64_t patience = 1000 * n + 100000;
+  const int64_t patience = 100 * n + 10000;
   for (int64_t tries = 0; static_cast<int64_t>(r.size()) < n; ++tries) {
     if (tries == patience) fail(Kind::usage, "radicals: these primes and lengths leave no problem for one of the splits");
     const bool longest = o.by_length && split == RadicalSplit::test;
