@@ -12,26 +12,33 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Of a shared packed operand at a time: the rest of k follows in further rounds.
 constexpr int64_t shared_floats = 4 << 20;
+// Of the packed operand, and of the partial sums, of a product in spans.
+constexpr int64_t span_floats = 1 << 20;
 // Multiply-adds run about this much faster than the element operations parallel_for counts in.
 constexpr int64_t madds_per_op = 16;
 
-// Lines whose starts fall into the same few sets of the first cache push each other out.
-bool conflicts(int64_t step) { return step % 1024 == 0; }
+// Packing costs some three steps of the micro-kernel per panel; fewer uses than this do not repay it.
+constexpr int64_t few_uses = 2;
 
-// A row-major a is read where it lies when few columns would repay packing it; one with unit line_step nearly is a panel.
-bool read_directly(const GemmOperand& a, int64_t columns) {
+// A row-major a costs nothing to read where it lies as long as its rows do not push each other out of the first cache (starts a
+// multiple of 4 KB apart); everything else is read once per panel of the other operand and better packed.
+bool read_directly(const GemmOperand& a, int64_t columns, const GemmTile& tile) {
   if (a.dtype != DType::f32) return false;
-  if (a.line_step == 1) return !conflicts(a.k_step);
-  return columns <= 128 && !conflicts(a.line_step);
+  if (a.line_step != 1 && a.k_step == 1 && columns <= 128 && a.line_step % 1024 != 0) return true;
+  return columns <= few_uses * tile.columns;
 }
-bool read_directly(const GemmOperand& b) { return b.dtype == DType::f32 && b.line_step == 1 && !conflicts(b.k_step); }
+bool read_directly(const GemmOperand& b, int64_t rows, int64_t width) {
+  return b.dtype == DType::f32 && b.line_step == 1 && rows <= few_uses * width;
+}
 
 void pack_shared(const GemmOperand& x, int64_t k0, int64_t k1, int64_t kc, float* to) {
-  const int64_t panels = x.panels(), blocks = ceil_div(k1 - k0, kc);
-  parallel_for(panels * blocks, 1, x.width * kc, [&](int64_t begin, int64_t end) {
+  constexpr int64_t at_once = 8;
+  const int64_t panels = x.panels(), across = ceil_div(panels, at_once), blocks = ceil_div(k1 - k0, kc);
+  parallel_for(across * blocks, 1, at_once * x.width * kc / 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t block = k0 + i / panels * kc, p = i % panels, next = std::min(block + kc, k1);
-      gemm_pack(x, p, p + 1, block, next, to + (block - k0) * panels * x.width + p * x.width * (next - block));
+      const int64_t block = k0 + i / across * kc, p = i % across * at_once, next = std::min(block + kc, k1);
+      gemm_pack(x, p, std::min(p + at_once, panels), block, next,
+                to + (block - k0) * panels * x.width + p * x.width * (next - block));
     }
   });
 }
@@ -42,24 +49,85 @@ int64_t task_lines(const GemmOperand& x, int64_t all_panels, int64_t kc) {
   return std::clamp<int64_t>(all_panels / 16, 1, most) * x.width;
 }
 
+int64_t block_length(int64_t k) {  // equal blocks, from k alone
+  return ceil_div(ceil_div(k, ceil_div(k, gemm_kc_limit)), 16) * 16;
+}
+
+int64_t panel_width(int64_t lines, int64_t most) {  // equal panels: 16 rows are 8 + 8, not 14 + 2
+  return ceil_div(lines, ceil_div(lines, most));
+}
+
+// ---- long sums into few columns, as the gradients of small weights: k is cut into spans that are summed apart and then added
+// in order. Where this is done and where the cuts are depends on k and the columns alone, so that rows stay independent.
+
+int64_t spans_of(int64_t k, int64_t columns) {
+  return k >= 2048 && k >= 8 * columns && k * columns <= span_floats ? std::min<int64_t>(8, k / 512) : 1;
+}
+
+void gemm_in_spans(GemmOperand a, int64_t k, const GemmGroup& g, float alpha) {
+  GemmOperand b = g.b;
+  const int64_t kc = block_length(k), n = b.lines, span = ceil_div(ceil_div(k, spans_of(k, n)), kc) * kc, spans = ceil_div(k, span);
+  const GemmTile tile = gemm_tile();
+  a.width = panel_width(a.lines, tile.rows);
+  b.width = tile.columns;
+
+  const GemmRead read_b = read_directly(b, a.lines, a.width) ? GemmRead::direct : GemmRead::panels;
+  Scratch packed(read_b == GemmRead::panels ? sizeof(float) * b.panels() * b.width * k : 1);
+  if (read_b == GemmRead::panels) pack_shared(b, 0, k, kc, packed.as<float>());
+  // Rows go by in slabs that bound the partial sums, and within a slab in equal groups of panels that a task can pack.
+  const int64_t slab = std::min(a.lines, std::max<int64_t>(1, span_floats / (spans * n * a.width)) * a.width);
+  const int64_t slab_panels = ceil_div(slab, a.width), most = gemm_task_floats / (kc * a.width);
+  const int64_t lines = ceil_div(slab_panels, ceil_div(slab_panels, most)) * a.width, groups = ceil_div(slab, lines);
+  Scratch partial(sizeof(float) * spans * slab * n);
+  for (int64_t m = 0; m < a.lines; m += slab) {
+    const int64_t rows = std::min(slab, a.lines - m);
+    parallel_for(spans * groups, 1, lines * n * span / madds_per_op, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t s = i / groups, first = i % groups * lines;
+        if (first >= rows) continue;
+        const GemmPart part{b, read_b, packed.as<float>() + s * span * b.panels() * b.width, 0, n,
+                            partial.as<float>() + (s * slab - m) * n, n, false};
+        gemm_task({a, GemmRead::pack, nullptr, m + first, m + std::min(first + lines, rows), s * span,
+                   std::min((s + 1) * span, k), kc, alpha, &part, 1});
+      }
+    });
+    parallel_for(rows, ceil_div(4096, n), n * spans, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        float* c = g.c + (m + i) * g.c_step;
+        const float* p = partial.as<float>() + i * n;
+        for (int64_t j = 0; j < n; ++j) {
+          float sum = g.accumulate ? c[j] + p[j] : p[j];
+          for (int64_t s = 1; s < spans; ++s) sum += p[s * slab * n + j];
+          c[j] = sum;
+        }
+      }
+    });
+  }
+}
+
 }  // namespace
 
 void gemm_packed(GemmOperand a, int64_t k, std::span<const GemmGroup> groups, float alpha) {
   const GemmTile tile = gemm_tile();
-  const int64_t kc = ceil_div(ceil_div(k, ceil_div(k, gemm_kc_limit)), 16) * 16;  // equal blocks, from k alone
-  a.width = ceil_div(a.lines, ceil_div(a.lines, tile.rows));                      // equal panels: 16 rows are 8 + 8, not 14 + 2
+  const int64_t kc = block_length(k);
+  a.width = panel_width(a.lines, tile.rows);
 
   pool_vector<GemmPart> parts;
   parts.reserve(groups.size());
   int64_t columns = 0, panels = 0;
   for (const GemmGroup& g : groups) {
+    if (spans_of(k, g.b.lines) > 1) {
+      gemm_in_spans(a, k, g, alpha);
+      continue;
+    }
     GemmOperand b = g.b;
     b.width = tile.columns;
     columns += b.lines;
     panels += b.panels();
-    parts.push_back({b, read_directly(b) ? GemmRead::direct : GemmRead::pack, nullptr, 0, b.lines, g.c, g.c_step, g.accumulate});
+    parts.push_back({b, read_directly(b, a.lines, a.width) ? GemmRead::direct : GemmRead::pack, nullptr, 0, b.lines, g.c, g.c_step, g.accumulate});
   }
-  GemmRead read_a = read_directly(a, columns) ? GemmRead::direct : GemmRead::pack;
+  if (parts.empty()) return;
+  GemmRead read_a = read_directly(a, columns, tile) ? GemmRead::direct : GemmRead::pack;
 
   // The operand with fewer lines is shared by all tasks, so it is packed first; the other is cut into tasks, which pack their
   // own lines while these are in the cache. Either way each element is packed once.
@@ -88,6 +156,8 @@ void gemm_packed(GemmOperand a, int64_t k, std::span<const GemmGroup> groups, fl
       p.panels = to;
       to += p.b.panels() * p.b.width * (k1 - k0);
     }
+    if (k0 > 0)
+      for (GemmPart& p : parts) p.accumulate = true;
     GemmTask all{a, read_a, packed.as<float>(), 0, a.lines, k0, k1, kc, alpha, parts.data(), static_cast<int>(parts.size())};
 
     if (by_rows) {

@@ -124,30 +124,36 @@ FACET_INLINE void pack_transposed(const T* x, int64_t line_step, int lines, int6
   }
 }
 
-// Lines side by side: each step of k is copied.
+// Lines side by side: each step of k is read through once and dealt out to the panels.
 template <class T>
-FACET_INLINE void pack_straight(const T* x, int64_t k_step, int lines, int64_t k, float* to, int64_t width) {
+FACET_INLINE void pack_straight(const T* x, int64_t k_step, int64_t lines, int64_t k, float* to, int64_t width) {
   for (int64_t j = 0; j < k; ++j, x += k_step, to += width) {
-    int i = 0;
-    for (; i + W <= lines; i += W) store(to + i, load(x + i));
-    if (i < lines) {
-      store_some(to + i, load_some(x + i, lines - i), lines - i);
-      i = lines;
+    float* t = to;
+    for (int64_t first = 0; first < lines; first += width, t += k * width) {
+      const int64_t n = lines - first < width ? lines - first : width;
+      int64_t i = 0;
+      for (; i + W <= n; i += W) store(t + i, load(x + first + i));
+      if (i < n) {
+        store_some(t + i, load_some(x + first + i, static_cast<int>(n - i)), static_cast<int>(n - i));
+        i = n;
+      }
+      for (; i < width; ++i) t[i] = 0;
     }
-    for (; i < width; ++i) to[i] = 0;
   }
 }
 
 template <class T>
 void pack_panels(const GemmOperand& x, int64_t p0, int64_t p1, int64_t k0, int64_t k1, float* to) {
   const int64_t k = k1 - k0, width = x.width;
+  if (x.line_step == 1) {
+    const int64_t begin = p0 * width, end = p1 * width < x.lines ? p1 * width : x.lines;
+    return pack_straight(static_cast<const T*>(x.data) + begin + k0 * x.k_step, x.k_step, end - begin, k, to, width);
+  }
   for (int64_t p = p0; p < p1; ++p, to += k * width) {
     const int64_t left = x.lines - p * width;
     const int lines = static_cast<int>(left < width ? left : width);
     const T* from = static_cast<const T*>(x.data) + p * width * x.line_step + k0 * x.k_step;
-    if (x.line_step == 1) {
-      pack_straight(from, x.k_step, lines, k, to, width);
-    } else if (x.k_step == 1) {
+    if (x.k_step == 1) {
       for (int c = 0; c < width; c += W) {
         const int columns = width - c < W ? static_cast<int>(width) - c : W;
         const int filled = lines - c < 0 ? 0 : lines - c < columns ? lines - c : columns;
@@ -168,6 +174,11 @@ void pack_panels(const GemmOperand& x, int64_t p0, int64_t p1, int64_t k0, int64
 template <int M, int Vectors, bool Unit>
 void multiply(int64_t k, const float* a, int64_t line_a, int64_t step_a, const float* b, int64_t step_b, float* c,
               int64_t c_step, int n, float alpha, bool add) {
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors * W; j += 16) __builtin_prefetch(c + i * c_step + j, 1);
+  }
   V sum[M][Vectors] = {};
   for (; k > 0; --k, a += step_a, b += step_b) {
     V vb[Vectors];
@@ -180,6 +191,7 @@ void multiply(int64_t k, const float* a, int64_t line_a, int64_t step_a, const f
       for (int j = 0; j < Vectors; ++j) sum[i][j] += va * vb[j];
     }
   }
+  asm("" : "+r"(c), "+r"(c_step));  // or the compiler keeps c's addresses across the loop and spills what the loop needs
   const int last = n - (Vectors - 1) * W;
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
@@ -228,7 +240,7 @@ constexpr int64_t cached_panels = 28;
 // One block of k of one part: for each panel of b, which then sits in the first cache, all panels of a.
 FACET_INLINE void multiply_part(const GemmTask& t, const GemmPart& p, const Window& a, int64_t block, int64_t k, float* own) {
   const Window b = window(p.b, p.read, p.panels, p.n0, p.n1, t.k0, k, block, own);
-  const bool add = p.accumulate || block > 0;
+  const bool add = p.accumulate || block > t.k0;
   alignas(64) float tail[gemm_kc_limit * NR];  // the last, narrower panel of a b that is read where it lies
   const bool own_tail = p.read == GemmRead::direct && p.b.lines % NR && p.n1 == p.b.lines;
   if (own_tail) pack_panels<float>(p.b, p.b.panels() - 1, p.b.panels(), block, block + k, tail);

@@ -33,7 +33,7 @@ struct GemmPart {
   int64_t n0, n1;
   float* c;  ///< f32, unit column stride
   int64_t c_step;
-  bool accumulate;  ///< for the block at k = 0; later ones always add
+  bool accumulate;  ///< for the block at k0; later ones always add
 };
 
 /// Rows [m0, m1) of a times some columns, over a range of k. Begins are multiples of the panel widths, k0 of kc. Either a or the
