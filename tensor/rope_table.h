@@ -5,23 +5,9 @@
 #include <memory>
 #include <span>
 
-#include "tensor/view.h"
+#include "tensor/rope_rows.h"
 
 namespace facet {
-
-/// What a kernel sees of a table: row p is [cos | sin], Dh numbers of f32 or f64, at page[p >> bits] + (p & mask) * Dh.
-struct RopeRows {
-  static constexpr int bits = 9;
-  static constexpr int64_t page_rows = int64_t{1} << bits;
-
-  const void* const* pages = nullptr;
-  int64_t head_dim = 0;
-
-  template <class A>
-  FACET_INLINE const A* row(int64_t p) const {
-    return static_cast<const A*>(pages[p >> bits]) + (p & (page_rows - 1)) * head_dim;
-  }
-};
 
 /// A handle; copies share one table. Pages of 512 positions are computed when a position in them is first asked for, and stay
 /// where they are, so rows() of one thread remain valid while another thread extends the table.

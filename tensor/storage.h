@@ -6,12 +6,9 @@
 #include <cstdint>
 #include <utility>
 
-namespace facet {
+#include "tensor/scratch.h"
 
-/// Memory from the pool, aligned to 64 bytes. Throws Error(Kind::memory) when the system or the limit refuses.
-/// Sizes are rounded up to four classes per octave; freed blocks stay in the pool for the next request of the class.
-void* pool_alloc(size_t bytes);
-void pool_free(void* p) noexcept;
+namespace facet {
 
 struct PoolStats {
   size_t live_bytes;   ///< handed out now (rounded to classes)
@@ -26,22 +23,6 @@ void pool_reset_peak();
 void pool_trim();
 /// Refuses to hold more than this; 0 = no limit.
 void pool_set_limit(size_t bytes);
-
-/// A block of the pool for the lifetime of a scope: kernel scratch.
-class Scratch {
- public:
-  explicit Scratch(size_t bytes) : p_(pool_alloc(bytes)) {}
-  ~Scratch() { pool_free(p_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(p_);
-  }
-
- private:
-  void* p_;
-};
 
 /// Base of intrusively counted objects.
 struct Counted {

@@ -152,6 +152,7 @@ FACET_INLINE vf sqrt(vf x) {
   return y;
 #endif
 }
+FACET_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }
 FACET_INLINE double sqrt(double x) { return __builtin_sqrt(x); }
 
 FACET_INLINE vi iota() {

@@ -5,9 +5,10 @@
 //   tensor/cpu/scale.cpp      namespace facet::cpu::FACET_TIER { void scale(View x, double s, Out y) { ... } }
 //                             FACET_TIERED(scale)
 //
-// Rules for such files: no Eigen, no OpenMP, no exceptions, no standard containers; nothing but tensor/view.h, tensor/parallel.h,
-// tensor/math.h, tensor/cpu/*.h and kernel headers. Everything lives in the tier's namespace or is FACET_INLINE: an inline
-// function emitted out of line under -mavx512f would be picked by the linker for every machine. A test reads the symbols.
+// Rules for such files: no Eigen, no OpenMP, no exceptions, no standard containers; nothing but tensor/view.h,
+// tensor/parallel.h, tensor/scratch.h, tensor/math.h, tensor/cpu/*.h and kernel headers. Everything lives in the tier's
+// namespace or is FACET_INLINE: an inline function emitted out of line under -mavx512f would be picked by the linker for every
+// machine. A test reads the symbols.
 #pragma once
 #include "tensor/view.h"
 

@@ -1,0 +1,33 @@
+#include "tensor/kernels/rms_norm.h"
+
+#include "autograd/ops.h"
+#include "autograd/ops/rows.h"
+
+namespace facet {
+namespace {
+
+struct RmsNormGrad {
+  Saved x, w, rstd;  // w only when x wants a gradient
+  void operator()(Grads dy, Sinks dx) {
+    const DType t = x.get().dtype();
+    rms_norm_backward(dy[0].view(), x.view(), w ? w.view() : View{}, rstd.view(), dx[0].dst(t), dx[1].dst(acc_dtype(t)));
+  }
+};
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
+  check_floating("rms_norm", "x", x);
+  if (x.rank() < 1) fail(Kind::usage, "rms_norm: x is a scalar, expected [.., D]");
+  check_norm_weight("rms_norm", x, w);
+  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  const bool record = tracing(x, w);
+  if (x.numel() == 0 && !record) return y;
+  const Tensor rows = with_dense_rows(x);
+  const Tensor rstd = record ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype())) : Tensor{};
+  rms_norm(rows.view(), w.view(), eps, y.out(), record ? rstd.out() : Out{});
+  if (record) attach("rms_norm", {&y}, {&x, &w}, RmsNormGrad{rows, x.slot() ? Saved(w) : Saved(), rstd});
+  return y;
+}
+
+}  // namespace facet

@@ -1,0 +1,28 @@
+// What the row-wise ops check and prepare alike.
+#pragma once
+#include "tensor/tensor.h"
+
+namespace facet {
+
+/// Kernels read rows whose elements are contiguous; a tensor without such rows (transposed, expanded along the last dimension) is
+/// copied once. The result carries no history.
+inline Tensor with_dense_rows(const Tensor& x) {
+  const Tensor t = x.detach();
+  return t.rank() == 0 || t.dim(-1) <= 1 || t.stride()[-1] == 1 ? t : t.dense();
+}
+
+inline void check_floating(const char* op, const char* name, const Tensor& x) {
+  if (!x) fail(Kind::usage, "{}: {} is absent", op, name);
+  if (x.dtype() == DType::i32) fail(Kind::usage, "{}: {} {} is i32, expected f32, bf16 or f64", op, name, to_string(x.shape()));
+}
+
+/// The weight of a norm over the last dimension of x: [D], f64 with f64, else f32 or bf16 whatever x is.
+inline void check_norm_weight(const char* op, const Tensor& x, const Tensor& w) {
+  check_floating(op, "w", w);
+  if (w.rank() != 1 || w.dim(0) != x.dim(-1))
+    fail(Kind::usage, "{}: w {} does not fit x {}: expected w [{}]", op, to_string(w.shape()), to_string(x.shape()), x.dim(-1));
+  if (acc_dtype(w.dtype()) != acc_dtype(x.dtype()))
+    fail(Kind::usage, "{}: w is {} and x is {}: cast one of them", op, name_of(w.dtype()), name_of(x.dtype()));
+}
+
+}  // namespace facet

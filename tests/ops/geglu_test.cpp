@@ -1,0 +1,57 @@
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "autograd/ops.h"
+#include "tests/support/contract.h"
+#include "tests/support/goldens.h"
+
+using namespace facet;
+using namespace facet::test;
+
+namespace {
+
+Contract contract() {
+  Contract c;
+  c.name = "geglu";
+  c.samples = 17;
+  c.inputs = [](Random& r, int sample) -> Tensors {
+    const int64_t f = sample == 16 ? 4099 : awkward_size(sample), n = sample == 16 ? 2 : 1 + sample % 5;
+    if (sample % 3 == 1) {  // halves of one fused projection
+      const Tensor both = r.normal({n, 2 * f}, DType::f64, 2);
+      return {both.slice(1, 0, f), both.slice(1, f, 2 * f)};
+    }
+    return {with_layout(r.normal({n, f}, DType::f64, 2), all_layouts[sample % 5]),
+            with_layout(r.normal({n, f}), all_layouts[(sample + 2) % 5])};
+  };
+  c.fused = [](const Tensors& x) { return geglu(x[0], x[1]); };
+  return c;
+}
+
+}  // namespace
+
+TEST_CASE("geglu: contract") {
+  Contract c = contract();
+  c.composite = [](const Tensors& x) {
+    const std::vector<double> g = x[0].to_vector(), u = x[1].to_vector();
+    std::vector<double> y(g.size());
+    for (size_t i = 0; i < y.size(); ++i)
+      y[i] = 0.5 * g[i] * (1 + std::tanh(std::sqrt(2 / M_PI) * (g[i] + 0.044715 * g[i] * g[i] * g[i]))) * u[i];
+    return Tensor::from(y, x[0].shape());
+  };
+  check_contract(c);
+}
+
+TEST_CASE("geglu: goldens") {
+  check_op_goldens("geglu", {"gate", "up"}, [](const OpCase&, const Tensors& x) { return Tensors{geglu(x[0], x[1])}; });
+}
+
+TEST_CASE("geglu: the gate is the first argument; extremes") {
+  const Tensor g = Tensor::from({-3, -1, 0.5f, 2, 1e4f, -1e4f, 0}, {7}), one = Tensor::full({7}, 1);
+  CHECK(close(geglu(g, one), Tensor::from({-0.003637392f, -0.158808009f, 0.345714010f, 1.954597694f, 1e4f, 0, 0}, {7}), 1e-6, 1e-9));
+  CHECK(geglu(Tensor::from({-1}, {1}), Tensor::from({2}, {1})).item() == Approx(2 * -0.158808009));
+}
+
+TEST_CASE("geglu: errors") {
+  CHECK_THROWS_WITH(geglu(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})), Catch::Contains("geglu: gate f32 [2, 3] and up f32 [2, 4]"));
+  CHECK_THROWS_AS(geglu(Tensor::zeros({2}), Tensor::zeros({2}, DType::bf16)), Error);
+}

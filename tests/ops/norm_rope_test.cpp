@@ -1,0 +1,141 @@
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <map>
+#include <thread>
+
+#include "autograd/ops.h"
+#include "tests/support/contract.h"
+#include "tests/support/goldens.h"
+
+using namespace facet;
+using namespace facet::test;
+
+namespace {
+
+Tensor slow(const Tensor& x, const Tensor& w, double eps, const Tensor& positions, double base, double factor) {
+  const std::vector<double> vx = x.to_vector(), vp = positions.to_vector();
+  const std::vector<double> vw = w ? w.to_vector() : std::vector<double>(x.dim(3), 0);
+  std::vector<double> y(vx.size());
+  const int64_t h = x.dim(2), d = x.dim(3);
+  for (int64_t row = 0; row < x.shape().rows(); ++row) {
+    const double p = std::max(0.0, vp[row / h]);
+    double sum = 0;
+    for (int64_t i = 0; i < d; ++i) sum += vx[row * d + i] * vx[row * d + i];
+    const double root = w ? 1 / std::sqrt(sum / double(d) + eps) : 1;
+    auto n = [&](int64_t i) { return vx[row * d + i] * root * (1 + vw[i]); };
+    for (int64_t i = 0; i < d / 2; ++i) {
+      const double angle = p / std::pow(base, 2.0 * double(i) / double(d)) / factor;
+      y[row * d + i] = n(i) * std::cos(angle) - n(i + d / 2) * std::sin(angle);
+      y[row * d + i + d / 2] = n(i + d / 2) * std::cos(angle) + n(i) * std::sin(angle);
+    }
+  }
+  return Tensor::from(y, x.shape());
+}
+
+// x as one of the heads' windows of a fused q, k, v projection, or another layout.
+Tensor input(Random& r, int sample, int64_t b, int64_t t, int64_t h, int64_t d) {
+  if (sample % 3 == 1) return r.normal({b, t, h + 2, d}).slice(2, 1, h + 1);
+  return with_layout(r.normal({b, t, h, d}), all_layouts[sample % 5]);
+}
+
+const RopeTable& table_for(int64_t head_dim) {  // one per size: every table computes its own pages
+  static std::map<int64_t, RopeTable> tables;
+  return tables.try_emplace(head_dim, head_dim, 1e4, 2).first->second;
+}
+
+Contract contract(bool norm) {
+  Contract c;
+  c.name = norm ? "norm_rope" : "rope";
+  c.samples = 17;
+  c.inputs = [norm](Random& r, int sample) -> Tensors {
+    const bool large = sample == 16;
+    const int64_t b = large ? 2 : 1 + sample % 2, t = large ? 40 : 1 + sample % 4, h = 1 + sample % 3;
+    const int64_t d = large ? 64 : 2 * awkward_size(sample);
+    Tensor positions = r.ids({b, t}, 900);
+    if (sample % 4 == 2) positions.out().as<int32_t>()[0] = -1;
+    Tensors x{input(r, sample, b, t, h, d), positions};
+    if (norm) x.push_back(r.normal({d}, DType::f64, 0.3));
+    return x;
+  };
+  c.fused = [](const Tensors& x) {
+    return norm_rope(x[0], x.size() > 2 ? x[2] : Tensor(), 1e-6, x[1], table_for(x[0].dim(3)));
+  };
+  return c;
+}
+
+}  // namespace
+
+TEST_CASE("norm_rope: contract") {
+  for (bool norm : {true, false}) {
+    Contract c = contract(norm);
+    c.composite = [](const Tensors& x) { return slow(x[0], x.size() > 2 ? x[2] : Tensor(), 1e-6, x[1], 1e4, 2); };
+    check_contract(c);
+  }
+}
+
+TEST_CASE("norm_rope: goldens") {
+  check_op_goldens("rope", {"x"}, [](const OpCase& c, const Tensors& x) {
+    const RopeTable table(x[0].dim(3), c.attribute("base"), c.attribute("factor"));
+    return Tensors{norm_rope(x[0], {}, 0, c.in("positions"), table)};
+  });
+}
+
+TEST_CASE("norm_rope: known numbers, half-split pairs") {
+  const Tensor x = Tensor::from({1, 2, 3, 4}, {1, 1, 1, 4}), p = Tensor::full({1, 1}, 3, DType::i32);
+  CHECK(close(norm_rope(x, {}, 0, p, RopeTable(4, 1e4)),
+              Tensor::from({-1.4133525f, 1.8791181f, -2.8288575f, 4.0581911f}, {1, 1, 1, 4}), 1e-6));
+  CHECK(close(norm_rope(x, {}, 0, p, RopeTable(4, 1e6, 8)),
+              Tensor::from({-0.1683100f, 1.9984999f, 3.1577954f, 4.0007497f}, {1, 1, 1, 4}), 1e-6));
+}
+
+TEST_CASE("rope table: any position up to its limit, pages built where asked, angles exact") {
+  const RopeTable table(16, 1e4);
+  const size_t before = pool_stats().live_bytes;
+  const std::vector<int32_t> far{131071, 4194303, -5};
+  const RopeRows rows = table.rows(far, DType::f64), narrow = table.rows(far, DType::f32);
+  CHECK(pool_stats().live_bytes - before < 400'000);  // three pages of 512 rows per dtype, not 4 million rows
+  for (int64_t p : {int64_t{131071}, int64_t{4194303}, int64_t{0}})
+    for (int64_t i = 0; i < 8; ++i) {
+      const double angle = double(p) / std::pow(1e4, double(i) / 8);
+      CHECK(rows.row<double>(p)[i] == std::cos(angle));
+      CHECK(rows.row<double>(p)[8 + i] == std::sin(angle));
+      CHECK(narrow.row<float>(p)[i] == static_cast<float>(std::cos(angle)));
+    }
+  const std::vector<int32_t> beyond{3, 4194304};
+  CHECK_THROWS_WITH(table.rows(beyond, DType::f32), Catch::Contains("position 4194304 is beyond"));
+}
+
+TEST_CASE("rope table: threads may extend one table while others read it") {
+  const RopeTable table(8, 1e4);
+  std::vector<std::thread> workers;
+  std::vector<double> got(4);
+  for (int k = 0; k < 4; ++k)
+    workers.emplace_back([&, k] {
+      for (int32_t p = 0; p < 20000; p += 400) {
+        const int32_t position = p + k;
+        got[k] += table.rows({&position, 1}, DType::f64).row<double>(position)[0] - std::cos(double(position));
+      }
+    });
+  for (std::thread& w : workers) w.join();
+  for (double g : got) CHECK(g == 0);
+}
+
+TEST_CASE("norm_rope: the norm sees one head, not all, and runs before the rotation") {
+  Random r(3);
+  const Tensor x = r.normal({1, 1, 2, 8}, DType::f32), w = r.normal({8}, DType::f32), p = Tensor::full({1, 1}, 5, DType::i32);
+  const RopeTable table(8, 1e4);
+  const Tensor together = norm_rope(x, w, 1e-6, p, table);
+  for (int h = 0; h < 2; ++h)
+    CHECK(bitwise_equal(together.slice(2, h, h + 1).dense(), norm_rope(x.slice(2, h, h + 1), w, 1e-6, p, table)));
+  const Tensor normed = rms_norm(x, w, 1e-6);
+  CHECK(close(together, norm_rope(normed, {}, 0, p, table), 1e-6, 1e-6));
+}
+
+TEST_CASE("norm_rope: errors") {
+  const Tensor x = Tensor::zeros({1, 2, 3, 8}), p = Tensor::zeros({1, 2}, DType::i32);
+  CHECK_THROWS_WITH(norm_rope(x, {}, 0, p, RopeTable(6, 1e4)), Catch::Contains("norm_rope: x [1, 2, 3, 8]"));
+  CHECK_THROWS_WITH(norm_rope(x, {}, 0, Tensor::zeros({2}, DType::i32), RopeTable(8, 1e4)), Catch::Contains("positions"));
+  CHECK_THROWS_WITH(norm_rope(x, Tensor::zeros({3}), 0, p, RopeTable(8, 1e4)), Catch::Contains("norm_rope: w [3]"));
+  CHECK_THROWS_AS(RopeTable(7, 1e4), Error);
+  CHECK_THROWS_AS(RopeTable(8, 0), Error);
+}
