@@ -54,6 +54,8 @@ std::vector<Assignment> read_command_line(const Options& options, const Values& 
     }
     if (option->is_flag() && !has_value) {
       value = off ? "false" : "true";
+    } else if (const std::string* bare = has_value ? nullptr : option->bare(i + 1 < args.size() ? &args[i + 1] : nullptr)) {
+      value = *bare;
     } else if (!has_value) {
       if (i + 1 == args.size()) fail(Kind::usage, "{} needs a value ({})", shown, option->metavar());
       value = args[++i];

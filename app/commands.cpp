@@ -3,12 +3,18 @@
 
 namespace facet::app {
 
+Command data_check_command();
+Command data_preview_command();
+Command data_stats_command();
 Command env_command();
 Command inspect_model_command();
 Command inspect_run_command();
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> list{
+      data_check_command(),
+      data_preview_command(),
+      data_stats_command(),
       inspect_model_command(),
       inspect_run_command(),
       env_command(),

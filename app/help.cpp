@@ -50,14 +50,15 @@ std::string Options::help(const std::string& summary, const std::string& details
       const std::string word = o.metavar() + (o.is_list() ? "..." : "");
       usage += o.is_required() ? " " + word : " [" + word + "]";
     }
-  std::vector<std::string> sections = sections_;
-  sections.insert(sections.begin(), "");
-  for (const std::string& s : sections) {
+  const auto group = [&](const std::string& title, const std::string& section, size_t begin, size_t end) {
     std::string rows;
-    for (const Option& o : list_)
-      if (o.section == s) rows += row(o, with_aliases);
-    if (!rows.empty()) body += "\n" + (s.empty() ? "options" : s) + ":\n" + rows;
-  }
+    for (size_t i = begin; i < std::min(end, list_.size()); ++i)
+      if (list_[i].section == section) rows += row(list_[i], with_aliases);
+    if (!rows.empty()) body += "\n" + title + ":\n" + rows;
+  };
+  group("options", "", 0, common_);
+  for (const std::string& s : sections_) group(s, s, 0, list_.size());
+  group("all commands", "", common_, list_.size());
   return fmt::format(
       "{} [options]\n\n{}\n{}{}\n"
       "Every option can also stand in a --config file (YAML, same names, sections only group) or in the environment\n"

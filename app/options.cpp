@@ -110,6 +110,11 @@ bool Option::answers_to(const std::string& n) const {
   return n == name || std::find(aliases_.begin(), aliases_.end(), n) != aliases_.end();
 }
 
+const std::string* Option::bare(const std::string* next) const {
+  if (bare_.empty() || (next && std::find(choices_.begin(), choices_.end(), *next) != choices_.end())) return nullptr;
+  return &bare_;
+}
+
 std::string Option::env() const {
   std::string s = "FACET_" + name;
   for (char& c : s) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));

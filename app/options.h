@@ -57,6 +57,8 @@ class Option {
   Option& range(double low, double high) { return range_ = {low, high}, *this; }
   Option& metavar(std::string word) { return metavar_ = std::move(word), *this; }  ///< stands for the value in the help
   Option& verbatim() { return verbatim_ = true, *this; }    ///< a list whose items may hold commas: repeat the flag instead
+  /// --mask without a value means this; for options with choices only, so that the next word can be told from a value.
+  Option& bare(std::string value) { return bare_ = std::move(value), *this; }
   Option& transient() { return transient_ = true, *this; }  ///< about this call only: not in the resolved config
   Option& call_only() { return transient().call_only_ = true, *this; }  ///< and never from a file
   /// f(value) returns a complaint ("must be a power of two") or "".
@@ -76,6 +78,8 @@ class Option {
   bool is_call_only() const { return call_only_; }
   bool is_verbatim() const { return verbatim_; }
   bool answers_to(const std::string& n) const;
+  /// The value that the flag alone stands for when `next` (null at the end) is not one of the choices; null when it needs one.
+  const std::string* bare(const std::string* next) const;
   char letter() const { return letter_; }
   const Values& aliases() const { return aliases_; }
   const Values& choices() const { return choices_; }
@@ -88,7 +92,7 @@ class Option {
   Field field_;
   Values fallback_, aliases_, choices_;
   std::optional<std::pair<double, double>> range_;
-  std::string metavar_;
+  std::string metavar_, bare_;
   std::function<std::string(const std::string&)> check_;
   char letter_ = 0;
   bool positional_ = false, required_ = false, verbatim_ = false, transient_ = false, call_only_ = false;
@@ -102,6 +106,7 @@ class Options {
   // ---- declaring
   void section(std::string name);  ///< group of the options that follow: heading of the help, optional map in a file
   Option& add(std::string name, Option::Field field, std::string help);
+  void begin_common() { section(""), common_ = list_.size(); }  ///< what follows is the same for all commands: last in the help
   /// Keys "prefix.*" are collected untouched, e.g. model.sliding_window for whoever builds the model.
   void pass_through(std::string prefix, std::map<std::string, std::string>& into);
   /// Values behind --preset NAME, which this adds.
@@ -130,6 +135,7 @@ class Options {
   bool has_section(const std::string& name) const;
 
   std::string command_, section_;
+  size_t common_ = SIZE_MAX;
   std::deque<Option> list_;  // a deque, because add() hands out references
   std::vector<std::string> sections_;
   std::map<std::string, std::map<std::string, std::string>*> passed_;

@@ -114,7 +114,7 @@ int run_command(const std::vector<std::string>& args) {
 }  // namespace
 
 void Common::declare_common(Options& o) {
-  o.section("");
+  o.begin_common();
   o.add("config", &config, "YAML file with any of these options").letter('c').metavar("FILE").call_only();
   o.add("set", &set, "set any key, e.g. train.lr=1e-3 (repeatable)").metavar("KEY=VALUE").verbatim().call_only();
   o.add("seed", &seed, "same seed, same bits").range(0, 9e15);

@@ -35,7 +35,7 @@ struct Sample {
     o.add("clip", &clip, "largest norm");
     o.add("pack", &pack, "several per row");
     o.add("bos", &bos, "start token");
-    o.add("optimizer", &optimizer, "which").choices({"adamw", "sgd", "muon"});
+    o.add("optimizer", &optimizer, "which").choices({"adamw", "sgd", "muon"}).bare("sgd");
     o.section("lora");
     o.add("lora-targets", &targets, "which maps");
     o.section("grpo");
@@ -92,6 +92,9 @@ TEST_CASE("options: every spelling of a flag reaches its field") {
   CHECK(Parsed({"--clip", "-1"}).clip == -1);
   CHECK(Parsed({"--clip", "-.5"}).clip == -.5);
   CHECK(Parsed({"--pack"}).pack);
+  CHECK(Parsed({"--optimizer", "--pack"}).optimizer == "sgd");
+  CHECK(Parsed({"--optimizer", "muon", "m"}).optimizer == "muon");
+  CHECK(Parsed({"--optimizer", "m"}).model == "m");
   CHECK_FALSE(Parsed({"--no-bos"}).bos);
   CHECK_FALSE(Parsed({"--bos=off"}).bos);
   CHECK(Parsed({}).bos);
@@ -180,7 +183,7 @@ TEST_CASE("options: complaints name the option, the value and the nearest name")
   CHECK(complaint({"--steps", "1.5"}) == "--steps: \"1.5\" is not a whole number");
   CHECK(complaint({"--steps", "99999999999999999999"}) == "--steps: \"99999999999999999999\" is too large");
   CHECK(complaint({"--pack=maybe"}) == "--pack: \"maybe\" is neither true nor false");
-  CHECK(complaint({"--optimizer", "adam"}) == "--optimizer: \"adam\" is none of adamw, sgd, muon; did you mean adamw?");
+  CHECK(complaint({"--optimizer=adam"}) == "--optimizer: \"adam\" is none of adamw, sgd, muon; did you mean adamw?");
   CHECK(complaint({"--preset", "x"}) == "--preset: \"x\" is none of fast");
   CHECK(complaint({"--lorra-targets", "q"}) == "--lorra-targets unknown, did you mean --lora-targets?");
   CHECK(complaint({"--larning-rate", "1"}) == "--larning-rate unknown, did you mean --lr?");

@@ -1,0 +1,133 @@
+// Looking at data before training on them: what the rows become, token by token.
+#include <nlohmann/json.hpp>
+
+#include <string_view>
+#include <unordered_set>
+
+#include "app/command.h"
+#include "app/data_settings.h"
+#include "data/make_tokenizer.h"
+#include "tensor/io/text.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common {
+  DataSettings data;
+  std::string model;
+  int64_t count = 3, first = 1;
+  void declare(Options& o) {
+    data.declare(o).positional().required();
+    o.section("");
+    o.add("model", &model, "whose tokenizer: a model folder or a tokenizer.model; without it, one token per character")
+        .metavar("DIR|FILE")
+        .alias({"tokenizer", "model-name-or-path"});
+  }
+};
+
+struct PreviewSettings : Settings {
+  void declare(Options& o) {
+    Settings::declare(o);
+    o.add("count", &count, "how many examples").letter('n').range(1, 1e6);
+    o.add("first", &first, "number of the first one").range(1, 1e12);
+  }
+};
+
+Tokenizer tokenizer_of(const Settings& s, Console& console) {
+  if (!s.model.empty()) return Tokenizer::load(s.model);
+  console.note("no --model: counting one token per character");
+  DataOptions all = s.data.options(static_cast<uint64_t>(s.seed));
+  all.max_bad_rows = INT64_MAX;  // the rows are judged later
+  return Tokenizer::from_bytes(make_tokenizer("char", read_texts(s.data.data, all)), "characters of the data");
+}
+
+Splits read(const Settings& s, const Tokenizer& tokenizer) { return s.data.read(tokenizer, static_cast<uint64_t>(s.seed)); }
+
+template <class F>
+void each_part(const Splits& s, F f) {
+  const std::pair<const char*, const Dataset*> parts[] = {{"train", &s.train}, {"valid", &s.valid}, {"test", &s.test}};
+  for (const auto& [name, part] : parts)
+    if (part->size() > 0) f(name, *part);
+}
+
+int run_stats(Settings& s, Options&, Console& console) {
+  const Tokenizer tokenizer = tokenizer_of(s, console);
+  const Splits splits = read(s, tokenizer);
+  nlohmann::ordered_json out;
+  if (!console.json())
+    console.line("{:<6} {:<10} {:>9} {:>12} {:>12} {:>8} {:>7} {:>7} {:>7} {:>8}", "", "task", "examples", "tokens", "learned", "shortest",
+                 "median", "95 %", "longest", "entropy");
+  each_part(splits, [&](const char* name, const Dataset& d) {
+    const DataStats t = stats(d);
+    if (console.json()) {
+      out[name] = {{"task", name_of(d.task())}, {"examples", t.examples}, {"tokens", t.tokens}, {"learned", t.supervised}, {"shortest", t.shortest},
+                   {"median", t.median}, {"p95", t.p95}, {"longest", t.longest}, {"entropy", t.entropy}, {"rows", d.report().rows}};
+      return;
+    }
+    const auto n = [](int64_t v) { return grouped(static_cast<uint64_t>(v)); };
+    console.line("{:<6} {:<10} {:>9} {:>12} {:>12} {:>8} {:>7} {:>7} {:>7} {:>8.3f}", name, name_of(d.task()), n(t.examples), n(t.tokens), n(t.supervised),
+                 n(t.shortest), n(t.median), n(t.p95), n(t.longest), t.entropy);
+  });
+  if (console.json()) {
+    console.line("{}", out.dump(2));
+    return 0;
+  }
+  each_part(splits, [&](const char* name, const Dataset& d) { console.note("{}: {}", name, d.report().summary()); });
+  console.detail("entropy: nats per learned token, the loss of a model that knows nothing but how often each token occurs");
+  return 0;
+}
+
+int run_preview(PreviewSettings& s, Options&, Console& console) {
+  const Tokenizer tokenizer = tokenizer_of(s, console);
+  const Dataset data = read(s, tokenizer).train;
+  if (s.first > data.size()) fail(Kind::usage, "--first {}: there are {} examples", s.first, grouped(static_cast<uint64_t>(data.size())));
+  console.note("{}; learned parts stand in [[ ]]", name_of(data.task()));
+  for (int64_t i = s.first - 1; i < std::min(data.size(), s.first - 1 + s.count); ++i) console.line("{}\n", preview(data, tokenizer, i));
+  return 0;
+}
+
+int run_check(Settings& s, Options& options, Console& console) {
+  if (!options.given("max-bad-rows")) s.data.max_bad_rows = INT64_MAX;  // report them all, then fail
+  const Tokenizer tokenizer = tokenizer_of(s, console);
+  const Splits splits = read(s, tokenizer);
+  int64_t bad = 0, left_out = 0, leaked = 0;
+  std::unordered_set<std::string_view> seen;
+  const auto key = [](const Dataset::View& v) { return std::string_view(reinterpret_cast<const char*>(v.ids.data()), v.ids.size_bytes()); };
+  each_part(splits, [&](const char* name, const Dataset& d) {
+    const DataReport& r = d.report();
+    bad += r.bad;
+    left_out += r.too_long + r.no_target;
+    int64_t repeated = 0, shared = 0;
+    std::unordered_set<std::string_view> own;
+    for (int64_t i = 0; i < d.size(); ++i) {
+      if (!own.insert(key(d[i])).second) ++repeated;
+      else if (&d != &splits.train && seen.count(key(d[i]))) ++shared;
+    }
+    if (&d == &splits.train) seen = std::move(own);
+    leaked += shared;
+    console.line("{}: {} ({}), {}", name, d.path(), name_of(d.task()), r.summary());
+    if (repeated) console.line("{}: {} examples occur more than once", name, grouped(static_cast<uint64_t>(repeated)));
+    if (shared) console.line("{}: {} examples are in the training part, too", name, grouped(static_cast<uint64_t>(shared)));
+  });
+  if (bad) fail(Kind::data, "{}: {} broken row{}", s.data.data, bad, bad == 1 ? "" : "s");
+  console.line("{}", left_out || leaked ? "usable, see above" : "all good");
+  return 0;
+}
+
+}  // namespace
+
+Command data_stats_command() {
+  return command<Settings>("data stats", "Count examples and tokens of a dataset", "  facet data stats data/radicals --model runs/radicals/sft/final", run_stats);
+}
+
+Command data_preview_command() {
+  return command<PreviewSettings>("data preview", "Show what rows become: text, first ids, and the learned parts",
+                                  "  facet data preview data/radicals -n 5 --model runs/radicals/sft/final", run_preview);
+}
+
+Command data_check_command() {
+  return command<Settings>("data check", "Read a dataset as training would and report broken, long, repeated and leaked rows",
+                           "Exit code 4 when a row is broken.\n\n  facet data check data/chat.jsonl --model gemma-3-270m-it --max-len 2048", run_check);
+}
+
+}  // namespace facet::app

@@ -1,0 +1,24 @@
+// Settings of every command that reads a dataset.
+#pragma once
+#include <string>
+
+#include "app/options.h"
+#include "data/dataset.h"
+
+namespace facet::app {
+
+struct DataSettings {
+  std::string data, valid, format = "auto", too_long = "drop", mask = "prompt";
+  std::string text_key = "text", prompt_key = "prompt", completion_key = "completion", messages_key = "messages";
+  int64_t max_len = 1024, max_bad_rows = 0;
+  double val_frac = 0;
+  bool chat_template = false, merge_roles = false, safe = false;
+
+  /// Declares all of them; returns --data, which some commands require.
+  Option& declare(Options&);
+  DataOptions options(uint64_t seed) const;
+  /// The training part and, from --valid, --val-frac or the folder, the validation part.
+  Splits read(const Tokenizer&, uint64_t seed) const;
+};
+
+}  // namespace facet::app

@@ -1,0 +1,58 @@
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "tests/app/run.h"
+
+namespace {
+const char* const rows = R"({"prompt":"2+2=","completion":"4"}
+{"prompt":"2+3=","completion":"5"}
+{"prompt":"2+2=","completion":"4"}
+)";
+}
+
+TEST_CASE("data preview: marks what is learned") {
+  TempFile file("train.jsonl", rows);
+  const Result r = run_facet("data preview -q --mask -n 1 " + file.path);
+  CHECK(r.code == 0);
+  CHECK(r.err.empty());
+  CHECK(r.out.find("<bos>2+2=[[4<eos>]]") != std::string::npos);
+  CHECK(run_facet("data preview -q --mask none -n1 --first 2 " + file.path).out.find("<bos>[[2+3=5<eos>]]") != std::string::npos);
+  CHECK(run_facet("data preview --first 9 " + file.path).code == 2);
+  const Result bpe = run_facet("data preview -q -n1 --model " FACET_GOLDENS "/tokenizer " + file.path);
+  CHECK(bpe.out.find("[[4<eos>]]") != std::string::npos);
+}
+
+TEST_CASE("data stats: counts tokens of every part") {
+  TempFile file("train.jsonl", rows);
+  const auto j = nlohmann::json::parse(run_facet("data stats --json " + file.folder).out);
+  CHECK(j.at("train").at("examples") == 3);
+  CHECK(j.at("train").at("tokens") == 3 * 7);
+  CHECK(j.at("train").at("learned") == 3 * 2);
+  const auto split = nlohmann::json::parse(run_facet("data stats --json --val-frac 0.34 " + file.path).out);
+  CHECK(split.at("valid").at("examples") == 1);
+}
+
+TEST_CASE("data check: names broken, repeated and leaked rows; exit code 4") {
+  TempFile file("train.jsonl", rows);
+  const Result good = run_facet("data check " + file.folder + " --valid " + file.path);
+  CHECK(good.code == 0);
+  CHECK(good.out.find("train: 1 examples occur more than once") != std::string::npos);
+  CHECK(good.out.find("valid: 2 examples are in the training part, too") != std::string::npos);
+  TempFile chat("chat.jsonl", R"({"messages":[{"role":"user","content":"a"},{"role":"model","content":"b"}]}
+{"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"}]}
+{"messages":"x"}
+)");
+  const Result bad = run_facet("data check " + chat.path);
+  CHECK(bad.code == 4);
+  CHECK(bad.err == "facet: " + chat.path + ": 2 broken rows\n");
+  CHECK(bad.out.find(chat.path + ":2: turn 2 is \"user\" after \"user\"") != std::string::npos);
+  CHECK(bad.out.find(chat.path + ":3: \"messages\" must be a non-empty list; found string") != std::string::npos);
+  const Result broken = run_facet("data stats " + chat.path);
+  CHECK(broken.code == 4);
+  CHECK(broken.err.find("--max-bad-rows") != std::string::npos);
+  CHECK(run_facet("data stats --max-bad-rows 2 " + chat.path).code == 0);
+  CHECK(run_facet("data check /nowhere").code == 4);
+  const Result shorter = run_facet("data stats --max-len 2 " + file.path);
+  CHECK(shorter.code == 4);
+  CHECK(shorter.err.find("0 of 3 rows fit max length 2 (shortest 6); raise --max-len") != std::string::npos);
+}
