@@ -3,6 +3,7 @@
 
 namespace facet::app {
 
+Command convert_command();
 Command data_check_command();
 Command data_preview_command();
 Command data_stats_command();
@@ -12,6 +13,7 @@ Command inspect_run_command();
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> list{
+      convert_command(),
       data_check_command(),
       data_preview_command(),
       data_stats_command(),

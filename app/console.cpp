@@ -100,13 +100,6 @@ void Console::progress_end() {
   current_.clear();
 }
 
-std::string human_bytes(double bytes) {
-  const char* unit[] = {"B", "kB", "MB", "GB", "TB"};
-  int u = 0;
-  for (; bytes >= 999.5 && u < 4; ++u) bytes /= 1000;
-  return u == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.{}f} {}", bytes, bytes < 9.95 ? 2 : bytes < 99.5 ? 1 : 0, unit[u]);
-}
-
 std::string human_time(double seconds) {
   const int64_t s = static_cast<int64_t>(seconds + 0.5);
   if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);

@@ -64,8 +64,6 @@ class Console {
   std::FILE* tee_ = nullptr;
 };
 
-/// "1.2 GB" in powers of 1000
-std::string human_bytes(double);
 /// "0:37", "1:02:03"
 std::string human_time(double seconds);
 

@@ -6,6 +6,7 @@
 #include "app/machine.h"
 #include "app/version.h"
 #include "tensor/error.h"
+#include "tensor/io/durable.h"
 #include "tensor/parallel.h"
 #include "tensor/storage.h"
 
@@ -138,7 +139,7 @@ int run_program(const std::vector<std::string>& args) {
     fmt::print(stderr, "facet: {}\n", e.what());
     return e.exit_code();
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "facet: out of memory; {} in use by tensors\n", human_bytes(static_cast<double>(pool_stats().live_bytes)));
+    fmt::print(stderr, "facet: out of memory; {} in use by tensors\n", human_bytes(pool_stats().live_bytes));
     return static_cast<int>(Kind::memory);
   } catch (const std::exception& e) {
     fmt::print(stderr, "facet: unexpected: {}. This is a defect: please report this line, the command and what `facet env` prints\n", e.what());

@@ -7,6 +7,7 @@
 #include "app/machine.h"
 #include "app/version.h"
 #include "tensor/cpu/tier.h"
+#include "tensor/io/durable.h"
 #include "tensor/parallel.h"
 
 namespace facet::app {
@@ -41,7 +42,7 @@ int run(Settings& s, Options&, Console& console) {
       {"bf16 / int8", fmt::format("avx512_bf16 {}, avx512_vnni {}, amx_bf16 {}", yes("avx512_bf16"), yes("avx512_vnni"), yes("amx_bf16"))},
       {"cores", cores},
       {"threads", fmt::format("{} ({})", t.count, t.why)},
-      {"memory", fmt::format("{} of {} free", human_bytes(double(m.free_bytes)), human_bytes(double(m.memory_bytes)))},
+      {"memory", fmt::format("{} of {} free", human_bytes(static_cast<uint64_t>(m.free_bytes)), human_bytes(static_cast<uint64_t>(m.memory_bytes)))},
       {"system", system_name()},
   };
   if (console.json()) {

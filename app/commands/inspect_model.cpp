@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "app/command.h"
+#include "tensor/io/durable.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/io/text.h"
 
@@ -94,11 +95,11 @@ int run(Settings& s, Options&, Console& console) {
   for (const Row& r : rows) width = std::max(width, printable(r.shown()).size());
   for (const Row& r : rows)
     console.line("{:<{}}  {:<5} {:<18} {:>7} {:>10}", printable(r.shown()), width, r.dtype, to_string(r.shape),
-                 r.count > 1 ? fmt::format("x {}", r.count) : "", human_bytes(static_cast<double>(r.bytes)));
+                 r.count > 1 ? fmt::format("x {}", r.count) : "", human_bytes(r.bytes));
   std::string types;
-  for (const auto& [dtype, n] : by_dtype) types += fmt::format("{}{} {}", types.empty() ? "" : ", ", dtype, human_bytes(static_cast<double>(n)));
+  for (const auto& [dtype, n] : by_dtype) types += fmt::format("{}{} {}", types.empty() ? "" : ", ", dtype, human_bytes(n));
   console.line("{} tensors, {} values, {} ({}) in {} file{}", grouped(static_cast<uint64_t>(count)), grouped(values),
-               human_bytes(static_cast<double>(bytes)), types, file.files().size(), file.files().size() == 1 ? "" : "s");
+               human_bytes(bytes), types, file.files().size(), file.files().size() == 1 ? "" : "s");
   for (const auto& [key, value] : file.metadata()) console.line("metadata {}: {}", printable(key), printable(value));
   return 0;
 }

@@ -13,7 +13,7 @@ TEST_CASE("inspect model: lists a checkpoint, equal layers on one line") {
   CHECK(r.code == 0);
   CHECK(r.err.empty());
   CHECK(r.out.find("model.layers.{0-6}.mlp.up_proj.weight") != std::string::npos);
-  CHECK(r.out.find("93 tensors, 379,136 values, 1.52 MB (F32 1.52 MB) in 1 file") != std::string::npos);
+  CHECK(r.out.find("93 tensors, 379,136 values, 1.5 MB (F32 1.5 MB) in 1 file") != std::string::npos);
   const Result one = run_facet("inspect model --all --match layers.3.mlp.up " + folder);
   CHECK(one.out.find("model.layers.3.mlp.up_proj.weight  F32   [128, 64]") == 0);
   const auto j = nlohmann::json::parse(run_facet("inspect model --json " + folder).out);
