@@ -44,6 +44,8 @@ struct GemmaConfig {
 
 /// Layer kinds of a repeating pattern: every `period`-th layer (counting from 1) is global; 0: all global.
 std::vector<LayerKind> pattern(int64_t layers, int64_t period);
+/// The period of such a pattern, more than the layers when none is global; 0 when the layers follow no pattern.
+int64_t period_of(const std::vector<LayerKind>&);
 
 /// "gemma3-270m", "gemma3-1b", ..., "tiny"; throws naming the nearest when unknown.
 const GemmaConfig& preset(const std::string& name);

@@ -331,6 +331,19 @@ std::vector<uint8_t> Safetensors::bytes(std::string_view name) const {
   return r;
 }
 
+bool Safetensors::same(std::string_view a, std::string_view b) const {
+  const TensorInfo &x = info(a), &y = info(b);
+  if (x.dtype != y.dtype || !(x.shape == y.shape)) return false;
+  std::vector<uint8_t> p(1 << 20), q(p.size());
+  for (uint64_t at = 0; at < x.bytes; at += p.size()) {
+    const size_t n = static_cast<size_t>(std::min<uint64_t>(p.size(), x.bytes - at));
+    files_[x.file].read(x.begin + at, {p.data(), n});
+    files_[y.file].read(y.begin + at, {q.data(), n});
+    if (!std::equal(p.begin(), p.begin() + static_cast<std::ptrdiff_t>(n), q.begin())) return false;
+  }
+  return true;
+}
+
 Tensor Safetensors::load(std::string_view name) const {
   const TensorInfo& t = info(name);
   for (DType d : {DType::f32, DType::bf16, DType::f64, DType::i32})

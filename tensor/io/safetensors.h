@@ -50,6 +50,8 @@ class Safetensors {
   /// the dtypes agree and `to` is contiguous.
   void load_into(std::string_view name, const Tensor& to) const;
   std::vector<uint8_t> bytes(std::string_view name) const;
+  /// Whether two tensors have the same dtype, shape and bytes; reads them in pieces.
+  bool same(std::string_view a, std::string_view b) const;
 
  private:
   void add_file(const std::string& path);

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
 namespace facet {
 
 std::string grouped(uint64_t n) {
@@ -56,6 +60,28 @@ std::string printable(std::string_view text, size_t limit) {
     }
   }
   return r;
+}
+
+std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t least = std::max<size_t>(2, word.size() / 3) + 1;  // farther than this is no help
+  for (const std::string& c : candidates) {
+    std::vector<size_t> row(c.size() + 1);  // Levenshtein distances of the prefixes of c to a growing prefix of word
+    std::iota(row.begin(), row.end(), size_t{0});
+    for (size_t i = 1; i <= word.size(); ++i) {
+      size_t diagonal = std::exchange(row[0], i);
+      for (size_t j = 1; j <= c.size(); ++j) {
+        const size_t change = diagonal + (word[i - 1] != c[j - 1]);
+        diagonal = row[j];
+        row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
+      }
+    }
+    if (row.back() < least) {
+      least = row.back();
+      best = c;
+    }
+  }
+  return best;
 }
 
 }  // namespace facet
