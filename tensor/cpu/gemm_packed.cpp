@@ -14,8 +14,8 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t shared_floats = 4 << 20;
 // Of the packed operand, and of the partial sums, of a product in spans.
 constexpr int64_t span_floats = 1 << 20;
-// Multiply-adds run about this much faster than the element operations parallel_for counts in.
-constexpr int64_t madds_per_op = 16;
+// Work in the element operations that parallel_for counts: each element is read, and multiply-adds run some 16 times faster.
+int64_t work(int64_t rows, int64_t columns, int64_t k) { return (rows / 16 + 1) * columns * k; }
 
 // Packing costs some three steps of the micro-kernel per panel; fewer uses than this do not repay it.
 constexpr int64_t few_uses = 2;
@@ -57,6 +57,10 @@ int64_t panel_width(int64_t lines, int64_t most) {  // equal panels: 16 rows are
   return ceil_div(lines, ceil_div(lines, most));
 }
 
+int64_t columns_in_panel(const GemmOperand& a, const GemmTile& tile) {
+  return a.lines <= tile.few_rows ? tile.wide_columns : tile.columns;
+}
+
 // ---- long sums into few columns, as the gradients of small weights: k is cut into spans that are summed apart and then added
 // in order. Where this is done and where the cuts are depends on k and the columns alone, so that rows stay independent.
 
@@ -69,7 +73,7 @@ void gemm_in_spans(GemmOperand a, int64_t k, const GemmGroup& g, float alpha) {
   const int64_t kc = block_length(k), n = b.lines, span = ceil_div(ceil_div(k, spans_of(k, n)), kc) * kc, spans = ceil_div(k, span);
   const GemmTile tile = gemm_tile();
   a.width = panel_width(a.lines, tile.rows);
-  b.width = tile.columns;
+  b.width = columns_in_panel(a, tile);
 
   const GemmRead read_b = read_directly(b, a.lines, a.width) ? GemmRead::direct : GemmRead::panels;
   Scratch packed(read_b == GemmRead::panels ? sizeof(float) * b.panels() * b.width * k : 1);
@@ -81,7 +85,7 @@ void gemm_in_spans(GemmOperand a, int64_t k, const GemmGroup& g, float alpha) {
   Scratch partial(sizeof(float) * spans * slab * n);
   for (int64_t m = 0; m < a.lines; m += slab) {
     const int64_t rows = std::min(slab, a.lines - m);
-    parallel_for(spans * groups, 1, lines * n * span / madds_per_op, [&](int64_t begin, int64_t end) {
+    parallel_for(spans * groups, 1, work(lines, n, span), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t s = i / groups, first = i % groups * lines;
         if (first >= rows) continue;
@@ -121,7 +125,7 @@ void gemm_packed(GemmOperand a, int64_t k, std::span<const GemmGroup> groups, fl
       continue;
     }
     GemmOperand b = g.b;
-    b.width = tile.columns;
+    b.width = columns_in_panel(a, tile);
     columns += b.lines;
     panels += b.panels();
     parts.push_back({b, read_directly(b, a.lines, a.width) ? GemmRead::direct : GemmRead::pack, nullptr, 0, b.lines, g.c, g.c_step, g.accumulate});
@@ -162,7 +166,7 @@ void gemm_packed(GemmOperand a, int64_t k, std::span<const GemmGroup> groups, fl
 
     if (by_rows) {
       const int64_t lines = task_lines(a, a.panels(), kc);
-      parallel_for(ceil_div(a.lines, lines), 1, lines * columns * (k1 - k0) / madds_per_op, [&](int64_t begin, int64_t end) {
+      parallel_for(ceil_div(a.lines, lines), 1, work(lines, columns, k1 - k0), [&](int64_t begin, int64_t end) {
         GemmTask t = all;
         t.m0 = begin * lines, t.m1 = std::min(end * lines, a.lines);
         gemm_task(t);
@@ -172,7 +176,7 @@ void gemm_packed(GemmOperand a, int64_t k, std::span<const GemmGroup> groups, fl
     const int64_t lines = task_lines(parts[0].b, panels, kc);
     int64_t tasks = 0;
     for (const GemmPart& p : parts) tasks += ceil_div(p.b.lines, lines);
-    parallel_for(tasks, 1, a.lines * lines * (k1 - k0) / madds_per_op, [&](int64_t begin, int64_t) {
+    parallel_for(tasks, 1, work(a.lines, lines, k1 - k0), [&](int64_t begin, int64_t) {
       GemmTask t = all;
       GemmPart part = all.parts[0];
       for (int i = 1; begin >= ceil_div(part.b.lines, lines); ++i) {

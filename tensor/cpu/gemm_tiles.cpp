@@ -26,6 +26,8 @@ constexpr int W = 4, MR = 12;  // 24 sums of 32 registers
 constexpr int W = 4, MR = 6;
 #endif
 constexpr int NV = 2, NR = NV * W;
+// Few rows are too few sums to keep the multipliers busy: they take wider panels.
+constexpr int NV_wide = 4, MR_wide = MR * NV / NV_wide;
 
 typedef float V __attribute__((vector_size(W * 4)));
 typedef float Unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
@@ -95,7 +97,27 @@ FACET_INLINE void transpose(V (&r)[W]) {
 template <class T>
 FACET_INLINE void pack_transposed(const T* x, int64_t line_step, int lines, int64_t k, float* to, int64_t width, int columns) {
   V r[W];
-  for (int64_t j = 0; j < k; j += W) {
+  int64_t j = 0;
+  if constexpr (sizeof(T) == 2) {  // two steps at a time: pairs of bf16 move as one f32, then come apart
+    if (lines == W && columns == W) {
+      for (; j + 2 * W <= k; j += 2 * W) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) {
+          r[i] = load(reinterpret_cast<const float*>(x + i * line_step + j));
+          __builtin_prefetch(x + (i + W) * line_step + j);
+        }
+        transpose(r);
+        float* t = to + j * width;
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) {
+          const U pair = reinterpret_cast<U>(r[i]);
+          store(t + 2 * i * width, reinterpret_cast<V>(pair << 16));
+          store(t + (2 * i + 1) * width, reinterpret_cast<V>(pair & 0xffff0000u));
+        }
+      }
+    }
+  }
+  for (; j < k; j += W) {
     const int steps = k - j < W ? static_cast<int>(k - j) : W;
     if (steps == W && lines == W) {
 #pragma GCC unroll 16
@@ -206,13 +228,19 @@ void multiply(int64_t k, const float* a, int64_t line_a, int64_t step_a, const f
 
 using Multiply = void (*)(int64_t, const float*, int64_t, int64_t, const float*, int64_t, float*, int64_t, int, float, bool);
 struct Table {
-  Multiply of[NV][2][MR];
+  Multiply of[NV_wide][2][MR];  // null where the sums would not fit the registers
 };
+template <int M, int Vectors, bool Unit>
+constexpr Multiply entry() {
+  if constexpr (M * Vectors <= MR * NV) return multiply<M, Vectors, Unit>;
+  else return nullptr;
+}
 template <int... M>
 constexpr Table make_table(std::integer_sequence<int, M...>) {
-  static_assert(NV == 2);
-  return {{{{multiply<M + 1, 1, false>...}, {multiply<M + 1, 1, true>...}},
-           {{multiply<M + 1, 2, false>...}, {multiply<M + 1, 2, true>...}}}};
+  return {{{{entry<M + 1, 1, false>()...}, {entry<M + 1, 1, true>()...}},
+           {{entry<M + 1, 2, false>()...}, {entry<M + 1, 2, true>()...}},
+           {{entry<M + 1, 3, false>()...}, {entry<M + 1, 3, true>()...}},
+           {{entry<M + 1, 4, false>()...}, {entry<M + 1, 4, true>()...}}}};
 }
 constexpr Table kernels = make_table(std::make_integer_sequence<int, MR>{});
 
@@ -241,19 +269,20 @@ constexpr int64_t cached_panels = 28;
 FACET_INLINE void multiply_part(const GemmTask& t, const GemmPart& p, const Window& a, int64_t block, int64_t k, float* own) {
   const Window b = window(p.b, p.read, p.panels, p.n0, p.n1, t.k0, k, block, own);
   const bool add = p.accumulate || block > t.k0;
-  alignas(64) float tail[gemm_kc_limit * NR];  // the last, narrower panel of a b that is read where it lies
-  const bool own_tail = p.read == GemmRead::direct && p.b.lines % NR && p.n1 == p.b.lines;
+  alignas(64) float tail[gemm_kc_limit * NV_wide * W];  // the last, narrower panel of a b that is read where it lies
+  const bool own_tail = p.read == GemmRead::direct && p.b.lines % p.b.width && p.n1 == p.b.lines;
   if (own_tail) pack_panels<float>(p.b, p.b.panels() - 1, p.b.panels(), block, block + k, tail);
   const bool unit = a.line_step == 1;
   const int64_t width = t.a.width;
+  const int panel = static_cast<int>(p.b.width);
   for (int64_t rows = t.m0, rows_end; rows < t.m1; rows = rows_end) {
     rows_end = rows + cached_panels * width < t.m1 ? rows + cached_panels * width : t.m1;
-    for (int64_t n = p.n0; n < p.n1; n += NR) {
-      const int columns = p.n1 - n < NR ? static_cast<int>(p.n1 - n) : NR;
-      const bool in_tail = own_tail && columns < NR;
-      const float* pb = in_tail ? tail : b.base + (n - p.n0) / NR * b.panel_step;
-      const int64_t step_b = in_tail ? NR : b.k_step;
-      const auto& kernel = kernels.of[columns > W][unit];
+    for (int64_t n = p.n0; n < p.n1; n += panel) {
+      const int columns = p.n1 - n < panel ? static_cast<int>(p.n1 - n) : panel;
+      const bool in_tail = own_tail && columns < panel;
+      const float* pb = in_tail ? tail : b.base + (n - p.n0) / panel * b.panel_step;
+      const int64_t step_b = in_tail ? panel : b.k_step;
+      const auto& kernel = kernels.of[(columns - 1) / W][unit];
       for (int64_t m = rows; m < rows_end; m += width) {
         const int64_t lines = rows_end - m < width ? rows_end - m : width;
         kernel[lines - 1](k, a.base + (m - t.m0) / width * a.panel_step, a.line_step, a.k_step, pb, step_b,
@@ -265,7 +294,7 @@ FACET_INLINE void multiply_part(const GemmTask& t, const GemmPart& p, const Wind
 
 }  // namespace
 
-GemmTile gemm_tile() { return {MR, NR}; }
+GemmTile gemm_tile() { return {MR, NR, MR_wide, NV_wide * W}; }
 
 void gemm_pack(const GemmOperand& x, int64_t p0, int64_t p1, int64_t k0, int64_t k1, float* to) {
   if (x.dtype == DType::bf16) pack_panels<bf16>(x, p0, p1, k0, k1, to);

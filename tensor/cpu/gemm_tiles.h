@@ -49,7 +49,8 @@ struct GemmTask {
 };
 
 struct GemmTile {
-  int rows, columns;  ///< of the micro-kernel's product
+  int rows, columns;            ///< of the micro-kernel's product: the widths of panels
+  int few_rows, wide_columns;   ///< the same when a has no more than few_rows
 };
 inline constexpr int64_t gemm_kc_limit = 256;      ///< steps of k between two visits of c: a panel of b stays in the first cache
 inline constexpr int64_t gemm_task_floats = 32768; ///< a task's own packing buffer, on its stack
