@@ -60,10 +60,14 @@ void row_losses(std::span<const int64_t> rows, double scale, const LinearHead& h
 }  // namespace
 
 int64_t linear_loss_chunk(int64_t n, int64_t V) {
-  constexpr int64_t block = 4 << 20, fewest = 64;  // logits held; rows below which dw's traffic outweighs its product
-  const int64_t most = std::max(block / std::max<int64_t>(1, V), fewest);
-  const int64_t chunks = (n + most - 1) / most;
-  return chunks <= 1 ? n : (n + chunks - 1) / chunks;  // equal chunks, no short tail
+  constexpr int64_t block = 4 << 20;  // logits: below this size the block of rows costs less memory than anything around it
+  // Every block reads w twice and adds to dw once, so many rows are faster (V 65,536, D 640: 256 rows 1.2-1.8 times as fast as
+  // 64), but a twelfth of all rows is enough memory.
+  const int64_t large = std::clamp<int64_t>(n / 12, 64, 256);
+  const int64_t most = std::max(block / std::max<int64_t>(1, V), large);
+  if (n <= most) return n;
+  const int64_t chunks = (n + most - 1) / most, even = (n + chunks - 1) / chunks;  // no short last block
+  return std::min(most, (even + 15) / 16 * 16);
 }
 
 LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const Tensor& labels_, const LogitForm& form_)
