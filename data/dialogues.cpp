@@ -26,9 +26,8 @@ const std::vector<Family>& kinds() {
   static const std::vector<Family> all = {
       {"sound",
        {"What does the {} say?", "Which sound does the {} make?", "Tell me the sound of the {}.", "How does the {} speak?"},
-       "The {}.",
-       {{"cow", "cow says moo"}, {"cat", "cat says meow"}, {"dog", "dog says woof"}, {"duck", "duck says quack"},
-        {"sheep", "sheep says baa"}, {"pig", "pig says oink"}, {"owl", "owl says hoot"}, {"lion", "lion says roar"}}},
+       "It says {}.",
+       {{"cow", "moo"}, {"cat", "meow"}, {"dog", "woof"}, {"duck", "quack"}, {"sheep", "baa"}, {"pig", "oink"}, {"owl", "hoot"}, {"lion", "roar"}}},
       {"colour",
        {"What colour is the {}?", "Which colour does the {} have?", "Tell me the colour of the {}.", "How would you paint the {}?"},
        "It is {}.",
@@ -44,11 +43,10 @@ const std::vector<Family>& kinds() {
        "{}.",
        {{"one", "Two"}, {"two", "Three"}, {"three", "Four"}, {"four", "Five"}, {"five", "Six"}, {"six", "Seven"}, {"seven", "Eight"},
         {"eight", "Nine"}, {"nine", "Ten"}}},
-      {"before",
-       {"What comes before {}?", "Which number precedes {}?", "Tell me the number before {}.", "Count back from {}."},
-       "{}.",
-       {{"two", "One"}, {"three", "Two"}, {"four", "Three"}, {"five", "Four"}, {"six", "Five"}, {"seven", "Six"}, {"eight", "Seven"},
-        {"nine", "Eight"}, {"ten", "Nine"}}},
+      {"young",
+       {"What is a young {} called?", "Which word means a young {}?", "Tell me the word for a young {}.", "What do you call a young {}?"},
+       "A {}.",
+       {{"cow", "calf"}, {"cat", "kitten"}, {"dog", "puppy"}, {"duck", "duckling"}, {"sheep", "lamb"}, {"pig", "piglet"}, {"goat", "kid"}, {"horse", "foal"}}},
       {"capital",
        {"What is the capital of {}?", "Which city is the capital of {}?", "Tell me the capital of {}.", "Where does {} have its parliament?"},
        "It is {}.",
@@ -87,9 +85,9 @@ Dialogues make_dialogues(uint64_t seed, int64_t n) {
   Dialogues d;
   std::vector<Question> questions;
   for (const Family& kind : kinds()) {
-    // Each thing is held out in at most one way of asking, every way about equally often: one combination in five.
+    // Half of the things are held out in one way of asking each, every way equally often: one combination in eight.
     std::vector<size_t> held(kind.things.size());
-    for (size_t i = 0; i < held.size(); ++i) held[i] = i < held.size() * 4 / 5 ? i % kind.ways.size() : kind.ways.size();
+    for (size_t i = 0; i < held.size(); ++i) held[i] = i < held.size() / 2 ? i % kind.ways.size() : kind.ways.size();
     draws.shuffle(held);
     for (size_t i = 0; i < kind.things.size(); ++i)
       for (size_t way = 0; way < kind.ways.size(); ++way) {

@@ -158,7 +158,7 @@ const std::string& Tokenizer::bytes() const { return model_->file; }
 void Tokenizer::save(const std::string& folder) const {
   write_file(folder + "/tokenizer.model", model_->file);
   Json config = {{"tokenizer_class", "GemmaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false},
-                 {"clean_up_tokenization_spaces", false}, {"spaces_between_special_tokens", false}};
+                 {"clean_up_tokenization_spaces", false}, {"spaces_between_special_tokens", false}, {"mask_token", nullptr}};  // or transformers adds a piece of its own
   const std::pair<const char*, int32_t> roles[] = {{"pad_token", specials().pad}, {"eos_token", specials().eos},
                                                    {"bos_token", specials().bos}, {"unk_token", specials().unk}};
   for (const auto& [role, id] : roles)
