@@ -27,7 +27,7 @@ struct TensorInfo {
 /// Reads one file or a set of shards. Opening reads headers only; every size is checked against the file before anything is
 /// allocated, and a file that breaks a rule is refused with Error(Kind::file): file, byte or tensor, expected, found.
 /// Rules beyond the format note: at most 100,000,000 header bytes, 65,536 tensors a file, 8 dimensions, 512 bytes a name; data
-/// covered without hole or overlap.
+/// covered without hole or overlap. Refusing a file of n bytes takes at most 16 MiB + 2 n of memory and linear time.
 class Safetensors {
  public:
   /// `path`: a .safetensors file, an .index.json, or a folder that holds model.safetensors or its index.

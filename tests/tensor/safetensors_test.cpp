@@ -1,4 +1,9 @@
 // Safetensors against files the real library wrote, and against about eighty files broken on purpose.
+#include <malloc.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
@@ -218,4 +223,63 @@ TEST_CASE("safetensors: broken indexes", "[io]") {
   CHECK_THAT(says("[]"), Contains("weight_map"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s9"}})"), Contains("index names s9, not found in"));
   CHECK_THAT(says("{\"weight_map\":" + std::string(70, '[')), Contains("deeper than 64"));
+}
+
+TEST_CASE("safetensors: hostile headers cost little memory", "[io]") {
+  const TempFolder t;
+  const auto repeat = [](const std::string& s, size_t bytes) {
+    std::string r;
+    while (r.size() < bytes) r += s;
+    return r;
+  };
+  const auto numbered = [](const char* format, int n) {
+    std::string r;
+    for (int i = 0; i < n; ++i) r += fmt::format(fmt::runtime(format), i);
+    r.pop_back();
+    return r;
+  };
+  const size_t n = 12 << 20;
+  const std::string entry = "\"{:x}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}},";
+  const std::pair<const char*, std::string> files[] = {
+      {"h0.safetensors", file_of("{\"" + std::string(n, 'a') + "\":{}}", "")},
+      {"h1.safetensors", file_of("{\"a\":" + std::string(n, '1') + "}", "")},
+      {"h2.safetensors", file_of("{" + std::string(n, ' ') + "}", "")},
+      {"h3.safetensors", file_of("{\"a\":" + repeat("[", n) + "}", "")},
+      {"h4.safetensors", file_of("{\"a\":{\"dtype\":\"U8\",\"shape\":[" + repeat("1,", n) + "1]}}", "")},
+      {"h5.safetensors", file_of("{" + numbered(entry.c_str(), 65'536) + "}", "")},
+      {"h6.safetensors", file_of("{" + numbered(entry.c_str(), 200'000) + "}", "")},
+      {"h7.safetensors", file_of("{\"__metadata__\":{" + numbered("\"{:x}\":\"\",", 1'000'000) + "}}", "")},
+      {"h8.safetensors", little(99'999'999) + "{}"},
+      {"i0.json", "{\"weight_map\":{" + numbered("\"{:x}\":\"s\",", 500'000) + "}}"},
+      {"i1.json", "{\"weight_map\":{" + numbered("\"{0:x}\":\"{0:x}\",", 100'000) + "}}"},
+      {"i2.json", "{\"weight_map\":" + repeat("[0,", n / 2)},
+      {"i3.json", "{\"weight_map\":[" + repeat("0,", n / 2)},
+  };
+  for (const auto& [name, bytes] : files) {
+    INFO(name);
+    const std::string path = t.write(name, bytes);
+    ::malloc_trim(0);
+    const pid_t child = ::fork();
+    if (child == 0) {  // more than the bound and the system refuses
+      std::ifstream statm("/proc/self/statm");
+      size_t pages = 0;
+      statm >> pages;
+      const rlim_t limit = pages * static_cast<size_t>(::sysconf(_SC_PAGESIZE)) + (16 << 20) + 2 * bytes.size();
+      const rlimit r{limit, limit};
+      ::setrlimit(RLIMIT_AS, &r);
+      int code = 0;
+      try {
+        Safetensors s(path);
+      } catch (const Error&) {
+        code = 1;
+      } catch (...) {
+        code = 2;
+      }
+      ::_exit(code);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == (std::string(name) == "h5.safetensors" ? 0 : 1));
+  }
 }
