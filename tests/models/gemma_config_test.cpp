@@ -130,6 +130,7 @@ TEST_CASE("gemma config: the old schema and class defaults", "[config]") {
     GemmaConfig g = preset("gemma2-2b");
     return g;
   }()));
+  CHECK(parse_hf_config(R"({"model_type":"gemma2","rope_theta":5000})", "x").rope_base_local == 5000);
   CHECK(parse_hf_config(R"({"model_type":"gemma2","hidden_size":3584,"query_pre_attn_scalar":224})", "x").query_scale_denominator == 256);
   CHECK(parse_hf_config(R"({"model_type":"gemma","hidden_act":"gelu","hidden_activation":null})", "x").width == 3072);
 }

@@ -135,6 +135,28 @@ TEST_CASE("random: the same numbers on any number of threads", "[rng]") {
   }
 }
 
+TEST_CASE("random: logarithm and inverse error function against libm in double", "[rng]") {
+  const int64_t n = 1 << 20;
+  const Key k = key(12);
+  const double eps = 0x1p-23;
+  const auto u = uniform(k, {n}).to_vector(), e = exponential(k, {n}).to_vector(), g = gumbel(k, {n}).to_vector();
+  const auto v = uniform(k, {n}, -1 + 0x1p-24, 1).to_vector(), z = normal(k, {n}).to_vector();
+  double log_error = 0, normal_error = 0;
+  for (size_t i = 0; i < u.size(); ++i) {
+    const double t = -std::log1p(-u[i]);
+    log_error = std::max(log_error, t > 0 ? std::abs(e[i] - t) / t : std::abs(e[i]));
+    const double inner = static_cast<float>(-std::log(std::max(u[i], 0x1p-126))), outer = -std::log(inner);
+    // The inner logarithm is rounded, here and there perhaps differently: one step of it is one relative step of its value.
+    if (std::abs(g[i] - outer) > 2 * eps * std::max(1.0, std::abs(outer))) FAIL_CHECK("gumbel of " << u[i]);
+    // x^2 is rounded before 1 - x^2, which shows in the tails; through the density of the normal that is an error of z.
+    const double density = std::exp(-z[i] * z[i] / 2) * 0.7978845608;  // of |z|
+    const double error = std::abs(std::erf(z[i] / std::sqrt(2.0)) - v[i]) / density;
+    normal_error = std::max(normal_error, error / (4 * eps * std::max(1.0, std::abs(z[i])) + eps / (1 - v[i] * v[i])));
+  }
+  CHECK(log_error < 1.0 * eps);
+  CHECK(normal_error < 1);
+}
+
 TEST_CASE("random: moments, tails and ends", "[rng]") {
   const int64_t n = 1 << 20;
   const auto moments = [](const Tensor& t) {
