@@ -1,5 +1,9 @@
 // sum_to: y (+)= x summed over the dimensions in which y has size 1 or is missing (aligned at the last dimension): the gradient
-// of broadcasting. Any strides for x; y any strides. Sums are kept in the accumulation type and run in index order per element.
+// of broadcasting, and what sum and mean are made of. f32, bf16 or f64 in x; y any of them. Any strides.
+//
+// Sums are kept in the accumulation type and rounded once into y. Long sums are cut into strips that depend on shape and strides
+// alone; partial sums are combined in order: the same bits on any number of threads. Error about sqrt(n / 1000) units.
+// y may not alias x.
 #pragma once
 #include "tensor/view.h"
 
