@@ -37,6 +37,23 @@ TEST_CASE("inspect model: bad files are exit code 3") {
   CHECK(family.err == "facet: inspect modle unknown, did you mean inspect model?\n");
 }
 
+TEST_CASE("inspect config: exact counts, layers, memory") {
+  const Result r = run_facet("inspect config gemma3-270m");
+  CHECK(r.code == 0);
+  CHECK(r.err.empty());
+  CHECK(r.out.find("L L L L L G  L L L L L G  L L L L L G\n") != std::string::npos);
+  CHECK(r.out.find("268,098,176") != std::string::npos);
+  const auto count = [](const std::string& args) { return nlohmann::json::parse(run_facet("inspect config --json " + args).out).at("parameters"); };
+  CHECK(count("gemma3-1b") == 999885952);
+  CHECK(count("gemma3-27b") == 27009002240);
+  CHECK(count(FACET_GOLDENS "/gemma3-tiny") == 379136);
+  CHECK(run_facet("inspect config gemma3-270m --set model.sliding_window=128").out.find("L sees 128 tokens") != std::string::npos);
+  CHECK(run_facet("inspect config gemma3-1b --params").out.find("layers.*.self_attn.q_proj.weight") != std::string::npos);
+  CHECK(run_facet("inspect config gemma3-270n").code == 2);
+  CHECK(run_facet("inspect config gemma3-270m --set model.slidng_window=128").code == 2);
+  CHECK(run_facet("inspect config no/such/folder").code == 3);
+}
+
 TEST_CASE("inspect run: draws the metrics of a run") {
   std::string lines;
   for (int i = 1; i <= 200; ++i) lines += "{\"step\":" + std::to_string(i) + ",\"loss\":" + std::to_string(400.0 / (100 + i)) + ",\"lr\":1e-4}\n";
