@@ -17,6 +17,7 @@ void differentiate(const Columns<A>& columns, int64_t p, int64_t begin, int64_t 
   constexpr int W = width<A>;
   const Geometry& g = *columns.geometry;
   const A cap = static_cast<A>(g.x.cap), inverse_cap = cap > 0 ? 1 / cap : 0;
+  const PanelMask<C, A> mask(columns, p, all_visible);
   Vec<A> base[C], mean[C];
   for (int j = 0; j < C; ++j) {
     base[j] = load(lse + j * W);
@@ -24,6 +25,7 @@ void differentiate(const Columns<A>& columns, int64_t p, int64_t begin, int64_t 
   }
   for (int64_t s = begin; s < end; ++s) {
     const int64_t position = all_visible ? 0 : g.k_position(columns.b, s), segment = all_visible ? 0 : g.k_segment(columns.b, s);
+    const bool open = mask.open(position, segment);
     for (int j = 0; j < C; ++j) {
       A* const at = probabilities + (s - begin) * ld + j * W;
       A* const ds = gradients + (s - begin) * ld + j * W;
@@ -34,7 +36,7 @@ void differentiate(const Columns<A>& columns, int64_t p, int64_t begin, int64_t 
         slope = 1 - t * t;
       }
       Vec<A> e = exp_down(c - base[j]);
-      if (!all_visible) e = columns.sees(p, j, position, segment) ? e : Vec<A>{};
+      if (!open) e = mask.apply(j, position, segment, e, Vec<A>{});
       store(at, e);
       store(ds, e * (load(ds) - mean[j]) * slope);
     }
@@ -110,8 +112,7 @@ struct Backward {
       }
       to_row(x.q.as<T>() + columns.row(x.q, m), g.Dh, scale, r.q_rows + m * g.padded, g.padded);
       to_row(dy.as<T>() + columns.row(dy, m), g.Dh, A(1), r.dy_rows + m * g.padded, g.padded);
-      const A l = lse.as<A>()[columns.b * lse.stride.dim[0] + (columns.head + m % g.G) * lse.stride.dim[1] +
-                              (columns.t0 + m / g.G) * lse.stride.dim[2]];
+      const A l = lse.as<A>()[columns.scalar(lse, m)];
       r.lse[m] = l == -static_cast<A>(__builtin_inff()) ? 0 : l;  // saw no key: the mask makes every p zero
     }
   }

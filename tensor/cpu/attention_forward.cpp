@@ -1,4 +1,4 @@
-#include "tensor/cpu/attention_tile.h"
+#include "tensor/cpu/attention_few.h"
 
 namespace facet::cpu::FACET_TIER {
 namespace {
@@ -11,26 +11,23 @@ void soften(const Columns<A>& columns, int64_t p, int64_t begin, int64_t end, bo
   const Geometry& g = *columns.geometry;
   const A cap = static_cast<A>(g.x.cap), inverse_cap = cap > 0 ? 1 / cap : 0;
   const A infinity = __builtin_inff();
+  const PanelMask<C, A> mask(columns, p, all_visible);
   Vec<A> top[C], sum[C];
   for (int j = 0; j < C; ++j) {
     top[j] = load(m + j * W);
     sum[j] = Vec<A>{};
   }
-  if (cap > 0 || !all_visible) {
-    for (int64_t s = begin; s < end; ++s) {
-      const int64_t position = g.k_position(columns.b, s), segment = g.k_segment(columns.b, s);
-      for (int j = 0; j < C; ++j) {
-        A* at = scores + (s - begin) * panel<A> + j * W;
-        Vec<A> c = load(at);
-        if (cap > 0) c = cap * math::tanh(c * inverse_cap);
-        if (!all_visible) c = columns.sees(p, j, position, segment) ? c : broadcast<A>(-infinity);
-        store(at, c);
-        top[j] = max(c, top[j]);
-      }
+  for (int64_t s = begin; s < end; ++s) {
+    const int64_t position = all_visible ? 0 : g.k_position(columns.b, s), segment = all_visible ? 0 : g.k_segment(columns.b, s);
+    const bool open = mask.open(position, segment);
+    for (int j = 0; j < C; ++j) {
+      A* const at = scores + (s - begin) * panel<A> + j * W;
+      Vec<A> c = load(at);
+      if (cap > 0) c = cap * math::tanh(c * inverse_cap);
+      if (!open) c = mask.apply(j, position, segment, c, broadcast<A>(-infinity));
+      if (cap > 0 || !open) store(at, c);
+      top[j] = max(c, top[j]);
     }
-  } else {
-    for (int64_t i = 0; i < end - begin; ++i)
-      for (int j = 0; j < C; ++j) top[j] = max(load(scores + i * panel<A> + j * W), top[j]);
   }
   Vec<A> base[C];
   for (int j = 0; j < C; ++j) {
@@ -112,14 +109,13 @@ void forward(const AttentionInputs& x, const Out& y, const Out& lse) {
                l + c, alpha, o + c * g.Dh);
         }
       }
-      for (int64_t c = 0; c < columns.count; ++c) {
-        if (lse) {
-          A* to = lse.as<A>() + b * lse.stride.dim[0] + (columns.head + c % g.G) * lse.stride.dim[1] +
-                  (columns.t0 + c / g.G) * lse.stride.dim[2];
-          *to = l[c] > 0 ? m[c] + static_cast<A>(__builtin_log(l[c])) : -infinity;
-        }
-        l[c] = l[c] > 0 ? 1 / l[c] : 0;
+      for (int64_t c = 0; c < columns.panels * panel<A>; c += width<A>) {  // l: 1 / l, m: lse
+        const Vec<A> sum = load(l + c), none = Vec<A>{};
+        store(m + c, sum > none ? load(m + c) + math::log(sum) : broadcast<A>(-infinity));
+        store(l + c, sum > none ? 1 / sum : none);
       }
+      if (lse)
+        for (int64_t c = 0; c < columns.count; ++c) lse.as<A>()[columns.scalar(lse, c)] = m[c];
       columns.template scatter<T>(o, l, y, false);
     }
   });
@@ -128,7 +124,8 @@ void forward(const AttentionInputs& x, const Out& y, const Out& lse) {
 }  // namespace
 
 void attention_forward(const AttentionInputs& x, Out y, Out lse) {
-  by_float_dtype(x.q.dtype, [&](auto t) { forward<decltype(t)>(x, y, lse); });
+  const bool few = x.q.shape[1] * (x.q.shape[2] / x.k.shape[2]) <= few_queries;
+  by_float_dtype(x.q.dtype, [&](auto t) { few ? forward_few<decltype(t)>(x, y, lse) : forward<decltype(t)>(x, y, lse); });
 }
 
 }  // namespace facet::cpu::FACET_TIER

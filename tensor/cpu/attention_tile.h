@@ -119,24 +119,23 @@ void product(int64_t rows, const A* a, int64_t lda, const A* b, int64_t ldb, int
 
 // ---- rows of Dh <-> columns of queries
 
-/// Transposes W vectors of W lanes: each round interleaves the halves; log2 W rounds swap the index bits of row and lane.
+/// Transposes W vectors of W lanes by exchanging off-diagonal blocks of W/2, W/4, .. 1.
 FACET_INLINE void transpose(vf (&r)[lanes]) {
-  vi low{}, high{};
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) {
-    low[i] = i / 2 + i % 2 * lanes;
-    high[i] = low[i] + lanes / 2;
-  }
 #pragma GCC unroll 4
-  for (int round = 1; round < lanes; round *= 2) {
-    vf t[lanes];
-#pragma GCC unroll 8
-    for (int i = 0; i < lanes / 2; ++i) {
-      t[2 * i] = __builtin_shuffle(r[i], r[i + lanes / 2], low);
-      t[2 * i + 1] = __builtin_shuffle(r[i], r[i + lanes / 2], high);
+  for (int h = lanes / 2; h > 0; h /= 2) {
+    vi upper = iota(), lower = iota();  // lanes of the pair (a, b): b's are numbered from `lanes` on
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      if (i & h) upper[i] = lanes + i - h, lower[i] = lanes + i;
+      else lower[i] = i + h;
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) r[i] = t[i];
+    for (int i = 0; i < lanes; ++i)
+      if (!(i & h)) {
+        const vf a = r[i], b = r[i + h];
+        r[i] = __builtin_shuffle(a, b, upper);
+        r[i + h] = __builtin_shuffle(a, b, lower);
+      }
   }
 }
 FACET_INLINE void transpose(double (&)[1]) {}
@@ -193,10 +192,9 @@ void from_columns(const A* columns, int64_t ld, int64_t Dh, const A* factor, T* 
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) r[i] = load(columns + (d + i) * ld) * by;
     transpose(r);
-    A lane[W][W];
 #pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) store(lane[i], r[i]);
-    for (int i = 0; i < n; ++i) put_lanes(row[i] + d, load(lane[i]), skip, add);
+    for (int i = 0; i < W; ++i)
+      if (i < n) put_lanes(row[i] + d, r[i], skip, add);
   }
 }
 
@@ -229,6 +227,23 @@ struct KeyRange {
 struct QueryRange {
   int64_t lo_min = INT64_MAX, lo_max = -1, hi_min = INT64_MAX, hi_max = -1, segment_lo = INT64_MAX, segment_hi = INT64_MIN;
   bool all = true;
+
+  FACET_INLINE void include(const Interval& i, int64_t segment) {
+    if (i.lo > i.hi) {
+      all = false;
+      return;
+    }
+    lo_min = i.lo < lo_min ? i.lo : lo_min;
+    lo_max = i.lo > lo_max ? i.lo : lo_max;
+    hi_min = i.hi < hi_min ? i.hi : hi_min;
+    hi_max = i.hi > hi_max ? i.hi : hi_max;
+    segment_lo = segment < segment_lo ? segment : segment_lo;
+    segment_hi = segment > segment_hi ? segment : segment_hi;
+  }
+  /// Every query sees the key.
+  FACET_INLINE bool sees(int64_t position, int64_t segment) const {
+    return all && position >= lo_max && position <= hi_min && segment == segment_lo && segment == segment_hi;
+  }
 };
 
 FACET_INLINE bool may_see(const QueryRange& q, const KeyRange& k) {
@@ -295,15 +310,18 @@ struct Columns {
   int64_t b, head, t0, count, panels;  ///< head: the first query head
   const Geometry* geometry;
   Int<A>*lo, *hi, *segment;            ///< [panels * panel]
+  int32_t *token, *member;             ///< [panels * panel], m = token * G + member; the last query's for columns beyond it
   QueryRange* range;                   ///< [panels]
 
   static FACET_INLINE int64_t bytes(int64_t panels) {
-    return 3 * Workspace::size<Int<A>>(panels * panel<A>) + Workspace::size<QueryRange>(panels);
+    return 3 * Workspace::size<Int<A>>(panels * panel<A>) + 2 * Workspace::size<int32_t>(panels * panel<A>) +
+           Workspace::size<QueryRange>(panels);
   }
 
   Columns(const Geometry& g, Workspace& space, int64_t most)
       : b(0), head(0), t0(0), count(0), panels(0), geometry(&g), lo(space.take<Int<A>>(most * panel<A>)),
-        hi(space.take<Int<A>>(most * panel<A>)), segment(space.take<Int<A>>(most * panel<A>)), range(space.take<QueryRange>(most)) {}
+        hi(space.take<Int<A>>(most * panel<A>)), segment(space.take<Int<A>>(most * panel<A>)),
+        token(space.take<int32_t>(most * panel<A>)), member(space.take<int32_t>(most * panel<A>)), range(space.take<QueryRange>(most)) {}
 
   void choose(int64_t batch, int64_t kv_head, int64_t begin, int64_t end) {
     const Geometry& g = *geometry;
@@ -312,40 +330,38 @@ struct Columns {
     t0 = begin;
     count = (end - begin) * g.G;
     panels = (count + panel<A> - 1) / panel<A>;
-    for (int64_t p = 0; p < panels; ++p) {
-      QueryRange r;
-      for (int64_t m = p * panel<A>; m < (p + 1) * panel<A>; ++m) {
-        if (m >= count) {  // columns that fill the panel: their results are never read
-          lo[m] = 1;
-          hi[m] = 0;
-          segment[m] = 0;
-          continue;
-        }
-        const int64_t t = t0 + m / g.G, s = g.q_segment(b, t);
-        const Interval i = visible_positions(g.x, g.q_position(b, t));
+    for (int64_t p = 0; p < panels; ++p) range[p] = {};
+    int64_t m = 0;
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t s = g.q_segment(b, t);
+      const Interval i = visible_positions(g.x, g.q_position(b, t));
+      for (int64_t last = m, member_of = 0; member_of < g.G; ++member_of, ++m) {
         lo[m] = static_cast<Int<A>>(i.lo);
         hi[m] = static_cast<Int<A>>(i.hi < INT32_MAX ? i.hi : INT32_MAX);
         segment[m] = static_cast<Int<A>>(s);
-        if (i.lo > i.hi) {
-          r.all = false;
-          continue;
-        }
-        r.lo_min = i.lo < r.lo_min ? i.lo : r.lo_min;
-        r.lo_max = i.lo > r.lo_max ? i.lo : r.lo_max;
-        r.hi_min = i.hi < r.hi_min ? i.hi : r.hi_min;
-        r.hi_max = i.hi > r.hi_max ? i.hi : r.hi_max;
-        r.segment_lo = s < r.segment_lo ? s : r.segment_lo;
-        r.segment_hi = s > r.segment_hi ? s : r.segment_hi;
+        token[m] = static_cast<int32_t>(t - begin);
+        member[m] = static_cast<int32_t>(member_of);
+        if (m == last || m % panel<A> == 0) range[m / panel<A>].include(i, s);
       }
-      range[p] = r;
+    }
+    for (; m < panels * panel<A>; ++m) {  // columns that fill the last panel: their results are never read
+      lo[m] = 1;
+      hi[m] = 0;
+      segment[m] = 0;
+      token[m] = token[count - 1];
+      member[m] = member[count - 1];
     }
   }
 
   /// Vectors of panel p that hold a query.
   FACET_INLINE int vectors(int64_t p) const { return count - p * panel<A> > width<A> ? 2 : 1; }
-  template <class V>
-  FACET_INLINE auto row(const V& v, int64_t m) const {
-    return m / geometry->G * v.stride.dim[1] + (head + m % geometry->G) * v.stride.dim[2] + b * v.stride.dim[0] + t0 * v.stride.dim[1];
+  /// Where the row of column m starts in a [B, T, H, Dh] window.
+  FACET_INLINE int64_t row(const View& v, int64_t m) const {
+    return b * v.stride.dim[0] + (t0 + token[m]) * v.stride.dim[1] + (head + member[m]) * v.stride.dim[2];
+  }
+  /// The same in a [B, H, T] window.
+  FACET_INLINE int64_t scalar(const View& v, int64_t m) const {
+    return b * v.stride.dim[0] + (head + member[m]) * v.stride.dim[1] + (t0 + token[m]) * v.stride.dim[2];
   }
 
   /// columns[p][d][..] = factor * v^T for all panels; columns beyond the last query repeat it.
@@ -354,7 +370,7 @@ struct Columns {
     constexpr int W = width<A>;
     for (int64_t m = 0; m < count; m += W) {
       const T* rows[W];
-      for (int i = 0; i < W; ++i) rows[i] = v.as<T>() + row(v, m + i < count ? m + i : count - 1);
+      for (int i = 0; i < W; ++i) rows[i] = v.as<T>() + row(v, m + i);
       to_columns<A, T>(rows, geometry->Dh, factor, columns + m / panel<A> * geometry->Dh * panel<A> + m % panel<A>, panel<A>);
     }
   }
@@ -382,18 +398,35 @@ struct Columns {
     while (begin < end && hopeless(end - 1)) --end;
   }
 
-  /// Lanes of vector j of panel p that see key s.
-  FACET_INLINE IntVec<A> sees(int64_t p, int j, int64_t position, int64_t key_segment) const {
-    const int64_t m = p * panel<A> + j * width<A>;
-    const auto lanes_of = [&](const Int<A>* p) {
-      IntVec<A> v;
-      __builtin_memcpy(&v, p + m, sizeof v);
-      return v;
-    };
-    const Int<A> at = static_cast<Int<A>>(position);
-    const auto inside = (lanes_of(lo) <= at) & (lanes_of(hi) >= at);  // lo >= 0: an empty slot, position -1, is below it
-    return inside & (lanes_of(segment) == static_cast<Int<A>>(key_segment));
+};
+
+/// The visibility of single keys to C vectors of a panel.
+template <int C, class A>
+class PanelMask {
+ public:
+  FACET_INLINE PanelMask(const Columns<A>& columns, int64_t p, bool all_visible)
+      : range_(columns.range[p]), all_visible_(all_visible), segments_(static_cast<bool>(columns.geometry->x.q_segments)) {
+    for (int j = 0; j < C; ++j) {
+      const int64_t m = p * panel<A> + j * width<A>;
+      __builtin_memcpy(&lo_[j], columns.lo + m, sizeof lo_[j]);
+      __builtin_memcpy(&hi_[j], columns.hi + m, sizeof hi_[j]);
+      __builtin_memcpy(&segment_[j], columns.segment + m, sizeof segment_[j]);
+    }
   }
+  /// True when nothing of this key is hidden, which spares the test of its lanes.
+  FACET_INLINE bool open(int64_t position, int64_t segment) const { return all_visible_ || range_.sees(position, segment); }
+  /// x where the key is visible, else `hidden`. lo >= 0, so that an empty slot, position -1, is hidden from all.
+  FACET_INLINE Vec<A> apply(int j, int64_t position, int64_t segment, Vec<A> x, Vec<A> hidden) const {
+    const Int<A> at = static_cast<Int<A>>(position);
+    auto inside = (lo_[j] <= at) & (hi_[j] >= at);
+    if (segments_) inside &= segment_[j] == static_cast<Int<A>>(segment);
+    return inside ? x : hidden;
+  }
+
+ private:
+  const QueryRange range_;
+  bool all_visible_, segments_;
+  IntVec<A> lo_[C], hi_[C], segment_[C];
 };
 
 /// Rows of k or v in the compute type: in place, or converted a block at a time.

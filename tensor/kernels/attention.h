@@ -29,7 +29,8 @@
 // y and lse are written ("="; a null lse is skipped); dq, dk, dv respect accumulate and may be null. No output aliases an input.
 //
 // Repeatable: the division into blocks, and the order in which partial sums meet, depend on the shape alone. In the forward pass a
-// row of y does not even depend on the other rows: its sums run over the same blocks of keys whoever shares its block of queries.
+// row of y does not even depend on the other rows: its sums run over the same blocks of keys whoever shares its block of queries
+// (two ways to add within a block: up to 16 queries per key head, as in decoding, go by another loop than more do).
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/view.h"

@@ -152,8 +152,8 @@ TEST_CASE("attention: jax goldens") {
   });
 }
 
-TEST_CASE("attention: several turns of the backward pass, every dtype") {
-  for (const auto& [S, T] : {std::pair<int64_t, int64_t>{300, 300}, {400, 150}, {40, 290}}) {
+TEST_CASE("attention: long sequences in several turns and pieces") {
+  for (const auto& [S, T] : {std::pair<int64_t, int64_t>{300, 300}, {400, 150}, {40, 290}, {2500, 3}}) {
     Case c(7, 1, T, S, 4, 2, 20, DType::f32);
     AttentionMask m;
     m.q_positions = counting(1, T, static_cast<int>(S - T));
