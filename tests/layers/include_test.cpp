@@ -1,0 +1,137 @@
+// Who may include whom, read from the sources themselves.
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+
+namespace {
+namespace fs = std::filesystem;
+using Names = std::set<std::string>;
+
+// A room may include itself and what is listed.
+const std::map<std::string, Names> allowed = {
+    {"tensor", {}},
+    {"autograd", {"tensor"}},
+    {"nn", {"autograd", "tensor"}},
+    {"optim", {"autograd", "tensor"}},
+    {"data", {"tensor"}},
+    {"models", {"nn", "autograd", "tensor"}},
+    {"infer", {"nn", "data", "autograd", "tensor"}},
+    {"train", {"infer", "optim", "nn", "data", "autograd", "tensor"}},
+};
+// Libraries that only these places see (a folder ends in "/").
+const std::map<std::string, Names> outsiders = {
+    {"omp.h", {"tensor/cpu/parallel.cpp"}},
+    {"Eigen/", {"tensor/"}},
+    {"sentencepiece", {"data/"}},
+};
+// Too heavy for headers. tensor/io/json.h is the one door to the JSON library and as heavy as what it includes.
+const Names heavy = {"nlohmann/json.hpp", "tensor/io/json.h", "CLI/", "yaml-cpp/", "Eigen/", "sentencepiece"};
+
+std::string read(const fs::path& p) {
+  std::ostringstream s;
+  s << std::ifstream(p).rdbuf();
+  return s.str();
+}
+bool starts(const std::string& s, const std::string& with) { return s.rfind(with, 0) == 0; }
+
+struct Source {
+  std::string path;  // from the repository's root
+  std::vector<std::string> includes;
+};
+std::vector<std::string> includes_of(const std::string& text) {
+  static const std::regex line(R"re((?:^|\n)[ \t]*#[ \t]*include[ \t]*[<"]([^>"]+)[>"])re");
+  std::vector<std::string> r;
+  for (std::sregex_iterator i(text.begin(), text.end(), line), end; i != end; ++i) r.push_back((*i)[1]);
+  return r;
+}
+std::vector<Source> sources() {
+  std::vector<Source> all;
+  for (const auto& [room, below] : allowed) {
+    if (!fs::exists(fs::path(FACET_SOURCE) / room)) continue;  // not written yet
+    for (const auto& e : fs::recursive_directory_iterator(fs::path(FACET_SOURCE) / room)) {
+      const std::string ext = e.path().extension();
+      if (ext == ".h" || ext == ".cpp") all.push_back({fs::relative(e.path(), FACET_SOURCE), includes_of(read(e.path()))});
+    }
+  }
+  return all;
+}
+
+// What is wrong with one source; empty when all is well.
+std::vector<std::string> violations(const Source& s) {
+  std::vector<std::string> r;
+  const std::string room = s.path.substr(0, s.path.find('/'));
+  for (const std::string& i : s.includes) {
+    const std::string target = i.substr(0, i.find('/'));
+    const bool of_ours = i.find('/') != std::string::npos && (allowed.count(target) || target == "app" || target == "tests");
+    if (of_ours && target != room && !allowed.at(room).count(target)) r.push_back(s.path + " includes " + i + ": " + room + " may not see " + target);
+    for (const auto& [library, places] : outsiders) {
+      if (!starts(i, library)) continue;
+      bool ok = false;
+      for (const std::string& p : places) ok |= p.back() == '/' ? starts(s.path, p) : s.path == p;
+      if (!ok) r.push_back(s.path + " includes " + i);
+    }
+    if (s.path.ends_with(".h") && s.path != "tensor/io/json.h")
+      for (const std::string& h : heavy)
+        if (starts(i, h)) r.push_back(s.path + ": " + i + " is too heavy for a header");
+  }
+  return r;
+}
+}  // namespace
+
+TEST_CASE("layers: every include follows the arrows") {
+  const std::vector<Source> all = sources();
+  REQUIRE(all.size() > 20);
+  for (const Source& s : all)
+    for (const std::string& v : violations(s)) FAIL_CHECK(v);
+}
+
+TEST_CASE("layers: the reader notices a wrong arrow") {
+  CHECK(violations({"nn/linear.cpp", includes_of("#include \"optim/adamw.h\"\n")}).size() == 1);
+  CHECK(violations({"tensor/tensor.h", includes_of("\n  # include \"autograd/tape.h\"\n")}).size() == 1);
+  CHECK(violations({"train/sft.cpp", includes_of("#include \"models/gemma/config.h\"")}).size() == 1);
+  CHECK(violations({"tensor/cpu/copy.cpp", includes_of("#include <omp.h>\n")}).size() == 1);
+  CHECK(violations({"nn/a.h", includes_of("#include <Eigen/Core>\n")}).size() == 2);
+  CHECK(violations({"nn/a.cpp", includes_of("#include \"tensor/tensor.h\"\n#include <vector>\n")}).empty());
+}
+
+TEST_CASE("layers: every kernel has a test that mentions it") {
+  std::string tests;
+  for (const auto& e : fs::recursive_directory_iterator(fs::path(FACET_SOURCE) / "tests"))
+    if (e.path().extension() == ".cpp") tests += read(e.path());
+  int kernels = 0;
+  for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "tensor/kernels")) {
+    if (e.path().extension() != ".h") continue;
+    ++kernels;
+    if (!std::regex_search(tests, std::regex("\\b" + e.path().stem().string() + "\\b")))
+      FAIL_CHECK("no test mentions " + fs::relative(e.path(), FACET_SOURCE).string());
+  }
+  CHECK(kernels > 3);
+}
+
+TEST_CASE("layers: a tier's objects leak no symbol the linker could pick for another machine") {
+  // Weak (W, V) and unique (u) symbols of code compiled for AVX2 or AVX-512: the linker keeps one copy for every CPU.
+  int objects = 0;
+  for (const auto& e : fs::recursive_directory_iterator(FACET_BINARY)) {
+    const std::string path = e.path().string();
+    if (e.path().extension() != ".o" || path.find("facet_tensor_avx") == std::string::npos) continue;
+    ++objects;
+    const fs::path list = fs::path(FACET_BINARY) / "layers-nm.txt";
+    REQUIRE(std::system(("nm -C --defined-only '" + path + "' > '" + list.string() + "'").c_str()) == 0);
+    std::istringstream lines(read(list));
+    for (std::string line; std::getline(lines, line);) {
+      static const std::regex symbol(R"(^[0-9a-f]+ ([A-Za-z]) (.*)$)");
+      std::smatch m;
+      if (!std::regex_match(line, m, symbol)) continue;
+      const char kind = m[1].str()[0];
+      const std::string name = m[2];
+      if (name.rfind("DW.ref.", 0) == 0) continue;  // a pointer for the unwinder, the same in every object
+      const bool own = name.find("facet::cpu::avx2::") != std::string::npos || name.find("facet::cpu::avx512::") != std::string::npos;
+      if ((kind == 'W' || kind == 'V' || kind == 'u') && !own) FAIL_CHECK(e.path().filename().string() + " defines " + name);
+    }
+  }
+  if (FACET_TIERS) CHECK(objects > 0);
+}
