@@ -3,27 +3,49 @@
 
 namespace facet::app {
 
+Command chat_command();
+Command check_blocks_command();
+Command check_generation_command();
+Command check_grads_command();
+Command check_logits_command();
+Command check_tokenizer_command();
 Command convert_command();
 Command data_check_command();
 Command data_make_command();
 Command data_preview_command();
 Command data_stats_command();
+Command demo_radicals_command();
 Command env_command();
+Command eval_command();
+Command generate_command();
+Command init_command();
 Command inspect_config_command();
 Command inspect_model_command();
 Command inspect_run_command();
+Command sft_command();
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> list{
+      demo_radicals_command(),
+      init_command(),
+      sft_command(),
+      generate_command(),
+      chat_command(),
+      eval_command(),
+      check_logits_command(),
+      check_blocks_command(),
+      check_grads_command(),
+      check_generation_command(),
+      check_tokenizer_command(),
       convert_command(),
-      data_make_command(),
       data_check_command(),
+      data_make_command(),
       data_preview_command(),
       data_stats_command(),
+      env_command(),
       inspect_config_command(),
       inspect_model_command(),
       inspect_run_command(),
-      env_command(),
   };
   return list;
 }

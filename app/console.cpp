@@ -84,14 +84,19 @@ void Console::progress(const std::string& what, int64_t done, int64_t total, con
   }
   if (!rest.empty()) line += " " + rest;
   if (on_terminal()) {
-    line.resize(std::min(line.size(), columns() - 1));
-    fmt::print(stderr, "\r\033[K{}", line);
-    drawn_ = true;
+    status(line);
   } else {
     fmt::print(stderr, "{}\n", line);
+    std::fflush(stderr);
   }
-  std::fflush(stderr);
   if (finished) progress_end();
+}
+
+void Console::status(const std::string& line) {
+  if (quiet_ || !on_terminal()) return;
+  fmt::print(stderr, "\r\033[K{}", line.substr(0, columns() - 1));
+  std::fflush(stderr);
+  drawn_ = true;
 }
 
 void Console::progress_end() {

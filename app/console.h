@@ -47,6 +47,8 @@ class Console {
   /// How far a long piece of work is. On a terminal one line is redrawn (at most 20 times a second); in a pipe a plain line
   /// appears at most every `pipe_seconds`. total 0 = unknown. `what` stands in front, `rest` behind.
   void progress(const std::string& what, int64_t done, int64_t total, const std::string& rest = "");
+  /// A line about how far things are, redrawn in place on a terminal; nothing in a pipe.
+  void status(const std::string& line);
   /// Ends the redrawn line; done also by the next line of output.
   void progress_end();
   double pipe_seconds = 10;

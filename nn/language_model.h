@@ -38,6 +38,9 @@ struct LanguageModel : Module {
   /// Floating-point operations of one forward pass over n tokens at mean context t, the head for `head_rows` of them.
   virtual double forward_flops(double n, double t, double head_rows) const = 0;
 
+  /// About how many bytes a training step over `tokens` tokens keeps for backward.
+  virtual double activation_bytes(double tokens, Recompute) const = 0;
+
   /// hidden rows [.., D] -> logits [.., V], capped.
   Tensor logits(const Tensor& hidden) const;
 };

@@ -1,0 +1,26 @@
+// The checks of `facet check`: a model on disk against numbers from elsewhere.
+#pragma once
+#include "app/check/reference.h"
+#include "app/check/report.h"
+#include "data/tokenizer.h"
+
+namespace facet::app {
+
+struct CheckTolerances {
+  double taps = 1e-4;   ///< of the reference's root mean square
+  double grads = 1e-4;  ///< of the reference's largest entry
+  double absolute = 0;  ///< overrides both when positive (--tol)
+};
+
+/// Logits and loss of every set.
+void check_logits(LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&);
+/// Every tap of every set, in forward order: the first red one is where to look.
+void check_blocks(LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&);
+/// Loss and gradient of every parameter: token-weighted mean over the shifted real tokens.
+void check_grads(LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&);
+/// Cached decoding of [SET.]prompt, mask, fed with [SET.]generated: logits of every step, and the greedy choice.
+void check_generation(LanguageModel&, const std::vector<std::string>& references, const CheckTolerances&, CheckReport&);
+/// A JSON file with "encode", "decode" or "cases" (chats): ids, pieces, text.
+void check_tokenizer(const Tokenizer&, const std::string& json_path, CheckReport&);
+
+}  // namespace facet::app

@@ -1,0 +1,47 @@
+#include "app/check/checks.h"
+#include "infer/generator.h"
+
+#include <algorithm>
+
+namespace facet::app {
+
+void check_generation(LanguageModel& model, const std::vector<std::string>& references, const CheckTolerances& tolerance, CheckReport& report) {
+  for (const std::string& path : references) {
+    const Safetensors file(path);
+    for (const auto& [name, info] : file.tensors()) {
+      const std::string tail = "prompt";
+      if (name != tail && (name.size() < tail.size() + 1 || name.compare(name.size() - 7, 7, ".prompt") != 0)) continue;
+      const std::string prefix = name.substr(0, name.size() - tail.size());
+      const Tensor prompt = file.load(name), generated = file.load(prefix + "generated");
+      const Tensor mask = file.has(prefix + "mask") ? file.load(prefix + "mask") : Tensor::full(prompt.shape(), 1, DType::i32);
+      const int64_t B = prompt.dim(0), T = prompt.dim(1), steps = generated.dim(1);
+      std::vector<int64_t> rows;
+      std::vector<std::vector<int32_t>> next(static_cast<size_t>(B));
+      for (int64_t b = 0; b < B; ++b) {
+        rows.push_back(b);
+        for (int64_t t = 0; t < T; ++t)
+          if (mask.at({b, t}) != 0) next[static_cast<size_t>(b)].push_back(static_cast<int32_t>(prompt.at({b, t})));
+      }
+      Generator g(model, B, T + steps);
+      const Tensor logits = Tensor::empty({B, steps, model.vocab()}), chosen = Tensor::empty({B, steps}, DType::i32);
+      float* out = logits.out().as<float>();
+      int32_t* pick = chosen.out().as<int32_t>();
+      for (int64_t s = 0; s < steps; ++s) {
+        g.feed(rows, next);
+        for (int64_t b = 0; b < B; ++b) {
+          const auto l = g.logits(b);
+          std::copy(l.begin(), l.end(), out + (b * steps + s) * model.vocab());
+          pick[b * steps + s] = static_cast<int32_t>(std::max_element(l.begin(), l.end()) - l.begin());
+          next[static_cast<size_t>(b)] = {static_cast<int32_t>(generated.at({b, s}))};  // go on as the reference did
+        }
+      }
+      if (report.wanted(prefix + "generated")) report.add(compare(prefix + "generated", chosen, generated, {}, {}));
+      if (!file.has(prefix + "logits")) report.not_compared(prefix + "logits", "not in the file");
+      else if (report.wanted(prefix + "logits"))
+        report.add(compare(prefix + "logits", logits, file.load(prefix + "logits"), {},
+                           {.of_rms = tolerance.taps, .of_max = 0, .absolute = tolerance.absolute}));
+    }
+  }
+}
+
+}  // namespace facet::app

@@ -1,0 +1,48 @@
+// Numbers from elsewhere: safetensors files in the spelling of the reference sets, merged.
+//   [SET.]input_ids, attention_mask, position_ids        what went in
+//   [SET.]embed, layers.I.TAP, final_norm, logits, loss  what came out
+//   [SET.]grad.NAME                                      gradients by parameter
+// Names of the flax library's modules ("SET.layer_0/attn/_query_norm") are understood as well.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nn/language_model.h"
+#include "tensor/io/safetensors.h"
+
+namespace facet::app {
+
+struct ReferenceTensor {
+  std::string name;   ///< as the file spells it
+  std::string label;  ///< for the report: the name, with the file where two files hold it
+  std::string tap;    ///< our name without the set: "layers.0.q_normed", "grad.layers.0....", "logits"; empty: no counterpart
+  const Safetensors* file = nullptr;
+  Tensor load() const { return file->load(name); }
+};
+
+class Reference {
+ public:
+  explicit Reference(const std::vector<std::string>& paths);
+
+  /// Names of the sets that have input_ids; "" for a file without sets.
+  const std::vector<std::string>& sets() const { return sets_; }
+  /// Everything of one set but its inputs, in forward order; of the files' order otherwise.
+  std::vector<ReferenceTensor> tensors(const std::string& set) const;
+  /// Tensors that belong to no set.
+  std::vector<ReferenceTensor> strays() const;
+  /// An input or other tensor of a set from whichever file holds it; absent when none does.
+  Tensor find(const std::string& set, const std::string& name) const;
+  Tokens tokens(const std::string& set) const;
+  /// i32 [B, T] of ones where the set gives none.
+  Tensor mask(const std::string& set) const;
+
+ private:
+  std::vector<std::unique_ptr<Safetensors>> files_;
+  std::vector<std::string> sets_;
+};
+
+/// Our tap for a flax module path ("layer_0/attn/_query_norm" -> "layers.0.q_normed"); "" when there is none.
+std::string tap_of_flax(const std::string& path);
+
+}  // namespace facet::app

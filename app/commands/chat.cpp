@@ -1,0 +1,83 @@
+// A conversation in the terminal.
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+
+#ifdef FACET_READLINE
+#include <readline/history.h>
+#include <readline/readline.h>
+#endif
+
+#include "app/command.h"
+#include "app/sampling_settings.h"
+#include "app/sft_run.h"
+#include "infer/chat.h"
+#include "nn/module.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common, SamplingSettings {
+  std::string model, system;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("model", &model, "folder of the model").positional().required();
+    o.add("system", &system, "put before the first message");
+    declare_sampling(o);
+    o.pass_through("model", overrides);
+  }
+};
+
+// One line from the person; false at the end of input.
+bool ask(std::string& line) {
+#ifdef FACET_READLINE
+  if (isatty(STDIN_FILENO)) {
+    char* typed = readline("> ");
+    if (!typed) return false;
+    line = typed;
+    if (!line.empty()) add_history(typed);
+    std::free(typed);
+    return true;
+  }
+#endif
+  if (isatty(STDIN_FILENO)) std::fputs("> ", stdout), std::fflush(stdout);
+  return static_cast<bool>(std::getline(std::cin, line));
+}
+
+int run(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
+  Chat chat(*folder.model, folder.tokenizer, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.context);
+  chat.set_system(s.system);
+  if (isatty(STDIN_FILENO)) console.note("/clear starts anew, /quit or Ctrl-D ends");
+  for (std::string line; ask(line);) {
+    if (line == "/quit" || line == "/exit") break;
+    if (line == "/clear") {
+      chat.clear();
+      continue;
+    }
+    if (line.find_first_not_of(" \t") == std::string::npos) continue;
+    try {
+      chat.say(line, [&](std::string_view piece) {
+        console.text(std::string(piece));
+        return true;
+      });
+      console.line();
+      console.detail("[{} tokens computed before the answer, {} in all, ended by {}]", chat.last_computed(), chat.tokens().size(),
+                     name_of(chat.last_stop()));
+    } catch (const Error& e) {
+      if (e.kind() != Kind::usage) throw;
+      console.warn("{}", e.what());  // a full context ends a turn, not the conversation
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+Command chat_command() {
+  return command<Settings>("chat", "Talk to a model; every turn computes only what is new", "  facet chat runs/dialogues/final --greedy", run);
+}
+
+}  // namespace facet::app

@@ -1,0 +1,76 @@
+// A model against numbers from elsewhere.
+#include "app/check/checks.h"
+#include "app/command.h"
+#include "app/model_folder.h"
+#include "app/sft_run.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common {
+  std::string model, only;
+  Values ref;
+  double tol = 0;
+  bool first_fail = false;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("model", &model, "folder of the model").positional().required();
+    o.add("ref", &ref, "file with reference numbers; may be repeated, files are merged").required();
+    o.add("tol", &tol, "largest difference allowed; 0: 1e-4 of the reference's root mean square (gradients: of its largest entry)").range(0, 1e9);
+    o.add("only", &only, "names to look at, * stands for anything");
+    o.add("first-fail", &first_fail, "stop at the first red row");
+    o.pass_through("model", overrides);
+  }
+  CheckReport report() const {
+    CheckReport r;
+    r.json = json;
+    r.first_fail = first_fail;
+    r.only = only;
+    return r;
+  }
+};
+
+template <auto check>
+int run_model(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  const ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::optional);
+  CheckReport report = s.report();
+  const CheckTolerances tolerance{.absolute = s.tol};
+  if constexpr (std::is_invocable_v<decltype(check), LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&>)
+    check(*folder.model, Reference(s.ref), tolerance, report);
+  else check(*folder.model, s.ref, tolerance, report);
+  report.finish();
+  return 0;
+}
+
+int run_tokenizer(Settings& s, Options&, Console&) {
+  const Tokenizer tokenizer = Tokenizer::load(s.model);
+  CheckReport report = s.report();
+  for (const std::string& path : s.ref) check_tokenizer(tokenizer, path, report);
+  report.finish();
+  return 0;
+}
+
+constexpr const char* details =
+    "References are safetensors files with [SET.]input_ids, attention_mask, position_ids and what came out of them\n"
+    "(tools/dump_hf.py and tools/dump_jax.py write such files). Exit code 1 when anything is red.\n"
+    "  facet check blocks --model m --ref taps.safetensors --set model.sliding_window=9";
+
+}  // namespace
+
+Command check_logits_command() { return command<Settings>("check logits", "Compare logits with a reference", details, run_model<check_logits>); }
+Command check_blocks_command() {
+  return command<Settings>("check blocks", "Compare every intermediate value with a reference; names the first bad block", details, run_model<check_blocks>);
+}
+Command check_grads_command() {
+  return command<Settings>("check grads", "Compare the gradient of every parameter with a reference", details, run_model<check_grads>);
+}
+Command check_generation_command() {
+  return command<Settings>("check generation", "Compare cached greedy decoding with a reference", details, run_model<check_generation>);
+}
+Command check_tokenizer_command() {
+  return command<Settings>("check tokenizer", "Compare token ids, texts and chat renderings with a reference",
+                           "References are JSON files with \"encode\", \"decode\" or \"cases\".", run_tokenizer);
+}
+
+}  // namespace facet::app

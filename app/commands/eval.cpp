@@ -1,0 +1,94 @@
+// How good a model is: loss on text, or the share of questions it answers right.
+#include <cmath>
+
+#include <nlohmann/json.hpp>
+
+#include "app/answers.h"
+#include "app/command.h"
+#include "app/sampling_settings.h"
+#include "app/sft_run.h"
+#include "tensor/io/text.h"
+#include "tensor/io/durable.h"
+#include "train/sft.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common, SamplingSettings {
+  std::string model, data, task = "lm", verifier = "exact", mask = "prompt", answers;
+  int64_t k = 1, limit = 0, batch = 8, max_len = 0;
+  bool chat_template = false;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("model", &model, "folder of the model").positional().required();
+    o.add("data", &data, "file to evaluate on; of a folder its test or valid file").required();
+    o.add("task", &task, "lm: loss and perplexity; verifier: answer questions and judge them").choices({"lm", "verifier"});
+    o.add("verifier", &verifier, "how answers are judged").choices(verifier_names());
+    o.add("k", &k, "answers per question (with --temp above 0)").alias({"num-samples"}).range(1, 4096);
+    o.add("limit", &limit, "at most so many rows; 0: all").range(0, 1e12);
+    o.add("answers", &answers, "file to write questions, answers and verdicts to, a JSON object a line");
+    o.add("batch", &batch, "rows at once (lm)").range(1, 4096);
+    o.add("max-len", &max_len, "positions per example (lm); 0: as in training").range(0, 1 << 24);
+    o.add("mask", &mask, "what does not count (lm): the prompt, or nothing").choices({"prompt", "none"});
+    o.add("chat-template", &chat_template, "completions are user and model turns (lm)");
+    declare_sampling(o);
+    o.pass_through("model", overrides);
+  }
+};
+
+int run_lm(const Settings& s, ModelFolder& folder, Console& console) {
+  DataOptions d;
+  d.max_len = s.max_len > 0 ? s.max_len : std::min<int64_t>(512, folder.model->context());
+  d.learn_prompt = s.mask == "none";
+  d.chat_template = s.chat_template;
+  const Splits splits = read_splits(s.data, folder.tokenizer, d);
+  const Dataset& data = splits.test.size() ? splits.test : splits.valid.size() ? splits.valid : splits.train;
+  const SftFigures f = evaluate_loss(*folder.model, batches_in_order(data, s.batch, std::max(0, folder.tokenizer.specials().pad)));
+  if (console.json()) {
+    console.line("{}", nlohmann::json{{"loss", f.loss}, {"perplexity", std::exp(f.loss)}, {"tokens", f.supervised}}.dump());
+  } else {
+    console.line("loss {:.4f} nats, perplexity {:.4g} over {} tokens of {}", f.loss, std::exp(f.loss), grouped(f.supervised), data.path());
+  }
+  return 0;
+}
+
+int run_verifier(const Settings& s, ModelFolder& folder, Console& console) {
+  const auto questions = read_questions(s.data, folder.tokenizer, s.limit);
+  const auto answers = answer_all(*folder.model, folder.tokenizer, questions, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.k,
+                                  verifier_named(s.verifier), [&](int64_t done, int64_t total) { console.progress("answering", done, total); });
+  const PassRate r = pass_rate(answers);
+  if (!s.answers.empty()) {
+    std::string text;
+    for (size_t i = 0; i < questions.size(); ++i)
+      for (const Answer& a : answers[i])
+        text += nlohmann::json{{"prompt", questions[i].prompt}, {"answer", a.text}, {"expected", questions[i].expected},
+                               {"reward", a.reward}, {"verdict", a.verdict}, {"stop", name_of(a.stop)}}
+                    .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    write_file_atomically(s.answers, text);
+  }
+  if (console.json()) {
+    console.line("{}", nlohmann::json{{"pass1", r.pass1}, {"pass1_error", r.pass1_error}, {"pass_k", r.pass_k}, {"k", answers[0].size()},
+                                      {"mean_reward", r.mean_reward}, {"stopped", r.stopped}, {"questions", questions.size()}}.dump());
+    return 0;
+  }
+  console.line("pass@1 {:.3f} +- {:.3f}, mean reward {:.3f}, {:.1f}% ended by themselves, {} questions", r.pass1, r.pass1_error, r.mean_reward,
+               100 * r.stopped, questions.size());
+  if (answers[0].size() > 1) console.line("pass@{} {:.3f}", answers[0].size(), r.pass_k);
+  return 0;
+}
+
+int run(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
+  return s.task == "lm" ? run_lm(s, folder, console) : run_verifier(s, folder, console);
+}
+
+}  // namespace
+
+Command eval_command() {
+  return command<Settings>("eval", "Loss and perplexity on text, or the share of questions answered right",
+                           "  facet eval runs/book/final --data book.txt\n"
+                           "  facet eval runs/radicals/final --data data/test.jsonl --task verifier --verifier radicals --greedy", run);
+}
+
+}  // namespace facet::app

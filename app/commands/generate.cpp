@@ -1,0 +1,125 @@
+// Text from a model: one prompt, many, or standard input; and the values inside one forward pass.
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <iostream>
+#include <iterator>
+
+#include "app/answers.h"
+#include "app/command.h"
+#include "app/sampling_settings.h"
+#include "app/sft_run.h"
+#include "data/chat.h"
+#include "nn/tap.h"
+#include "tensor/io/safetensors.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common, SamplingSettings {
+  std::string model, prompt, prompts, system, verifier, dump, out;
+  bool raw = false, chat = false, logprobs = false;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("model", &model, "folder of the model").positional().required();
+    o.add("prompt", &prompt, "text to go on from; - reads standard input").letter('p');
+    o.add("prompts", &prompts, "a .jsonl file of {\"prompt\"}, answered in one batch");
+    o.add("chat", &chat, "the prompt is a user's turn (the default for folders with a chat template)");
+    o.add("raw", &raw, "the prompt is plain text, whatever the folder says");
+    o.add("system", &system, "put before the first message of a chat");
+    o.add("logprobs", &logprobs, "print each token with its log-probability");
+    o.add("verifier", &verifier, "judge the answer: radicals or exact").choices({"", "radicals", "exact"});
+    o.add("dump", &dump, "write the intermediate values of the prompt's forward pass that match, e.g. 'layers.*.out', to --out");
+    o.add("out", &out, "safetensors file for --dump");
+    declare_sampling(o);
+    o.pass_through("model", overrides);
+    o.rule([this]() -> std::string {
+      if (raw && chat) return "--raw and --chat: choose one";
+      if (prompt.empty() == prompts.empty()) return "give one of --prompt and --prompts";
+      if (dump.empty() != out.empty()) return "--dump PATTERN and --out FILE go together";
+      return {};
+    });
+  }
+};
+
+void dump_taps(const Settings& s, ModelFolder& folder, const Ids& ids, Console& console) {
+  const Tensor input = Tensor::from(ids, {1, static_cast<int64_t>(ids.size())});
+  std::vector<std::pair<std::string, Tensor>> values = {{"input_ids", input}, {"attention_mask", Tensor::full(input.shape(), 1, DType::i32)}};
+  const NoGrad off;
+  const Taps taps([&](const std::string& path, const Tensor& value) {
+    if (matches(s.dump, path)) values.emplace_back(path, value.dense());
+  });
+  folder.model->logits(folder.model->hidden(plain_tokens(input)));
+  if (values.size() == 2) fail(Kind::usage, "--dump {}: no value has such a name; try 'layers.*.out', 'final_norm' or '*'", s.dump);
+  save_safetensors(s.out, values);
+  console.note("wrote {} tensors to {}", values.size(), s.out);
+}
+
+int run(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
+  const Tokenizer& tokenizer = folder.tokenizer;
+  const GenerateOptions options = s.options(tokenizer, static_cast<uint64_t>(s.seed));
+
+  if (!s.prompts.empty()) {
+    const auto questions = read_questions(s.prompts, tokenizer);
+    const auto answers = answer_all(*folder.model, tokenizer, questions, options, 1, s.verifier.empty() ? Verifier{} : verifier_named(s.verifier));
+    for (size_t i = 0; i < questions.size(); ++i) {
+      nlohmann::ordered_json line{{"prompt", questions[i].prompt}, {"completion", answers[i][0].text}, {"stop", name_of(answers[i][0].stop)}};
+      if (!s.verifier.empty()) line["reward"] = answers[i][0].reward, line["verdict"] = answers[i][0].verdict;
+      console.line("{}", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    }
+    return 0;
+  }
+
+  Asked asked;
+  asked.prompt = s.prompt == "-" ? std::string(std::istreambuf_iterator<char>(std::cin), {}) : s.prompt;
+  if (s.chat || (!s.raw && folder.chat)) {
+    std::vector<Message> messages;
+    if (!s.system.empty()) messages.emplace_back("system", s.system);
+    messages.emplace_back("user", asked.prompt);
+    asked.ids = encode_chat(tokenizer, messages, {.generation_prompt = true, .merge_roles = false, .safe = false}).ids;
+  } else {
+    asked.ids = encode_prompt(tokenizer, asked.prompt);
+  }
+  if (!s.dump.empty()) {
+    dump_taps(s, folder, asked.ids, console);
+    return 0;
+  }
+
+  StreamDecoder decoder(tokenizer);
+  std::string answer;
+  const auto emit = [&](const std::string& text) {
+    answer += text;
+    if (!console.json() && !s.logprobs) console.text(text);
+  };
+  nlohmann::json tokens = nlohmann::json::array();
+  const auto result = generate(*folder.model, {asked.ids}, options, [&](int64_t, const Draw& d) {
+    const bool stop = std::find(options.stop.begin(), options.stop.end(), d.id) != options.stop.end();
+    if (s.logprobs && !console.json()) console.line("{:>8} {:>9.4f}  {}", d.id, d.log_prob, tokenizer.piece(d.id));
+    if (console.json()) tokens.push_back({{"id", d.id}, {"logprob", d.log_prob}});
+    if (!stop) emit(decoder.push(d.id));
+    return true;
+  })[0];
+  emit(decoder.finish());
+  std::string verdict;
+  if (!s.verifier.empty()) verdict = verifier_named(s.verifier)(asked, answer).second;
+  if (console.json()) {
+    nlohmann::ordered_json line{{"completion", answer}, {"stop", name_of(result.stop)}, {"tokens", tokens}};
+    if (!verdict.empty()) line["verdict"] = verdict;
+    console.line("{}", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  } else {
+    console.line();
+    if (!verdict.empty()) console.line("verdict: {}", verdict);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Command generate_command() {
+  return command<Settings>("generate", "Continue a prompt", "  facet generate runs/book/final -p 'The old house'\n"
+                           "  facet generate m -p 'Hello' --dump 'layers.*.out' --out taps.safetensors", run);
+}
+
+}  // namespace facet::app

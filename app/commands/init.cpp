@@ -1,0 +1,60 @@
+// A new model: random weights of a preset's shape and a tokenizer learned from the user's text.
+#include "app/command.h"
+#include "app/model_folder.h"
+#include "app/sft_run.h"
+#include "tensor/io/text.h"
+#include "data/dataset.h"
+#include "data/make_tokenizer.h"
+#include "nn/module.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common {
+  std::string preset_name = "tiny", tokenizer = "char", data, out;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("out", &out, "folder to write").positional().required();
+    o.add("preset", &preset_name, "size of the model").choices(preset_names());
+    o.add("tokenizer", &tokenizer, "char (the characters of --data), char:ALPHABET, bpe:N, or a folder or file to take over");
+    o.add("data", &data, "texts the tokenizer learns from: .txt, .jsonl or a folder");
+    o.pass_through("model", overrides);
+  }
+};
+
+Tokenizer make(const Settings& s) {
+  const bool learned = s.tokenizer == "char" || s.tokenizer.rfind("char:", 0) == 0 || s.tokenizer.rfind("bpe:", 0) == 0;
+  if (!learned) return Tokenizer::load(s.tokenizer);
+  if (s.data.empty() && s.tokenizer.rfind("char:", 0) != 0)
+    fail(Kind::usage, "--tokenizer {}: learns from texts; name them with --data", s.tokenizer);
+  const auto texts = s.data.empty() ? std::vector<std::string>{} : read_texts(s.data);
+  return Tokenizer::from_bytes(make_tokenizer(s.tokenizer, texts), "the new tokenizer");
+}
+
+int run(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  const Tokenizer tokenizer = make(s);
+  GemmaConfig config = preset(s.preset_name);
+  config.vocab = tokenizer.vocab_size();
+  config.pad = tokenizer.specials().pad;
+  config.eos = tokenizer.specials().eos;
+  config.bos = tokenizer.specials().bos;
+  config.stop = tokenizer.stop_ids();
+  for (const auto& [key, value] : s.overrides) set_field(config, key, value);
+  if (config.vocab < tokenizer.vocab_size())
+    fail(Kind::usage, "model.vocab_size {}: the tokenizer has {} pieces", config.vocab, tokenizer.vocab_size());
+  Gemma model(config, s.dtype == "bf16" ? DType::bf16 : DType::f32);
+  model.init(key(static_cast<uint64_t>(s.seed)));
+  save_model(s.out, model, tokenizer, false);
+  console.note("{}: {}, {} parameters, {} pieces", s.out, s.preset_name, grouped(count_parameters(model)), grouped(tokenizer.vocab_size()));
+  return 0;
+}
+
+}  // namespace
+
+Command init_command() {
+  return command<Settings>("init", "Make a new model with random weights and a tokenizer of its own",
+                           "Writes a folder that transformers loads too.\n  facet init --preset tiny --tokenizer bpe:512 --data book.txt --out m", run);
+}
+
+}  // namespace facet::app

@@ -1,0 +1,68 @@
+#include "app/model_folder.h"
+
+#include <filesystem>
+
+#include "data/chat.h"
+#include "models/gemma/hf.h"
+#include "nn/module.h"
+#include "tensor/io/durable.h"
+#include "tensor/io/json.h"
+
+namespace facet::app {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* template_file = "chat_template.jinja";
+
+bool has_chat_template(const std::string& folder) {
+  if (fs::exists(folder + "/" + template_file)) return true;
+  const std::string config = folder + "/tokenizer_config.json";
+  return fs::exists(config) && read_json(config).contains("chat_template");
+}
+
+void check_exists(const std::string& path) {
+  if (!fs::exists(path))
+    fail(Kind::file,
+         "{}: no such folder. Expected a model folder as Hugging Face lays it out (config.json, model.safetensors, tokenizer.model). "
+         "Nothing is downloaded: copy one here, or make one with facet init",
+         path);
+  if (!fs::is_directory(path)) fail(Kind::file, "{}: is a file; expected the folder that holds config.json and the weights", path);
+}
+
+}  // namespace
+
+ModelFolder open_model(const std::string& path, const std::map<std::string, std::string>& overrides, const std::string& dtype,
+                       TokenizerNeed need) {
+  check_exists(path);
+  ModelFolder folder;
+  folder.path = path;
+  GemmaConfig config = read_hf_config(path);
+  for (const auto& [key, value] : overrides) set_field(config, key, value);
+  const Safetensors weights(path);
+  check_weights(weights, config);
+  const DType storage = dtype == "bf16" ? DType::bf16 : dtype == "f64" ? DType::f64 : DType::f32;
+  folder.model = std::make_unique<Gemma>(config, storage);
+  load_hf(path, config, named_values(*folder.model));
+  if (need == TokenizerNeed::required || fs::exists(path + "/tokenizer.model")) {
+    folder.tokenizer = Tokenizer::load(path);
+    if (folder.tokenizer.vocab_size() > config.vocab)
+      fail(Kind::file, "{}: the tokenizer has {} pieces, the embedding {} rows; they do not belong together", path,
+           folder.tokenizer.vocab_size(), config.vocab);
+  }
+  folder.chat = has_chat_template(path);
+  return folder;
+}
+
+void save_model(const std::string& path, Gemma& model, const Tokenizer& tokenizer, bool chat, const std::string& tokenizer_from) {
+  const bool copy = !tokenizer_from.empty() && fs::exists(tokenizer_from + "/tokenizer.model");
+  SaveOptions o;
+  o.replace = true;
+  if (copy) o.tokenizer_from = tokenizer_from;
+  o.generation.stop = model.config.stop;
+  save_hf(path, model.config, named_values(model), o);
+  if (!copy) tokenizer.save(path);
+  if (!chat) fs::remove(path + "/" + template_file);
+  else if (!has_chat_template(path)) write_file_atomically(path + "/" + template_file, chat_template_jinja());
+}
+
+}  // namespace facet::app

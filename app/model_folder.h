@@ -1,0 +1,30 @@
+// A model on disk as the program uses it: a Hugging Face folder with weights, config and tokenizer.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+
+#include "data/tokenizer.h"
+#include "models/gemma/model.h"
+
+namespace facet::app {
+
+struct ModelFolder {
+  std::string path;
+  std::unique_ptr<Gemma> model;
+  Tokenizer tokenizer;  ///< absent when the folder has none and it was not asked for
+  bool chat = false;    ///< the folder comes with a chat template: the model was taught to take turns
+};
+
+enum class TokenizerNeed { required, optional };
+
+/// Opens a folder. `overrides` are config fields ("sliding_window" -> "9"); `dtype`: auto (f32), f32, bf16 or f64, how weights are kept.
+/// Throws Error(Kind::file) naming what is missing and how to get a model.
+ModelFolder open_model(const std::string& path, const std::map<std::string, std::string>& overrides = {}, const std::string& dtype = "auto",
+                       TokenizerNeed = TokenizerNeed::required);
+
+/// Writes a folder that transformers loads. Tokenizer files are copied from `tokenizer_from` if it is a folder that holds them, else
+/// written from the tokenizer. `chat`: a chat template belongs in it.
+void save_model(const std::string& path, Gemma&, const Tokenizer&, bool chat, const std::string& tokenizer_from = "");
+
+}  // namespace facet::app

@@ -1,0 +1,121 @@
+#include "train/checkpoint.h"
+
+#include <catch2/catch.hpp>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+
+#include "tensor/io/durable.h"
+
+using namespace facet;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Folder {
+  std::string path;
+  Folder() {
+    char name[] = "/tmp/facet-checkpoint-XXXXXX";
+    path = mkdtemp(name);
+  }
+  ~Folder() { fs::remove_all(path); }
+};
+
+Snapshot snapshot(float value) {
+  Snapshot s;
+  s.files["model"] = {{"w", Tensor::full({4, 8}, value)}, {"b", Tensor::full({3}, value, DType::bf16)}};
+  s.files["optimizer"] = {{"m.w", Tensor::full({4, 8}, value / 2)}};
+  s.state = {{"tokens", "17"}};
+  return s;
+}
+
+double restored(const FoundCheckpoint& found) {
+  const Tensor w = Tensor::zeros({4, 8}), b = Tensor::zeros({3}, DType::bf16);
+  restore_tensors(found, "model", {{"w", w}, {"b", b}});
+  CHECK(w.at({0, 0}) == w.at({3, 7}));
+  return w.at({1, 1});
+}
+
+}  // namespace
+
+TEST_CASE("checkpoint: saved, found, restored; old ones go") {
+  Folder dir;
+  for (int i = 1; i <= 4; ++i) save_checkpoint(dir.path, i, snapshot(static_cast<float>(i)), 2);
+  const auto found = newest_checkpoint(dir.path, {});
+  REQUIRE(found);
+  CHECK(found->step == 4);
+  CHECK(found->state.at("tokens") == "17");
+  CHECK(restored(*found) == 4);
+  CHECK_FALSE(fs::exists(dir.path + "/step-2"));
+  CHECK(fs::exists(dir.path + "/step-3"));
+  std::ifstream latest(dir.path + "/LATEST");
+  std::string name;
+  latest >> name;
+  CHECK(name == "step-4");
+  CHECK(read_tensors(*found, "optimizer").size() == 1);
+}
+
+TEST_CASE("checkpoint: other shapes and names are refused with both sides shown") {
+  Folder dir;
+  save_checkpoint(dir.path, 1, snapshot(1), 2);
+  const auto found = newest_checkpoint(dir.path, {});
+  CHECK_THROWS_WITH(restore_tensors(*found, "model", {{"w", Tensor::zeros({8, 4})}, {"b", Tensor::zeros({3}, DType::bf16)}}),
+                    Catch::Contains("[4, 8]") && Catch::Contains("[8, 4]"));
+  CHECK_THROWS_AS(restore_tensors(*found, "model", {{"w", Tensor::zeros({4, 8})}}), Error);
+}
+
+TEST_CASE("checkpoint: any flipped bit and any truncation is noticed, the one before is used") {
+  Folder dir;
+  save_checkpoint(dir.path, 1, snapshot(1), 3);
+  save_checkpoint(dir.path, 2, snapshot(2), 3);
+  for (const char* file : {"model.safetensors", "optimizer.safetensors", "manifest.json"}) {
+    const std::string path = dir.path + "/step-2/" + file;
+    std::ifstream in(path, std::ios::binary);
+    const std::string good(std::istreambuf_iterator<char>(in), {});
+    const auto put = [&](const std::string& s) { std::ofstream(path, std::ios::binary | std::ios::trunc) << s; };
+    for (size_t i = 0; i < good.size(); i += 7) {
+      INFO(file << " byte " << i);
+      std::string bad = good;
+      bad[i] = static_cast<char>(bad[i] ^ (1 << (i % 8)));
+      put(bad);
+      std::string note;
+      const auto found = newest_checkpoint(dir.path, [&](const std::string& s) { note += s; });
+      REQUIRE(found);
+      // White space of the manifest may change without changing what it says.
+      if (found->step == 2) CHECK(restored(*found) == 2);
+      else CHECK(note.find("using step-1") != std::string::npos);
+      if (std::string(file) != "manifest.json" && i > 400) CHECK(found->step == 1);
+    }
+    for (size_t n = 0; n < good.size(); n += 13) {
+      put(good.substr(0, n));
+      CHECK(newest_checkpoint(dir.path, {})->step == 1);
+    }
+    put(good);
+    CHECK(newest_checkpoint(dir.path, {})->step == 2);
+  }
+}
+
+TEST_CASE("checkpoint: a failure at any call of the system leaves the checkpoint before or a whole new one") {
+  for (int at = 1;; ++at) {
+    Folder dir;
+    save_checkpoint(dir.path, 1, snapshot(1), 1);
+    int calls = 0;
+    set_io_hook([&](const IoEvent&) { return ++calls == at ? ENOSPC : 0; });
+    bool failed = false;
+    try {
+      save_checkpoint(dir.path, 2, snapshot(2), 1);
+    } catch (const Error& e) {
+      failed = true;
+      CHECK(e.kind() == Kind::environment);
+    }
+    set_io_hook({});
+    const auto found = newest_checkpoint(dir.path, {});
+    INFO("call " << at);
+    REQUIRE(found);
+    CHECK(restored(*found) == static_cast<double>(found->step));
+    if (!failed && calls < at) break;  // every call was tried
+    clean_checkpoints(dir.path);
+    REQUIRE(at < 200);
+  }
+}

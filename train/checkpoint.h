@@ -1,0 +1,48 @@
+// Checkpoints that exist only when they are whole: written to checkpoints/tmp.STEP.PID, every file synced, a manifest with sizes
+// and CRC32C sums last, then renamed to checkpoints/step-N and the folder synced. Old ones are renamed to trash.* before they are
+// deleted. A kill at any moment leaves the newest complete checkpoint loadable.
+#pragma once
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace facet {
+
+/// Everything a run needs to go on: tensors by file, and small settings as text.
+struct Snapshot {
+  using Tensors = std::vector<std::pair<std::string, Tensor>>;
+  std::map<std::string, Tensors> files;      ///< "model" -> its tensors, written as model.safetensors
+  std::map<std::string, std::string> state;  ///< step, cursor, seeds, settings
+};
+
+using Note = std::function<void(const std::string&)>;
+
+/// Writes FOLDER/step-N and FOLDER/LATEST, then keeps the newest `keep` checkpoints. Returns the path. Throws
+/// Error(Kind::environment) naming the file and the reason (disk full, ...); older checkpoints are then untouched.
+std::string save_checkpoint(const std::string& folder, int64_t step, const Snapshot&, int keep);
+
+/// A checkpoint whose manifest and sums were verified.
+struct FoundCheckpoint {
+  std::string path;
+  int64_t step = 0;
+  std::map<std::string, std::string> state;
+};
+/// The newest checkpoint that verifies; what is wrong with newer ones goes to `note`. Nothing when there is none.
+std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note);
+
+/// Reads the tensors of one file of a checkpoint into existing storage. Names, shapes and dtypes must be the same on both sides:
+/// Error(Kind::file) otherwise.
+void restore_tensors(const FoundCheckpoint&, const std::string& file, const Snapshot::Tensors& into);
+
+/// Reads all tensors of one file of a checkpoint.
+Snapshot::Tensors read_tensors(const FoundCheckpoint&, const std::string& file);
+
+/// Removes what a killed writer left behind: tmp.* and trash.* of checkpoints.
+void clean_checkpoints(const std::string& folder);
+
+}  // namespace facet

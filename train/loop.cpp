@@ -1,0 +1,154 @@
+#include "train/loop.h"
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+
+#include "optim/clip.h"
+#include "tensor/kernels/adamw.h"
+#include "train/checkpoint.h"
+#include "train/signals.h"
+
+namespace facet {
+namespace {
+
+// Ten bad steps in a row mean that the run is lost, not unlucky.
+constexpr int64_t most_bad_in_a_row = 10;
+
+bool all_finite(const Tensor& t) {
+  const Tensor x = t.detach().to(acc_dtype(t.dtype()));
+  const Tensor sums = Tensor::empty({(x.numel() + squares_block - 1) / squares_block}, DType::f64);
+  sum_of_squares(x.view(), sums.out());
+  for (double s : sums.data<double>())
+    if (!std::isfinite(s)) return false;
+  return true;
+}
+
+bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+}  // namespace
+
+Loop::Loop(Module& model, Optimizer& optimizer, Objective& objective, RunFolder& folder, LoopOptions options,
+           std::map<std::string, std::string> identity)
+    : model_(model),
+      optimizer_(optimizer),
+      objective_(objective),
+      folder_(folder),
+      options_(std::move(options)),
+      identity_(std::move(identity)),
+      parameters_(parameters(model)) {
+  clean_checkpoints(folder_.file("checkpoints"));
+}
+
+bool Loop::resume(const std::vector<std::string>& allow_changed) {
+  const auto found = newest_checkpoint(folder_.file("checkpoints"), [&](const std::string& s) { folder_.say(s); });
+  if (!found) return false;
+  for (const auto& [name, now] : identity_) {
+    const auto then = found->state.find("setting." + name);
+    if (then == found->state.end() || then->second == now) continue;
+    if (std::find(allow_changed.begin(), allow_changed.end(), name) != allow_changed.end()) continue;
+    fail(Kind::usage, "resume: {} was {} in {}, {} now; --allow-changed {} accepts it (no longer bitwise)", name, then->second,
+         found->path, now, name);
+  }
+  restore_tensors(*found, "model", named_values(model_));
+  optimizer_.load_state(read_tensors(*found, "optimizer"));
+  const auto number = [&](const char* name) {
+    const auto i = found->state.find(name);
+    if (i == found->state.end()) fail(Kind::file, "{}: the state lacks \"{}\"", found->path, name);
+    return std::stoll(i->second);
+  };
+  step_ = saved_ = found->step;
+  tokens_ = number("tokens");
+  bad_in_a_row_ = number("bad_in_a_row");
+  folder_.rewind_metrics(step_);
+  folder_.say(fmt::format("resumed from {} at step {}", found->path, step_));
+  return true;
+}
+
+void Loop::save() {
+  if (saved_ == step_) return;
+  for (Parameter* p : parameters_)
+    if (!all_finite(p->value()))
+      fail(Kind::guard, "step {}: \"{}\" holds NaN or infinity; not saved, the last checkpoint is that of step {}", step_, p->name,
+           std::max<int64_t>(0, saved_));
+  Snapshot s;
+  s.files["model"] = named_values(model_);
+  s.files["optimizer"] = optimizer_.state();
+  s.state = {{"tokens", std::to_string(tokens_)}, {"bad_in_a_row", std::to_string(bad_in_a_row_)}};
+  for (const auto& [name, value] : identity_) s.state["setting." + name] = value;
+  save_checkpoint(folder_.file("checkpoints"), step_, s, options_.keep);
+  saved_ = step_;
+}
+
+void Loop::evaluate() {
+  auto figures = objective_.evaluate();
+  if (figures.empty()) return;
+  folder_.metrics(step_, "valid", figures);
+  std::string line = fmt::format("[V] step {:5} ", step_);
+  for (const auto& [name, value] : figures) line += fmt::format(" {} {:.4g}", name, value);
+  folder_.say(line);
+  evaluation_ = std::move(figures);
+}
+
+void Loop::write_sample() {
+  if (!sample) return;
+  folder_.write(fmt::format("samples/step-{:06}.txt", step_), sample());
+}
+
+void Loop::run() {
+  const StopSignals signals;
+  if (step_ == 0 && options_.eval_every > 0) evaluate();
+  Rate rate;
+  const int64_t log_every = options_.log_every > 0 ? options_.log_every : std::max<int64_t>(1, options_.steps / 20);
+  while (step_ < options_.steps) {
+    const double lr = options_.lr * options_.schedule(step_);
+    const StepReport r = objective_.accumulate(step_);
+    const Clip clip = clip_global_norm(optimizer_.parameters(), options_.clip);
+    const bool finite = std::isfinite(r.loss) && clip.finite();
+    if (finite) {
+      optimizer_.step(lr, clip.scale);
+      bad_in_a_row_ = 0;
+    } else {
+      optimizer_.drop_gradients();
+      ++bad_in_a_row_;
+    }
+    ++step_;
+    tokens_ += r.tokens;
+    rate.add(static_cast<double>(r.tokens));
+
+    const PoolStats memory = pool_stats();
+    std::map<std::string, double> values = r.extra;
+    values.insert({{"loss", r.loss}, {"grad_norm", clip.norm}, {"lr", lr}, {"tokens", static_cast<double>(tokens_)},
+                   {"supervised", static_cast<double>(r.supervised)}, {"tokens_per_s", rate.per_second()},
+                   {"peak_bytes", static_cast<double>(memory.peak_bytes)}});
+    if (!finite) values["skipped"] = 1;
+    folder_.metrics(step_, "train", values);
+    const double tokens_left = static_cast<double>(tokens_) / static_cast<double>(step_) * static_cast<double>(options_.steps - step_);
+    folder_.say(fmt::format("[T] step {:5} [{:3.0f}%] loss {:.4f} ppl {:.4g} gnorm {:.3g} lr {:.2e} tok/s {} mem {}B eta {}", step_,
+                            100.0 * static_cast<double>(step_) / static_cast<double>(options_.steps), r.loss, std::exp(r.loss), clip.norm,
+                            lr, short_count(rate.per_second()), short_count(static_cast<double>(memory.peak_bytes)),
+                            clock_text(rate.per_second() > 0 ? tokens_left / rate.per_second() : 0)),
+                !(due(step_, log_every) || step_ == options_.steps));
+    if (!finite) {
+      folder_.say(fmt::format("warning: step {}: {} is not finite; update skipped, moments kept ({} in a row)", step_,
+                              std::isfinite(r.loss) ? "the gradient norm" : "the loss", bad_in_a_row_));
+      if (bad_in_a_row_ >= most_bad_in_a_row) {
+        save();
+        fail(Kind::guard, "step {}: {} steps in a row were not finite; checkpoint kept, lower --lr or raise --clip and --resume",
+             step_, bad_in_a_row_);
+      }
+    }
+    const bool last = step_ == options_.steps;
+    if (last || due(step_, options_.eval_every)) evaluate();
+    if (last || due(step_, options_.sample_every)) write_sample();
+    if (last || due(step_, options_.save_every)) save();
+    if (const int signal = StopSignals::requested(); signal && !last) {
+      save();
+      fail(signal == SIGINT ? Kind::interrupted : Kind::requeue, "stopped at step {} of {}; checkpoint saved, --resume continues",
+           step_, options_.steps);
+    }
+  }
+  save();
+}
+
+}  // namespace facet

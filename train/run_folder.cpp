@@ -1,0 +1,123 @@
+#include "train/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "tensor/error.h"
+#include "tensor/io/durable.h"
+#include "tensor/io/json.h"
+
+namespace facet {
+namespace fs = std::filesystem;
+namespace {
+
+std::FILE* append(const std::string& path) {
+  std::FILE* f = std::fopen(path.c_str(), "ae");
+  if (!f) fail(Kind::environment, "{}: cannot write: {}", path, std::strerror(errno));
+  return f;
+}
+
+Json number(double v) { return std::isfinite(v) ? Json(v) : Json(std::isnan(v) ? "nan" : v > 0 ? "inf" : "-inf"); }
+
+}  // namespace
+
+RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)) {
+  make_folders(path_);
+  const std::string lock_path = file("lock");
+  lock_ = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (lock_ < 0) fail(Kind::environment, "{}: cannot write: {}", lock_path, std::strerror(errno));
+  if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    char pid[32] = {};
+    if (read(lock_, pid, sizeof pid - 1) < 0) pid[0] = 0;
+    close(lock_);
+    fail(Kind::environment, "{}: locked by pid {}; another run writes there, choose another --out", path_, pid);
+  }
+  if (!resume && fs::exists(file("metrics.jsonl"))) {
+    close(lock_);
+    fail(Kind::usage, "{}: this folder already holds a run; --resume continues it, or choose another --out", path_);
+  }
+  const std::string pid = std::to_string(getpid());
+  if (ftruncate(lock_, 0) != 0 || pwrite(lock_, pid.data(), pid.size(), 0) < 0) {
+    const int error = errno;
+    close(lock_);
+    fail(Kind::environment, "{}: cannot write: {}", lock_path, std::strerror(error));
+  }
+  make_folders(file("samples"));
+  make_folders(file("checkpoints"));
+  metrics_ = append(file("metrics.jsonl"));
+  console_ = append(file("console.log"));
+}
+
+RunFolder::~RunFolder() {
+  if (metrics_) std::fclose(metrics_);
+  if (console_) std::fclose(console_);
+  if (lock_ >= 0) close(lock_);
+}
+
+void RunFolder::write(const std::string& name, const std::string& text) const { write_file_atomically(file(name), text); }
+
+void RunFolder::metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values) {
+  Json line = {{"step", step}, {"kind", kind}};
+  for (const auto& [name, value] : values) line[name] = number(value);
+  const std::string text = line.dump() + "\n";
+  if (std::fwrite(text.data(), 1, text.size(), metrics_) != text.size() || std::fflush(metrics_) != 0)
+    say(fmt::format("warning: {}: cannot write: {}", file("metrics.jsonl"), std::strerror(errno)));
+}
+
+void RunFolder::rewind_metrics(int64_t step) {
+  std::string kept;
+  {
+    std::ifstream in(file("metrics.jsonl"));
+    for (std::string line; std::getline(in, line);) {
+      const Json j = Json::parse(line, nullptr, false);
+      // A kill may have cut the last line short; what is not a whole line is dropped with the steps that come again.
+      if (j.is_object() && j.value("step", int64_t{0}) <= step) kept += line + "\n";
+    }
+  }
+  std::fclose(metrics_);
+  metrics_ = nullptr;
+  write("metrics.jsonl", kept);
+  metrics_ = append(file("metrics.jsonl"));
+}
+
+void RunFolder::say(const std::string& line, bool transient) {
+  if (!transient) {
+    std::fprintf(console_, "%s\n", line.c_str());
+    std::fflush(console_);
+  }
+  if (watcher) watcher(line, transient);
+}
+
+std::string clock_text(double seconds) {
+  const auto s = static_cast<int64_t>(std::max(0.0, seconds) + 0.5);
+  return s < 3600 ? fmt::format("{}:{:02}", s / 60, s % 60) : fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+}
+
+std::string short_count(double n) {
+  if (n < 1000) return fmt::format("{:.0f}", n);
+  const char* unit = "kMGT";
+  while (n >= 999'950 && unit[1]) n /= 1000, ++unit;
+  return fmt::format("{:.{}f}{}", n / 1000, n < 100'000 ? 1 : 0, *unit);
+}
+
+void Rate::add(double work) {
+  const auto now = std::chrono::steady_clock::now();
+  const double seconds = std::chrono::duration<double>(now - last_).count();
+  last_ = now;
+  if (seconds <= 0) return;
+  // The first step warms up caches and the pool: let the second replace it.
+  const double weight = count_ < 2 ? 1.0 : 0.1;
+  rate_ += weight * (work / seconds - rate_);
+  ++count_;
+}
+
+double Rate::per_second() const { return rate_; }
+
+}  // namespace facet

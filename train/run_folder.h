@@ -1,0 +1,58 @@
+// A run's folder: what was asked (config.resolved.yaml, command.txt, env.json), what happened (metrics.jsonl, console.log,
+// samples/), what is left (checkpoints/, final/). One writer at a time, held by a lock.
+#pragma once
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <string>
+
+namespace facet {
+
+class RunFolder {
+ public:
+  /// Creates the folder and locks it. A folder that already holds a run is refused with Error(Kind::usage) unless `resume`;
+  /// another process that writes there with Error(Kind::environment) naming its id.
+  RunFolder(std::string path, bool resume);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  /// Writes a small text file by temporary name and rename.
+  void write(const std::string& name, const std::string& text) const;
+
+  /// One line of metrics.jsonl: {"step": 3, "kind": "train", ...}. Flushed, so that a kill loses nothing.
+  void metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values);
+  /// Drops metrics of steps after `step`: they will be computed again.
+  void rewind_metrics(int64_t step);
+
+  /// A line for whoever watches, and for console.log. A `transient` line only says how far things are: a watcher may redraw it in
+  /// place, the log does without it.
+  void say(const std::string& line, bool transient = false);
+  std::function<void(const std::string& line, bool transient)> watcher;
+
+ private:
+  std::string path_;
+  int lock_ = -1;
+  std::FILE* metrics_ = nullptr;
+  std::FILE* console_ = nullptr;
+};
+
+/// "1:02:03" or "4:05".
+std::string clock_text(double seconds);
+/// "18.4k", "212M".
+std::string short_count(double n);
+
+/// Steps per second over the recent past, and the time that is left.
+class Rate {
+ public:
+  void add(double work);
+  double per_second() const;  ///< work per second, recent steps weigh more
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  double rate_ = 0;
+  int count_ = 0;
+};
+
+}  // namespace facet

@@ -1,0 +1,51 @@
+#include "train/sft.h"
+
+#include "autograd/ops.h"
+
+namespace facet {
+namespace {
+
+// Loss of a batch, each supervised token weighing `weight`; with gradients it also runs backward.
+double batch_loss(LanguageModel& model, const Batch& batch, double weight) {
+  const Tensor h = model.hidden({batch.ids, batch.positions, batch.segments});  // [B, T, D]
+  const int64_t rows = h.shape().rows();
+  return linear_cross_entropy_backward(reshape(h, {rows, h.dim(-1)}), model.head().value(), batch.labels.reshape({rows}),
+                                       Tensor::full({rows}, weight, h.dtype()),
+                                       {.cap = model.final_cap(), .label_smoothing = 0, .z_loss = 0});
+}
+
+}  // namespace
+
+SftFigures evaluate_loss(LanguageModel& model, const std::vector<Batch>& batches) {
+  const NoGrad off;
+  SftFigures f;
+  for (const Batch& b : batches) {
+    f.loss += batch_loss(model, b, 1.0);
+    f.supervised += b.supervised;
+  }
+  if (f.supervised > 0) f.loss /= static_cast<double>(f.supervised);
+  return f;
+}
+
+Sft::Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid)
+    : model_(model), train_(train), valid_(std::move(valid)) {}
+
+StepReport Sft::accumulate(int64_t step) {
+  const std::vector<Batch> micro = train_.at(step);
+  StepReport r;
+  for (const Batch& b : micro) {
+    r.tokens += b.tokens;
+    r.supervised += b.supervised;
+  }
+  // One weight for every token of the step: micro-batches of any shape add up to the big batch's mean.
+  const double weight = r.supervised > 0 ? 1.0 / static_cast<double>(r.supervised) : 0.0;
+  for (const Batch& b : micro) r.loss += batch_loss(model_, b, weight);
+  return r;
+}
+
+std::map<std::string, double> Sft::evaluate() {
+  if (valid_.empty()) return {};
+  return {{"loss", evaluate_loss(model_, valid_).loss}};
+}
+
+}  // namespace facet

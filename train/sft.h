@@ -1,0 +1,31 @@
+// Supervised fine-tuning: token-weighted cross-entropy on the tokens that the loss mask marks.
+#pragma once
+#include "data/loader.h"
+#include "nn/language_model.h"
+#include "train/loop.h"
+
+namespace facet {
+
+struct SftFigures {
+  double loss = 0;         ///< token-weighted mean, nats
+  int64_t supervised = 0;  ///< tokens that counted
+};
+
+/// Forward only.
+SftFigures evaluate_loss(LanguageModel&, const std::vector<Batch>&);
+
+class Sft final : public Objective {
+ public:
+  /// A step is what `train` gives for it, computed micro-batch by micro-batch; its gradient is that of the token-weighted mean over the
+  /// whole step. `valid` may be empty.
+  Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid);
+  StepReport accumulate(int64_t step) override;
+  std::map<std::string, double> evaluate() override;
+
+ private:
+  LanguageModel& model_;
+  const Loader& train_;
+  std::vector<Batch> valid_;
+};
+
+}  // namespace facet
