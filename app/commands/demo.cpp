@@ -1,5 +1,6 @@
 // The tour without any downloaded weights: make a task, make a model, teach it, and see on problems it never met what it learned.
 #include <chrono>
+#include <filesystem>
 
 #include "app/answers.h"
 #include "app/command.h"
@@ -120,7 +121,7 @@ int run(Settings& s, Options&, Console& console) {
   sft.batch = batch;
   sft.lr = s.lr;
   sft.steps = s.steps ? *s.steps : s.seconds ? steps_in(*s.seconds, config, data + "/train.jsonl", folder.tokenizer, console) : default_steps;
-  remove_durably(sft.out);  // the demo is a run from nothing
+  if (std::filesystem::exists(sft.out)) remove_durably(sft.out);  // the demo is a run from nothing
   const SftResult trained = run_sft(sft, seed, folder, sft_options, console);
   stages.push_back(judge("SFT", folder, test, shown, seed, console));
 
