@@ -1,5 +1,7 @@
 #include "app/data_settings.h"
 
+#include <algorithm>
+
 namespace facet::app {
 
 Option& DataSettings::declare(Options& o) {
@@ -11,7 +13,7 @@ Option& DataSettings::declare(Options& o) {
   o.add("val-frac", &val_frac, "share of the rows kept for validation, where there is no such file").range(0, 0.99).alias({"val-split-fraction"});
   o.add("format", &format, "what the rows are; auto: told by their keys")
       .choices({"auto", "text", "completion", "chat", "preference", "prompt", "document"});
-  o.add("max-len", &max_len, "positions per sequence").range(1, 1 << 24).alias({"max-seq-length", "max-length", "max-seq-len", "seq-len"});
+  o.add("max-len", &max_len, "positions per sequence; 0: what the model was made for, at most 512").range(0, 1 << 24).alias({"max-seq-length", "max-length", "max-seq-len", "seq-len"});
   o.add("too-long", &too_long, "what becomes of longer rows").choices({"drop", "truncate", "split"});
   o.add("mask", &mask, "what does not count in the loss: the prompt, or none of it")
       .choices({"prompt", "none"})
@@ -28,9 +30,10 @@ Option& DataSettings::declare(Options& o) {
   return result;
 }
 
-DataOptions DataSettings::options(uint64_t seed) const {
+DataOptions DataSettings::options(uint64_t seed, int64_t context) const {
+  if (max_len > context) fail(Kind::usage, "--max-len {}: the model was made for {} positions", max_len, context);
   DataOptions d;
-  d.max_len = max_len;
+  d.max_len = max_len > 0 ? max_len : std::min(default_max_len, context);
   d.too_long = too_long == "drop" ? TooLong::drop : too_long == "truncate" ? TooLong::truncate : TooLong::split;
   d.max_bad_rows = max_bad_rows;
   d.learn_prompt = mask == "none";
@@ -47,8 +50,8 @@ DataOptions DataSettings::options(uint64_t seed) const {
   return d;
 }
 
-Splits DataSettings::read(const Tokenizer& tokenizer, uint64_t seed) const {
-  DataOptions d = options(seed);
+Splits DataSettings::read(const Tokenizer& tokenizer, uint64_t seed, int64_t context) const {
+  DataOptions d = options(seed, context);
   if (valid.empty()) return read_splits(data, tokenizer, d);
   d.val_frac = 0;
   Splits s = read_splits(data, tokenizer, d);

@@ -10,15 +10,17 @@ namespace facet::app {
 struct DataSettings {
   std::string data, valid, format = "auto", too_long = "drop", mask = "prompt";
   std::string text_key = "text", prompt_key = "prompt", completion_key = "completion", messages_key = "messages";
-  int64_t max_len = 1024, max_bad_rows = 0;
+  int64_t max_len = 0, max_bad_rows = 0;
   double val_frac = 0;
   bool chat_template = false, merge_roles = false, safe = false;
 
   /// Declares all of them; returns --data, which some commands require.
   Option& declare(Options&);
-  DataOptions options(uint64_t seed) const;
+  static constexpr int64_t default_max_len = 512;
+  /// `context`: positions the model was made for. Throws Error(Kind::usage) when --max-len asks for more.
+  DataOptions options(uint64_t seed, int64_t context = 1 << 24) const;
   /// The training part and, from --valid, --val-frac or the folder, the validation part.
-  Splits read(const Tokenizer&, uint64_t seed) const;
+  Splits read(const Tokenizer&, uint64_t seed, int64_t context = 1 << 24) const;
 };
 
 }  // namespace facet::app

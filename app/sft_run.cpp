@@ -87,18 +87,8 @@ std::vector<std::string> default_prompts(const Dataset& data, const Tokenizer& t
 
 void SftSettings::declare_sft(Options& o) {
   o.add("model", &model, "folder of the model to start from").positional().required().alias({"model-name-or-path", "checkpoint-dir"});
-  o.add("data", &data, "train.jsonl, book.txt, or a folder with train/valid/test files").required().alias({"dataset-name", "train-file"});
   o.add("out", &out, "run folder").required().alias({"output-dir"});
-  o.section("data");
-  o.add("val-frac", &val_frac, "share of a single file kept for validation").range(0, 0.9);
-  o.add("format", &format, "kind of rows, instead of telling it from their keys").choices({"text", "completion", "chat"});
-  o.add("mask", &mask, "what carries no loss: the prompt, or nothing").choices({"prompt", "none"});
-  o.add("chat-template", &chat_template, "completions become user and model turns");
-  o.add("merge-roles", &merge_roles, "join neighbouring turns of one role instead of refusing them");
-  o.add("max-len", &max_len, "positions per example; 0: 512 or the model's context, whichever is less")
-      .alias({"max-seq-length", "max-length", "seq-len"}).range(0, 1 << 24);
-  o.add("too-long", &too_long, "longer examples; auto splits text and drops the rest").choices({"auto", "drop", "truncate", "split"});
-  o.add("max-bad-rows", &max_bad_rows, "broken rows to skip").range(0, 1e12);
+  DataSettings::declare(o).required();
   o.add("pack", &pack, "several documents in one row, invisible to each other");
   o.section("train");
   o.add("batch", &batch, "examples per step").alias({"batch-size", "per-device-train-batch-size"}).range(1, 1 << 20);
@@ -140,20 +130,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   Gemma& model = *folder.model;
   const Tokenizer& tokenizer = folder.tokenizer;
 
-  DataOptions d;
-  d.max_len = s.max_len > 0 ? s.max_len : std::min<int64_t>(512, model.context());
-  if (d.max_len > model.context())
-    fail(Kind::usage, "--max-len {}: the model was made for {} positions", d.max_len, model.context());
-  d.max_bad_rows = s.max_bad_rows;
-  d.learn_prompt = s.mask == "none";
-  d.chat_template = s.chat_template;
-  d.merge_roles = s.merge_roles;
-  d.val_frac = s.val_frac;
-  d.seed = seed;
-  if (s.too_long == "truncate") d.too_long = TooLong::truncate;
-  if (s.too_long == "split") d.too_long = TooLong::split;
-  if (!s.format.empty()) d.format = s.format == "chat" ? Task::chat : s.format == "completion" ? Task::completion : Task::text;
-  const Splits splits = read_splits(s.data, tokenizer, d);
+  const Splits splits = s.read(tokenizer, seed, model.context());
   if (splits.train.task() == Task::preference || splits.train.task() == Task::prompt)
     fail(Kind::data, "{}: sft learns from texts, completions or conversations; these rows are of another kind", splits.train.path());
 
@@ -162,7 +139,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   l.accum = s.accum;
   l.seed = seed;
   l.pack = s.pack;
-  l.row_len = s.pack ? d.max_len : 0;
+  l.row_len = s.pack ? s.options(seed, model.context()).max_len : 0;
   l.pad_id = std::max(0, tokenizer.specials().pad);
   const Loader loader(splits.train, l);
   std::vector<Batch> valid;

@@ -3,17 +3,16 @@
 #include <optional>
 
 #include "app/console.h"
+#include "app/data_settings.h"
 #include "app/model_folder.h"
 #include "app/options.h"
 
 namespace facet::app {
 
-struct SftSettings {
-  std::string model, data, out;
-  double val_frac = 0;
-  std::string format, mask = "prompt", too_long = "auto";
-  bool chat_template = false, merge_roles = false, pack = false, resume = false, dry_run = false;
-  int64_t batch = 8, accum = 1, max_len = 0, max_bad_rows = 0;
+struct SftSettings : DataSettings {
+  std::string model, out;
+  bool pack = false, resume = false, dry_run = false;
+  int64_t batch = 8, accum = 1;
   std::optional<int64_t> steps;
   std::optional<double> epochs;
   double lr = 1e-3, min_lr_ratio = 0, weight_decay = 0, beta1 = 0.9, beta2 = 0.95, clip = 1;

@@ -2,8 +2,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-packages=(g++ cmake ninja-build libeigen3-dev libsentencepiece-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
-          libfmt-dev libspdlog-dev libreadline-dev catch2)
+packages=(g++ cmake ninja-build libeigen3-dev libsentencepiece-dev nlohmann-json3-dev libyaml-cpp-dev
+          libfmt-dev libreadline-dev catch2)
 
 need_packages() {
   if ! command -v dpkg-query >/dev/null; then

@@ -5,6 +5,7 @@
 
 #include "app/answers.h"
 #include "app/command.h"
+#include "app/data_settings.h"
 #include "app/sampling_settings.h"
 #include "app/sft_run.h"
 #include "tensor/io/text.h"
@@ -14,34 +15,27 @@
 namespace facet::app {
 namespace {
 
-struct Settings : Common, SamplingSettings {
-  std::string model, data, task = "lm", verifier = "exact", mask = "prompt", answers;
-  int64_t k = 1, limit = 0, batch = 8, max_len = 0;
-  bool chat_template = false;
+struct Settings : Common, SamplingSettings, DataSettings {
+  std::string model, task = "lm", verifier = "exact", answers;
+  int64_t k = 1, limit = 0, batch = 8;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
     o.add("model", &model, "folder of the model").positional().required();
-    o.add("data", &data, "file to evaluate on; of a folder its test or valid file").required();
+    DataSettings::declare(o).required();
+    o.section("");
     o.add("task", &task, "lm: loss and perplexity; verifier: answer questions and judge them").choices({"lm", "verifier"});
     o.add("verifier", &verifier, "how answers are judged").choices(verifier_names());
     o.add("k", &k, "answers per question (with --temp above 0)").alias({"num-samples"}).range(1, 4096);
     o.add("limit", &limit, "at most so many rows; 0: all").range(0, 1e12);
     o.add("answers", &answers, "file to write questions, answers and verdicts to, a JSON object a line");
     o.add("batch", &batch, "rows at once (lm)").range(1, 4096);
-    o.add("max-len", &max_len, "positions per example (lm); 0: as in training").range(0, 1 << 24);
-    o.add("mask", &mask, "what does not count (lm): the prompt, or nothing").choices({"prompt", "none"});
-    o.add("chat-template", &chat_template, "completions are user and model turns (lm)");
     declare_sampling(o);
     o.pass_through("model", overrides);
   }
 };
 
 int run_lm(const Settings& s, ModelFolder& folder, Console& console) {
-  DataOptions d;
-  d.max_len = s.max_len > 0 ? s.max_len : std::min<int64_t>(512, folder.model->context());
-  d.learn_prompt = s.mask == "none";
-  d.chat_template = s.chat_template;
-  const Splits splits = read_splits(s.data, folder.tokenizer, d);
+  const Splits splits = s.read(folder.tokenizer, static_cast<uint64_t>(s.seed), folder.model->context());
   const Dataset& data = splits.test.size() ? splits.test : splits.valid.size() ? splits.valid : splits.train;
   const SftFigures f = evaluate_loss(*folder.model, batches_in_order(data, s.batch, std::max(0, folder.tokenizer.specials().pad)));
   if (console.json()) {
@@ -54,7 +48,7 @@ int run_lm(const Settings& s, ModelFolder& folder, Console& console) {
 
 int run_verifier(const Settings& s, ModelFolder& folder, Console& console) {
   const auto questions = read_questions(s.data, folder.tokenizer, s.limit);
-  const auto answers = answer_all(*folder.model, folder.tokenizer, questions, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.k,
+  const auto answers = answer_all(*folder.model, folder.tokenizer, questions, s.SamplingSettings::options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.k,
                                   verifier_named(s.verifier), [&](int64_t done, int64_t total) { console.progress("answering", done, total); });
   const PassRate r = pass_rate(answers);
   if (!s.answers.empty()) {
