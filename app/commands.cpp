@@ -22,6 +22,7 @@ Command init_command();
 Command inspect_config_command();
 Command inspect_model_command();
 Command inspect_run_command();
+Command report_command();
 Command sft_command();
 
 const std::vector<Command>& commands() {
@@ -46,6 +47,7 @@ const std::vector<Command>& commands() {
       inspect_config_command(),
       inspect_model_command(),
       inspect_run_command(),
+      report_command(),
   };
   return list;
 }
