@@ -32,7 +32,9 @@ std::string number(double v) {
   if (s.ends_with(".0")) s.resize(s.size() - 2);
   return s == "-0" ? "0" : s;
 }
-std::string short_value(double v) { return fmt::format("{:.3g}", v); }
+std::string short_value(double v) {
+  return std::abs(v) >= 1e3 && std::abs(v) < 1e6 ? fmt::format("{:.0f}", v) : fmt::format("{:.3g}", v);
+}
 
 // Code points; a byte that continues one has the form 10xxxxxx.
 double text_width(const std::string& s, double size) {
@@ -153,9 +155,11 @@ std::string heatmap_svg(const std::vector<double>& values, int columns, const Ax
   const int rows = columns > 0 ? static_cast<int>(values.size()) / columns : 0;
   const double side = std::clamp(560.0 / std::max(columns, 1), 4.0, 44.0);
   const double left = 30, top = axes.title.empty() ? 12 : 30;
-  double largest = 0;
+  double lowest = 0, highest = 0;
   for (double v : values)
-    if (std::isfinite(v)) largest = std::max(largest, std::abs(v));
+    if (std::isfinite(v)) lowest = std::min(lowest, v), highest = std::max(highest, v);
+  const double largest = std::max(-lowest, highest);
+  const auto strength = [&](double v) { return largest > 0 ? 0.04 + 0.96 * std::abs(v) / largest : 0; };
   std::string out;
   if (!axes.title.empty()) out += text(left, 18, axes.title, "font-weight=\"600\" font-size=\"13\"");
   for (int r = 0; r < rows; ++r)
@@ -164,16 +168,22 @@ std::string heatmap_svg(const std::vector<double>& values, int columns, const Ax
       const double px = left + c * side, py = top + r * side;
       const std::string box = fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"", number(px), number(py), number(side - 0.5), number(side - 0.5));
       if (!std::isfinite(v)) out += box + " fill=\"none\" stroke=\"" + std::string(hues[3]) + "\"/>\n";
-      else out += box + fmt::format(" fill=\"{}\" fill-opacity=\"{:.3f}\"/>\n", v < 0 ? hues[1] : hues[0], largest > 0 ? 0.04 + 0.96 * std::abs(v) / largest : 0);
-      if (side >= 36) out += text(px + side / 2, py + side / 2 + 4, fmt::format("{:.2f}", v), "text-anchor=\"middle\" font-size=\"11\"");
+      else out += box + fmt::format(" fill=\"{}\" fill-opacity=\"{:.3f}\"/>\n", v < 0 ? hues[1] : hues[0], strength(v));
+      if (side >= 36) out += text(px + side / 2, py + side / 2 + 4, fmt::format("{:.2f}", std::abs(v) < 0.005 ? 0.0 : v), "text-anchor=\"middle\" font-size=\"11\"");
     }
   const double height = top + rows * side, width = left + columns * side;
   out += text(left + columns * side / 2, height + 18, axes.x, "text-anchor=\"middle\"");
   const double middle = top + rows * side / 2;
   out += text(16, middle, axes.y, fmt::format("text-anchor=\"middle\" transform=\"rotate(-90 16 {})\"", number(middle)).c_str());
-  out += text(width + 14, top + 12, fmt::format("blue: up to {}", short_value(largest)));
-  out += text(width + 14, top + 28, fmt::format("orange: down to {}", short_value(-largest)));
-  return svg(std::max(width + 150, left + text_width(axes.title, 13) + 20), height + 28, axes.title, out);
+  const double legend = width + 14;
+  const auto key = [&](double y, const char* color, double v) {
+    out += fmt::format("<rect x=\"{}\" y=\"{}\" width=\"12\" height=\"12\" fill=\"{}\" fill-opacity=\"{:.3f}\"/>\n", number(legend), number(y), color,
+                       strength(v));
+    out += text(legend + 18, y + 10, short_value(v));
+  };
+  if (highest > 0) key(top, hues[0], highest);
+  if (lowest < 0) key(top + 20, hues[1], lowest);
+  return svg(std::max(legend + 90, left + text_width(axes.title, 13) + 20), height + 28, axes.title, out);
 }
 
 namespace {

@@ -37,7 +37,7 @@ h1{font-size:2rem;line-height:1.2;margin:0 0 .6rem}h2{font-size:1.35rem;margin:2
 p,ul,ol,blockquote{max-width:46rem}a{color:var(--link)}p{margin:.6rem 0}li{margin:.25rem 0}
 nav{font-size:.88rem;border-left:3px solid var(--line);padding-left:1rem;margin:1.4rem 0}nav a{display:block;text-decoration:none;line-height:1.7}
 code,pre{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:.84em}
-code{background:var(--box);padding:.08em .3em;border-radius:3px}pre code{background:none;padding:0;font-size:1em}
+code{background:var(--box);padding:.08em .3em;border-radius:3px}p code,li code{white-space:nowrap}pre code{background:none;padding:0;font-size:1em}
 pre{font-size:.78rem;line-height:1.5;overflow-x:auto;margin:.9rem 0;padding:.8rem 1rem;background:var(--box);border:1px solid var(--line);border-radius:6px;tab-size:2}
 pre.output{background:none;border-style:none none none solid;border-width:3px;border-radius:0;margin:.4rem 0}
 .outputs{margin:-.2rem 0 1.2rem}.figure{overflow-x:auto;margin:.8rem 0}
@@ -47,6 +47,7 @@ blockquote{margin:.8rem 0;padding-left:1rem;border-left:3px solid var(--line);co
 .ok{color:var(--good)}.failed{color:var(--bad);font-weight:600}.ok::before{content:"\2713";display:inline-block;width:1.6rem;text-indent:0}.failed::before{content:"\2717";display:inline-block;width:1.6rem;text-indent:0}
 .status{font-size:.9rem;color:var(--soft)}.status.bad{color:var(--bad);font-weight:600}
 .k{color:var(--k)}.s{color:var(--s)}.c{color:var(--c);font-style:italic}.n{color:var(--n)}.p{color:var(--p)}
+@media(max-width:40rem){p code,li code{white-space:normal}}
 @media print{body{max-width:none}pre{white-space:pre-wrap}}
 )";
 
