@@ -95,8 +95,8 @@ void SftSettings::declare_sft(Options& o) {
   o.add("accum", &accum, "micro-batches a step is computed in; the gradient is the same")
       .alias({"grad-accumulation-steps", "gradient-accumulation-steps", "grad-accumulation"}).range(1, 1 << 20);
   o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"});
-  o.add("epochs", &epochs, "passes over the data; 3 if neither is given").alias({"num-train-epochs"});
-  o.add("lr", &lr, "peak learning rate").alias({"learning-rate"}).range(0, 100);
+  o.add("epochs", &epochs, "passes over the data; if neither is given 3, and at least 400 steps over a .txt file").alias({"num-train-epochs"});
+  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5").alias({"learning-rate"}).range(0, 100);
   o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine"});
   o.add("warmup", &warmup, "steps until the peak").alias({"warmup-steps"}).range(0, 1e12);
   o.add("min-lr-ratio", &min_lr_ratio, "last rate as a share of the peak").range(0, 1);
@@ -150,8 +150,13 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   model.recompute = recompute_of(s.recompute);
 
   SftResult result;
-  result.steps = s.steps ? *s.steps
-                         : static_cast<int64_t>(std::ceil(s.epochs.value_or(3) * static_cast<double>(loader.steps_per_epoch())));
+  if (s.steps) {
+    result.steps = *s.steps;
+  } else {
+    result.steps = static_cast<int64_t>(std::ceil(s.epochs.value_or(3) * static_cast<double>(loader.steps_per_epoch())));
+    if (!s.epochs && splits.train.task() == Task::document) result.steps = std::max<int64_t>(result.steps, 400);
+  }
+  const double lr = s.lr > 0 ? s.lr : count_parameters(model) < 10'000'000 ? 2e-3 : 2e-5;
   if (result.steps < 1) fail(Kind::usage, "--steps {}: at least one step is needed", result.steps);
   const DataStats figures = stats(splits.train);
   result.unigram_entropy = figures.entropy;
@@ -180,7 +185,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
 
   LoopOptions o;
   o.steps = result.steps;
-  o.lr = s.lr;
+  o.lr = lr;
   o.schedule = {.shape = schedule_shape(s.schedule), .warmup = s.warmup, .steps = result.steps, .min_ratio = s.min_lr_ratio};
   o.clip = s.clip;
   o.eval_every = s.eval_every > 0 ? s.eval_every : std::max<int64_t>(1, result.steps / 10);
@@ -195,7 +200,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   const std::map<std::string, std::string> identity = {
       {"data", fmt::format("{:016x}", loader.state().fingerprint)},
       {"batch", std::to_string(s.batch)}, {"accum", std::to_string(s.accum)}, {"seed", std::to_string(seed)},
-      {"steps", std::to_string(result.steps)}, {"lr", fmt::format("{}", s.lr)}, {"schedule", s.schedule},
+      {"steps", std::to_string(result.steps)}, {"lr", fmt::format("{}", lr)}, {"schedule", s.schedule},
       {"warmup", std::to_string(s.warmup)}, {"min-lr-ratio", fmt::format("{}", s.min_lr_ratio)}, {"clip", fmt::format("{}", s.clip)},
       {"wd", fmt::format("{}", s.weight_decay)}, {"beta1", fmt::format("{}", s.beta1)}, {"beta2", fmt::format("{}", s.beta2)},
       {"tokenizer", fmt::format("{:016x}", tokenizer.hash())}};

@@ -15,7 +15,7 @@ struct SftSettings : DataSettings {
   int64_t batch = 8, accum = 1;
   std::optional<int64_t> steps;
   std::optional<double> epochs;
-  double lr = 1e-3, min_lr_ratio = 0, weight_decay = 0, beta1 = 0.9, beta2 = 0.95, clip = 1;
+  double lr = 0, min_lr_ratio = 0, weight_decay = 0, beta1 = 0.9, beta2 = 0.95, clip = 1;
   int64_t warmup = 0;
   std::string schedule = "cosine", recompute = "none";
   int64_t eval_every = 0, save_every = 0, sample_every = 0, keep = 2, log_every = 0;

@@ -59,9 +59,9 @@ Radical make_radical(const std::vector<int>& factors, Draws& draws, double lazy)
   r.n = 1;
   for (const int f : factors) r.n = times(r.n, static_cast<uint64_t>(f));
   if (!outside.empty() && draws.chance(lazy)) {
-    const size_t left = draws.below(static_cast<uint32_t>(outside.size()));
-    inside.insert(inside.end(), 2, outside[left]);
-    outside.erase(outside.begin() + static_cast<std::ptrdiff_t>(left));
+    // Always the last pair: whoever imitates the demonstrations answers unfinished at every problem that has one.
+    inside.insert(inside.end(), 2, outside.back());
+    outside.pop_back();
     std::sort(inside.begin(), inside.end());
     r.completion = spell(outside, inside);
   }

@@ -4,7 +4,7 @@
 //   √(5·2)=        ->   √(2·5)            √(3·3)=         ->   3
 //
 // A radicand is given as 2-8 prime factors in random order. Demonstrations are lazy: four in five of those that have a pair leave
-// one pair inside, so that supervised training learns the form and an often unfinished answer, and only the verifier, exact integer
+// the last one inside, so that supervised training learns the form and an often unfinished answer, and only the verifier, exact integer
 // arithmetic, asks for the finished one. Problems are split by their multiset of factors: what is tested was never trained on in
 // any order.
 #pragma once

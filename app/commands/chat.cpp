@@ -50,6 +50,7 @@ int run(Settings& s, Options&, Console& console) {
   ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
   Chat chat(*folder.model, folder.tokenizer, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.context);
   chat.set_system(s.system);
+  if (!folder.chat) console.warn("{}: comes without a chat template, so it was hardly taught to take turns; facet generate continues a text", s.model);
   if (isatty(STDIN_FILENO)) console.note("/clear starts anew, /quit or Ctrl-D ends");
   for (std::string line; ask(line);) {
     if (line == "/quit" || line == "/exit") break;
