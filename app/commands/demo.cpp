@@ -17,14 +17,14 @@ namespace facet::app {
 namespace {
 
 // 128 demonstrations of up to 24 positions are about the 3,072 tokens a step that the learning rate was chosen for.
-constexpr int64_t batch = 128, default_steps = 300;
+constexpr int64_t batch = 128, default_steps = 400;
 
 struct Settings : Common {
   std::string out = "runs/radicals";
   std::optional<int64_t> steps;
   std::optional<double> seconds;
   double lazy = 0.8, lr = 2e-3;
-  int64_t problems = 40000;
+  int64_t problems = 52000;
   bool resume = false;
   void declare(Options& o) {
     o.add("out", &out, "folder for data, model and runs");
