@@ -3,6 +3,7 @@
 
 namespace facet::app {
 
+Command bench_step_command();
 Command chat_command();
 Command check_blocks_command();
 Command check_generation_command();
@@ -43,6 +44,7 @@ const std::vector<Command>& commands() {
       data_make_command(),
       data_preview_command(),
       data_stats_command(),
+      bench_step_command(),
       env_command(),
       inspect_config_command(),
       inspect_model_command(),

@@ -17,19 +17,6 @@
 namespace facet::app {
 namespace {
 
-Recompute recompute_of(const std::string& name) {
-  return name == "block" ? Recompute::block : name == "mlp" ? Recompute::mlp : Recompute::none;
-}
-
-// Matrices decay, vectors (norms) do not.
-std::vector<ParameterGroup> groups(Module& model, double weight_decay) {
-  ParameterGroup matrices, vectors;
-  matrices.weight_decay = weight_decay;
-  for (Parameter* p : parameters(model))
-    if (p->trains()) (p->value().rank() > 1 ? matrices : vectors).parameters.push_back(p);
-  return {matrices, vectors};
-}
-
 std::string bytes_text(double n) { return human_bytes(static_cast<uint64_t>(n)); }
 
 // What a run holds at its peak, in bytes, and what to do when that is too much.
@@ -120,6 +107,18 @@ void SftSettings::declare_sft(Options& o) {
   o.rule([this] { return steps && epochs ? std::string("--steps and --epochs: choose one") : std::string(); });
 }
 
+Recompute recompute_of(const std::string& name) {
+  return name == "block" ? Recompute::block : name == "mlp" ? Recompute::mlp : Recompute::none;
+}
+
+std::vector<ParameterGroup> parameter_groups(Module& model, double weight_decay) {
+  ParameterGroup matrices, vectors;
+  matrices.weight_decay = weight_decay;
+  for (Parameter* p : parameters(model))
+    if (p->trains()) (p->value().rank() > 1 ? matrices : vectors).parameters.push_back(p);
+  return {matrices, vectors};
+}
+
 void use_threads(const std::string& asked, Console& console) {
   const Threads t = choose_threads(asked);
   set_threads(t.count);
@@ -194,7 +193,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   o.keep = static_cast<int>(s.keep);
   o.log_every = s.log_every;
 
-  AdamW optimizer(groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
+  AdamW optimizer(parameter_groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
   Sft objective(model, loader, std::move(valid));
   // Everything that decides the numbers. The fingerprint covers data and batch order, the dump the rest is made of.
   const std::map<std::string, std::string> identity = {

@@ -6,6 +6,7 @@
 #include "app/data_settings.h"
 #include "app/model_folder.h"
 #include "app/options.h"
+#include "optim/optimizer.h"
 
 namespace facet::app {
 
@@ -34,6 +35,10 @@ struct SftResult {
 
 /// Trains folder.model and writes the run folder. Errors as the parts raise them.
 SftResult run_sft(const SftSettings&, uint64_t seed, ModelFolder& folder, const Options&, Console&);
+
+Recompute recompute_of(const std::string& name);
+/// All parameters that train: matrices decay, vectors (norms) do not.
+std::vector<ParameterGroup> parameter_groups(Module&, double weight_decay);
 
 /// Applies --threads and says what was chosen with -v.
 void use_threads(const std::string& asked, Console&);

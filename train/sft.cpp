@@ -3,9 +3,7 @@
 #include "autograd/ops.h"
 
 namespace facet {
-namespace {
 
-// Loss of a batch, each supervised token weighing `weight`; with gradients it also runs backward.
 double batch_loss(LanguageModel& model, const Batch& batch, double weight) {
   const Tensor h = model.hidden({batch.ids, batch.positions, batch.segments});  // [B, T, D]
   const int64_t rows = h.shape().rows();
@@ -13,8 +11,6 @@ double batch_loss(LanguageModel& model, const Batch& batch, double weight) {
                                        Tensor::full({rows}, weight, h.dtype()),
                                        {.cap = model.final_cap(), .label_smoothing = 0, .z_loss = 0});
 }
-
-}  // namespace
 
 SftFigures evaluate_loss(LanguageModel& model, const std::vector<Batch>& batches) {
   const NoGrad off;

@@ -11,6 +11,8 @@ struct SftFigures {
   int64_t supervised = 0;  ///< tokens that counted
 };
 
+/// Sum of the losses of the supervised tokens times `weight`; unless under NoGrad, adds the gradients to the parameters.
+double batch_loss(LanguageModel&, const Batch&, double weight);
 /// Forward only.
 SftFigures evaluate_loss(LanguageModel&, const std::vector<Batch>&);
 

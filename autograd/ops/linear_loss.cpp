@@ -6,6 +6,7 @@
 #include "tensor/kernels/copy.h"
 #include "tensor/kernels/gemm.h"
 #include "tensor/kernels/logit_rows.h"
+#include "tensor/profile.h"
 
 namespace facet {
 namespace {
@@ -94,6 +95,7 @@ LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const
 }
 
 void LinearHead::run(std::span<const int64_t> rows, RowLoss loss, Out dh, Out dw) const {
+  const KernelScope scope("linear_loss");
   if (dh) dh = collapsed(dh, N, D);
   if (dh && !dh.accumulate) zero_other_rows(rows, dh);
   const int64_t n = static_cast<int64_t>(rows.size());

@@ -5,6 +5,7 @@
 #include "tensor/cpu/bf16.h"
 #include "tensor/cpu/strides.h"
 #include "tensor/parallel.h"
+#include "tensor/profile.h"
 
 namespace facet::cpu {
 namespace {
@@ -46,12 +47,14 @@ void copy_as(const View& vx, const Out& vy) {
 }  // namespace
 
 void copy(View x, Out y) {
+  const KernelScope scope("copy");
   by_dtype(x.dtype, [&](auto from) {
     by_dtype(y.dtype, [&](auto to) { copy_as<decltype(from), decltype(to)>(x, y); });
   });
 }
 
 void fill(Out y, double value) {
+  const KernelScope scope("fill");
   View one;
   one.data = &value;
   one.dtype = DType::f64;

@@ -6,6 +6,7 @@
 #include "tensor/cpu/bf16.h"
 #include "tensor/cpu/strides.h"
 #include "tensor/parallel.h"
+#include "tensor/profile.h"
 
 namespace facet::cpu {
 namespace {
@@ -88,6 +89,7 @@ void scatter_add_as(const View& source, int dim, const View& index, const Out& y
 }  // namespace
 
 void gather(View x, int dim, View index, Out y) {
+  const KernelScope scope("gather");
   if (y.numel() == 0) return;
   switch (size_of(x.dtype)) {
     case 8: return gather_as<uint64_t>(x, dim, index, y);
@@ -97,6 +99,7 @@ void gather(View x, int dim, View index, Out y) {
 }
 
 void scatter_add(View source, int dim, View index, Out y) {
+  const KernelScope scope("scatter_add");
   if (!y || source.numel() == 0) return;
   by_float_dtype(source.dtype, [&](auto s) {
     by_float_dtype(y.dtype, [&](auto t) { scatter_add_as<decltype(s), decltype(t)>(source, dim, index, y); });

@@ -11,6 +11,7 @@
 #include "tensor/kernels/copy.h"
 #include "tensor/parallel.h"
 #include "tensor/pool_vector.h"
+#include "tensor/profile.h"
 #include "tensor/tensor.h"
 
 namespace facet::cpu {
@@ -87,6 +88,7 @@ bool writable(const Out& c) { return c.dtype == DType::f32 && (c.stride[1] == 1 
 }  // namespace
 
 void gemm(View a, View b, Out c, double alpha) {
+  const KernelScope scope("gemm");
   check(a, b, c);
   if (c.numel() == 0) return;
   if (a.shape[1] == 0) {
@@ -120,6 +122,7 @@ void gemm(View a, View b, Out c, double alpha) {
 }
 
 void linear(View x, std::span<const View> w, std::span<const Out> y) {
+  const KernelScope scope("linear");
   pool_vector<GemmGroup> groups;
   groups.reserve(w.size());
   for (size_t i = 0; i < w.size(); ++i) {
@@ -133,6 +136,7 @@ void linear(View x, std::span<const View> w, std::span<const Out> y) {
 }
 
 void linear_dx(std::span<const View> dy, std::span<const View> w, Out dx) {
+  const KernelScope scope("linear_dx");
   Out to = dx;
   Scratch space(dx.dtype == DType::bf16 ? sizeof(float) * dx.numel() : 1);
   if (dx.dtype == DType::bf16) to = output(space.as<void>(), DType::f32, dx.shape);
@@ -145,6 +149,9 @@ void linear_dx(std::span<const View> dy, std::span<const View> w, Out dx) {
   if (dx.dtype == DType::bf16) copy(to, dx);
 }
 
-void linear_dw(View dy, View x, Out dw) { gemm(transposed(dy), x, dw); }
+void linear_dw(View dy, View x, Out dw) {
+  const KernelScope scope("linear_dw");
+  gemm(transposed(dy), x, dw);
+}
 
 }  // namespace facet::cpu

@@ -5,6 +5,7 @@
 #include "tensor/kernels/copy.h"
 #include "tensor/kernels/gemm.h"
 #include "tensor/parallel.h"
+#include "tensor/profile.h"
 #include "tensor/tensor.h"
 
 namespace facet::cpu {
@@ -44,6 +45,7 @@ V matrix(V v) {
 }  // namespace
 
 void gemm_batched(View a, View b, Out c, double alpha) {
+  const KernelScope scope("gemm_batched");
   auto wrong = [&] {
     fail(Kind::usage, "gemm_batched: a {} times b {} into c {}: expected [.., M, P] x [.., P, N] -> [.., M, N] with leading "
          "dimensions that broadcast", to_string(a.shape), to_string(b.shape), to_string(c.shape));

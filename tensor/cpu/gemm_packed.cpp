@@ -68,6 +68,9 @@ int64_t spans_of(int64_t k, int64_t columns) {
   return k >= 2048 && k >= 8 * columns && k * columns <= span_floats ? std::min<int64_t>(8, k / 512) : 1;
 }
 
+// Lines side by side whose steps of k do not push each other out of the first cache: as good as packed.
+bool spread(const GemmOperand& x) { return x.dtype == DType::f32 && x.line_step == 1 && x.k_step % 64 != 0; }
+
 void gemm_in_spans(GemmOperand a, int64_t k, const GemmGroup& g, float alpha) {
   GemmOperand b = g.b;
   const int64_t kc = block_length(k), n = b.lines, span = ceil_div(ceil_div(k, spans_of(k, n)), kc) * kc, spans = ceil_div(k, span);
@@ -75,7 +78,8 @@ void gemm_in_spans(GemmOperand a, int64_t k, const GemmGroup& g, float alpha) {
   a.width = panel_width(a.lines, tile.rows);
   b.width = columns_in_panel(a, tile);
 
-  const GemmRead read_b = read_directly(b, a.lines, a.width) ? GemmRead::direct : GemmRead::panels;
+  const GemmRead read_b = read_directly(b, a.lines, a.width) || spread(b) ? GemmRead::direct : GemmRead::panels;
+  const GemmRead read_a = spread(a) ? GemmRead::direct : GemmRead::pack;
   Scratch packed(read_b == GemmRead::panels ? sizeof(float) * b.panels() * b.width * k : 1);
   if (read_b == GemmRead::panels) pack_shared(b, 0, k, kc, packed.as<float>());
   // Rows go by in slabs that bound the partial sums, and within a slab in equal groups of panels that a task can pack.
@@ -91,7 +95,7 @@ void gemm_in_spans(GemmOperand a, int64_t k, const GemmGroup& g, float alpha) {
         if (first >= rows) continue;
         const GemmPart part{b, read_b, packed.as<float>() + s * span * b.panels() * b.width, 0, n,
                             partial.as<float>() + (s * slab - m) * n, n, false};
-        gemm_task({a, GemmRead::pack, nullptr, m + first, m + std::min(first + lines, rows), s * span,
+        gemm_task({a, read_a, nullptr, m + first, m + std::min(first + lines, rows), s * span,
                    std::min((s + 1) * span, k), kc, alpha, &part, 1});
       }
     });

@@ -5,6 +5,7 @@
 
 #include "tensor/cpu/strides.h"
 #include "tensor/parallel.h"
+#include "tensor/profile.h"
 
 namespace facet::cpu {
 namespace {
@@ -71,6 +72,7 @@ struct Window {
 }  // namespace
 
 void map(RowFn f, std::initializer_list<View> x, double s, Out y, int64_t cost) {
+  const KernelScope scope("elementwise");
   const int64_t n = y.numel();
   if (n == 0 || !y) return;
   const int inputs = static_cast<int>(x.size());

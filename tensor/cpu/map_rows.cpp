@@ -5,6 +5,7 @@
 #include "tensor/cpu/strides.h"
 #include "tensor/kernels/copy.h"
 #include "tensor/parallel.h"
+#include "tensor/profile.h"
 #include "tensor/storage.h"
 
 namespace facet::cpu {
@@ -34,6 +35,7 @@ V dense_row(V v, void* buffer) {
 }  // namespace
 
 void map_rows(RowsFn f, std::initializer_list<View> x, std::initializer_list<Out> y) {
+  const KernelScope scope("row_wise");
   const View& first = *x.begin();
   const int64_t rows = first.shape.rank ? first.shape.rows() : 1, n = last(first.shape);
   if (rows == 0) return;

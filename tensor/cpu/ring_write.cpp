@@ -3,10 +3,12 @@
 #include <cstring>
 
 #include "tensor/cpu/bf16.h"
+#include "tensor/profile.h"
 
 namespace facet::cpu {
 
 void ring_write(View rows, View positions, Out ring, Out slots) {
+  const KernelScope scope("ring_write");
   const int64_t batch = rows.shape.dim[0], steps = rows.shape.dim[1], length = ring.shape.dim[1];
   int64_t n = 1;
   for (int i = 2; i < rows.shape.rank; ++i) n *= rows.shape.dim[i];

@@ -6,6 +6,7 @@
 #include "tensor/cpu/strides.h"
 #include "tensor/cpu/sums.h"
 #include "tensor/parallel.h"
+#include "tensor/profile.h"
 #include "tensor/storage.h"
 
 namespace facet::cpu {
@@ -163,6 +164,7 @@ void sum_tiles(const Plan& p, const T* x, const Out& y, DType t) {
 }  // namespace
 
 void sum_to(View x, Out y) {
+  const KernelScope scope("sum_to");
   if (!y || y.numel() == 0) return;
   if (x.numel() == 0) {  // sums of nothing
     const double zero = 0;

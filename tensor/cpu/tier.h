@@ -5,11 +5,16 @@
 //   tensor/cpu/scale.cpp      namespace facet::cpu::FACET_TIER { void scale(View x, double s, Out y) { ... } }
 //                             FACET_TIERED(scale)
 //
+// Each call is counted under the kernel's name when somebody profiles (tensor/profile.h).
+//
 // Rules for such files: no Eigen, no OpenMP, no exceptions, no standard containers; nothing but tensor/view.h,
 // tensor/parallel.h, tensor/scratch.h, tensor/math.h, tensor/cpu/*.h and kernel headers. Everything lives in the tier's
 // namespace or is FACET_INLINE: an inline function emitted out of line under -mavx512f would be picked by the linker for every
 // machine. A test reads the symbols.
 #pragma once
+#include <type_traits>
+
+#include "tensor/profile.h"
 #include "tensor/view.h"
 
 namespace facet::cpu {
@@ -26,7 +31,11 @@ struct Kernel;
 template <class R, class... A>
 struct Kernel<R(A...)> {
   R (*body[3])(A...);
-  R operator()(A... a) const { return body[static_cast<int>(current_tier())](a...); }
+  const char* name;
+  FACET_INLINE R operator()(A... a) const {
+    const KernelScope scope(std::is_void_v<R> ? name : nullptr);  // one that answers with a body does no work itself
+    return body[static_cast<int>(current_tier())](a...);
+  }
 };
 
 }  // namespace facet::cpu
@@ -38,10 +47,10 @@ struct Kernel<R(A...)> {
 #define FACET_TIERED(name)                                                                              \
   namespace facet::cpu::avx2 { decltype(portable::name) name; }                                         \
   namespace facet::cpu::avx512 { decltype(portable::name) name; }                                       \
-  namespace facet::cpu { constinit const decltype(cpu::name) name{{portable::name, avx2::name, avx512::name}}; }
+  namespace facet::cpu { constinit const decltype(cpu::name) name{{portable::name, avx2::name, avx512::name}, #name}; }
 #else
 #define FACET_TIERED(name) \
-  namespace facet::cpu { constinit const decltype(cpu::name) name{{portable::name, portable::name, portable::name}}; }
+  namespace facet::cpu { constinit const decltype(cpu::name) name{{portable::name, portable::name, portable::name}, #name}; }
 #endif
 #else
 #define FACET_TIERED(name)

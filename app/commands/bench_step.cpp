@@ -1,0 +1,136 @@
+// Full training steps of a model with random weights on random tokens: how fast, how close to what the processor can multiply, how
+// much memory, and where the time goes.
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+
+#include "app/command.h"
+#include "app/sft_run.h"
+#include "bench/support/race.h"
+#include "optim/adamw.h"
+#include "optim/clip.h"
+#include "tensor/io/durable.h"
+#include "tensor/io/text.h"
+#include "tensor/parallel.h"
+#include "tensor/profile.h"
+#include "train/sft.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common {
+  std::string size = "tiny", recompute = "none";
+  std::optional<int64_t> max_len, batch;
+  int64_t steps = 20;
+  bool profile = false;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("preset", &size, "size of the model").choices(preset_names());
+    o.add("max-len", &max_len, "tokens in a row; default: 24 for tiny, 512 else").range(1, 1 << 20);
+    o.add("batch", &batch, "rows in a step; default: 128 for tiny, 1 else").range(1, 1 << 20);
+    o.add("steps", &steps, "steps that are timed, after two that are not").range(1, 1e6);
+    o.add("profile", &profile, "the time of a step by kernel, and what is spent outside kernels");
+    o.add("recompute", &recompute, "what backward computes again to save memory").choices({"none", "mlp", "block"});
+    o.pass_through("model", overrides);
+  }
+};
+
+Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed) {
+  Batch b;
+  b.ids = randint(fold_in(key(seed), 1), {rows, length}, 0, vocab);
+  b.labels = randint(fold_in(key(seed), 2), {rows, length}, 0, vocab);
+  b.positions = plain_tokens(b.ids).positions;
+  b.tokens = b.supervised = rows * length;
+  return b;
+}
+
+int run(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  const bool tiny = s.size == "tiny";
+  const int64_t length = s.max_len.value_or(tiny ? 24 : 512), rows = s.batch.value_or(tiny ? 128 : 1), tokens = rows * length;
+  GemmaConfig config = preset(s.size);
+  for (const auto& [key, value] : s.overrides) set_field(config, key, value);
+  Gemma model(config, s.dtype == "bf16" ? DType::bf16 : s.dtype == "f64" ? DType::f64 : DType::f32);
+  model.init(key(static_cast<uint64_t>(s.seed)));
+  model.recompute = recompute_of(s.recompute);
+  AdamW optimizer(parameter_groups(model, 0.01), {});
+  const Batch batch = random_batch(rows, length, config.vocab, static_cast<uint64_t>(s.seed));
+
+  double loss = 0;
+  const auto step = [&] {
+    loss = batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
+    const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
+    optimizer.step(1e-4, clip.scale);
+  };
+  for (int i = 0; i < 2; ++i) step();
+
+  // The limit is measured between the steps: on a shared machine it moves.
+  const size_t system_before = pool_stats().sys_allocs;
+  std::vector<double> seconds, limit;
+  for (int64_t i = 0; i < s.steps; ++i) {
+    if (i % std::max<int64_t>(1, s.steps / 8) == 0) limit.push_back(bench::race({bench::multiply_adds}, 0.002, 4)[0]);
+    console.progress("steps", i, s.steps);
+    const double begin = bench::now();
+    step();
+    seconds.push_back(bench::now() - begin);
+  }
+  console.progress_end();
+  const size_t system = pool_stats().sys_allocs - system_before;
+
+  std::vector<KernelTime> kernels;
+  double profiled = 0;
+  if (s.profile) {
+    profile_start();
+    for (int64_t i = 0; i < s.steps; ++i) step();
+    profiled = profile_seconds();
+    for (const KernelTime& k : profile_stop()) kernels.push_back(k);
+    std::sort(kernels.begin(), kernels.end(), [](const KernelTime& a, const KernelTime& b) { return a.seconds > b.seconds; });
+  }
+  double inside = 0;
+  for (const KernelTime& k : kernels) inside += k.seconds;
+
+  const double typical = bench::median(seconds), best = *std::min_element(seconds.begin(), seconds.end()), n = static_cast<double>(tokens);
+  const double flops = 3 * model.forward_flops(n, (static_cast<double>(length) + 1) / 2, n);  // a row sees half of the others on average
+  const double peak = bench::median(limit), share = flops / typical / peak / 1e9;
+  const PoolStats memory = pool_stats();
+  if (console.json()) {
+    nlohmann::ordered_json out = {{"preset", s.size}, {"parameters", count_parameters(model)}, {"tokens_per_step", tokens}, {"max_len", length},
+                                  {"threads", threads()}, {"clock", threads() > 1 ? "wall" : "processor"}, {"loss", loss},
+                                  {"seconds_median", typical}, {"seconds_best", best}, {"tokens_per_s", n / typical},
+                                  {"tokens_per_s_best", n / best}, {"gflop_per_s", flops / typical / 1e9}, {"fma_gflop_per_s", peak},
+                                  {"share_of_fma", share}, {"peak_bytes", memory.peak_bytes}, {"system_allocations", system}};
+    if (s.profile) {
+      for (const KernelTime& k : kernels)
+        out["kernels"].push_back({{"name", k.name}, {"share", k.seconds / profiled}, {"calls_per_step", static_cast<double>(k.calls) / static_cast<double>(s.steps)}});
+      out["outside_kernels"] = 1 - inside / profiled;
+    }
+    console.line("{}", out.dump(2));
+    return 0;
+  }
+  console.line("{}", model.describe());
+  console.line("{} parameters, {} x {} tokens a step, {} thread{}, AdamW, {}", grouped(static_cast<uint64_t>(count_parameters(model))), rows, length,
+               threads(), threads() > 1 ? "s" : "", name_of(model.head().value().dtype()));
+  console.line("{:<26}{:.4g} ms, best {:.4g} ({} time, {} steps)", "step, median", 1e3 * typical, 1e3 * best, threads() > 1 ? "wall" : "processor", s.steps);
+  console.line("{:<26}{}, best {}", "tokens/s", grouped(static_cast<uint64_t>(n / typical)), grouped(static_cast<uint64_t>(n / best)));
+  console.line("{:<26}{:.1f} of {:.1f} GFLOP/s of fused multiply-adds in this run: {:.0f}%", "share of the limit", flops / typical / 1e9, peak, 100 * share);
+  console.line("{:<26}{}", "peak memory", human_bytes(memory.peak_bytes));
+  console.line("{:<26}{}", "system allocations", system);
+  if (!s.profile) return 0;
+  console.line();
+  for (const KernelTime& k : kernels)
+    console.line("{:<26}{:5.1f}%  {:8.3f} ms  {:g} calls", k.name, 100 * k.seconds / profiled, 1e3 * k.seconds / static_cast<double>(s.steps),
+                 static_cast<double>(k.calls) / static_cast<double>(s.steps));
+  console.line("{:<26}{:5.2f}%", "outside kernels", 100 * (1 - inside / profiled));
+  return 0;
+}
+
+}  // namespace
+
+Command bench_step_command() {
+  return command<Settings>("bench step", "Time training steps: tokens/s, share of the processor's limit, memory, time by kernel",
+                           "Random weights and tokens, f32 AdamW over all parameters.\n"
+                           "  facet bench step --profile --threads 1\n  facet bench step --preset gemma3-270m --max-len 512 --steps 2",
+                           run);
+}
+
+}  // namespace facet::app

@@ -1,0 +1,24 @@
+// The benchmarks run and report what they promise; how fast is not asked here.
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "tests/app/run.h"
+
+
+TEST_CASE("bench step: figures of a small step, time by kernel") {
+  const Result r = run_facet("bench step --batch 4 --max-len 8 --steps 2 --threads 1 --profile --json");
+  REQUIRE(r.code == 0);
+  const auto out = nlohmann::json::parse(r.out);
+  CHECK(out["tokens_per_step"] == 32);
+  CHECK(out["system_allocations"] == 0);
+  CHECK(out["tokens_per_s"].get<double>() > 0);
+  CHECK(out["share_of_fma"].get<double>() > 0);
+  double shares = out["outside_kernels"];
+  double linear_calls = 0;
+  for (const auto& k : out["kernels"]) {
+    shares += k["share"].get<double>();
+    if (k["name"] == "linear") linear_calls = k["calls_per_step"];
+  }
+  CHECK(shares == Approx(1));
+  CHECK(linear_calls == 12);  // three blocks: q k v, o, gate up, down
+}
