@@ -4,6 +4,7 @@
 namespace facet::app {
 
 Command bench_step_command();
+Command bench_infer_command();
 Command chat_command();
 Command check_blocks_command();
 Command check_generation_command();
@@ -34,6 +35,7 @@ const std::vector<Command>& commands() {
       generate_command(),
       chat_command(),
       eval_command(),
+      bench_infer_command(),
       check_logits_command(),
       check_blocks_command(),
       check_grads_command(),

@@ -14,6 +14,7 @@ Chat::Chat(LanguageModel& model, Tokenizer tokenizer, GenerateOptions options, i
 void Chat::clear() {
   generator_.forget(0);
   tokens_.clear();
+  stop_ = Stop::running;
 }
 
 std::string Chat::say(const std::string& message, const std::function<bool(std::string_view)>& on_text) {
@@ -21,24 +22,24 @@ std::string Chat::say(const std::string& message, const std::function<bool(std::
   if (tokens_.empty() && !system_.empty()) turn.emplace_back("system", system_);
   turn.emplace_back("user", message);
   Ids added = encode_chat(tokenizer_, turn, {.generation_prompt = true, .merge_roles = false, .safe = true}).ids;
-  if (!tokens_.empty()) {
-    // The answer before is closed as the template closes it; only the first turn starts with bos.
-    Ids close;
-    if (tokens_.back() != tokenizer_.specials().end_of_turn) close.push_back(tokenizer_.specials().end_of_turn);
+  Ids all = tokens_;
+  if (!all.empty()) {
+    // The answer before is closed as the template closes it, whatever ended it; only the first turn starts with bos. The last token
+    // was drawn but not computed, so it can still be taken back.
+    const int32_t end = tokenizer_.specials().end_of_turn;
+    if (stop_ == Stop::stop_token && all.back() != end) all.pop_back();
+    if (all.back() != end) all.push_back(end);
     const Ids newline = tokenizer_.encode("\n");
-    close.insert(close.end(), newline.begin(), newline.end());
-    const bool bos = !added.empty() && added.front() == tokenizer_.specials().bos;
-    added.erase(added.begin(), added.begin() + (bos ? 1 : 0));
-    added.insert(added.begin(), close.begin(), close.end());
+    all.insert(all.end(), newline.begin(), newline.end());
+    if (added.front() == tokenizer_.specials().bos) added.erase(added.begin());
   }
-  // The last token of the answer was drawn but not computed.
-  Ids feed(tokens_.begin() + generator_.length(0), tokens_.end());
-  feed.insert(feed.end(), added.begin(), added.end());
-  const int64_t total = generator_.length(0) + static_cast<int64_t>(feed.size());
+  all.insert(all.end(), added.begin(), added.end());
+  const auto total = static_cast<int64_t>(all.size());
   if (total >= generator_.capacity())
     fail(Kind::usage, "chat: the conversation would hold {} tokens, the context is {}; /clear starts anew", total,
          generator_.capacity());
-  tokens_.insert(tokens_.end(), added.begin(), added.end());
+  tokens_ = std::move(all);
+  const Ids feed(tokens_.begin() + generator_.length(0), tokens_.end());
   computed_ = static_cast<int64_t>(feed.size());
 
   StreamDecoder decoder(tokenizer_);

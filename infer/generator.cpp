@@ -1,6 +1,7 @@
 #include "infer/generator.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "autograd/ops.h"
 
@@ -20,68 +21,124 @@ Generator::Generator(LanguageModel& model, int64_t rows, int64_t capacity, int64
     : model_(model),
       cache_(model.new_cache(rows, capacity > 0 ? capacity : model.context(), chunk)),
       length_(static_cast<size_t>(rows), 0),
-      logits_(static_cast<size_t>(rows)) {}
+      furthest_(static_cast<size_t>(rows), 0),
+      slot_(static_cast<size_t>(rows)),
+      logits_(static_cast<size_t>(rows)) {
+  std::iota(slot_.begin(), slot_.end(), 0);
+}
 
 void Generator::feed(int64_t row, std::vector<int32_t> tokens) {
   const std::vector<int32_t> list[] = {std::move(tokens)};
   feed(std::span<const int64_t>(&row, 1), list);
 }
 
-void Generator::feed(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) {
-  size_t longest = 0;
+void Generator::check(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) const {
+  if (rows.size() != tokens.size()) fail(Kind::usage, "generate: {} rows, tokens for {}", rows.size(), tokens.size());
+  std::vector<bool> named(length_.size());
   for (size_t i = 0; i < rows.size(); ++i) {
+    const int64_t row = rows[i];
     const auto n = static_cast<int64_t>(tokens[i].size());
-    if (n == 0) fail(Kind::usage, "generate: row {} has no tokens; a prompt needs at least one (BOS)", rows[i]);
-    if (length(rows[i]) + n > capacity())
-      fail(Kind::usage, "generate: row {} would hold {} tokens, the context is {}; shorten the prompt or raise --context", rows[i],
-           length(rows[i]) + n, capacity());
-    longest = std::max(longest, tokens[i].size());
+    if (row < 0 || row >= this->rows()) fail(Kind::usage, "generate: row {} does not exist; there are {}", row, this->rows());
+    if (named[static_cast<size_t>(row)]) fail(Kind::usage, "generate: row {} is named twice", row);
+    named[static_cast<size_t>(row)] = true;
+    if (n == 0) fail(Kind::usage, "generate: row {} has no tokens; a prompt needs at least one (BOS)", row);
+    if (length(row) + n > capacity())
+      fail(Kind::usage, "generate: row {} would hold {} tokens, the context is {}; shorten the prompt or raise --context", row,
+           length(row) + n, capacity());
+    for (int32_t id : tokens[i])
+      if (id < 0 || id >= model_.vocab())
+        fail(Kind::usage, "generate: row {} holds token {}, the vocabulary has {}", row, id, model_.vocab());
   }
+}
+
+// Moves rows side by side in the cache, so that a step computes them and nothing else; returns the first one's slot. A row that
+// has ended costs its neighbours one exchange, once.
+int64_t Generator::gather(std::span<const int64_t> rows) {
+  const auto slot = [this](int64_t row) -> int64_t& { return slot_[static_cast<size_t>(row)]; };
+  int64_t first = this->rows();
+  for (int64_t r : rows) first = std::min(first, slot(r));
+  first = std::min(first, this->rows() - static_cast<int64_t>(rows.size()));
+  const auto inside = [&, count = static_cast<int64_t>(rows.size())](int64_t s) { return s >= first && s < first + count; };
+  std::vector<int64_t> others;  // that lie where the named ones should
+  for (int64_t r = 0; r < this->rows(); ++r)
+    if (inside(slot(r)) && std::find(rows.begin(), rows.end(), r) == rows.end()) others.push_back(r);
+  for (int64_t r : rows) {
+    if (inside(slot(r))) continue;
+    cache_.swap(slot(r), slot(others.back()));
+    std::swap(slot(r), slot(others.back()));
+    others.pop_back();
+  }
+  cache_.select(first, static_cast<int64_t>(rows.size()));
+  return first;
+}
+
+void Generator::feed(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) {
+  check(rows, tokens);
   const NoGrad off;
-  const int64_t B = this->rows();
-  for (size_t begin = 0; begin < longest; begin += static_cast<size_t>(cache_.chunk)) {
-    const auto T = static_cast<int64_t>(std::min(longest - begin, static_cast<size_t>(cache_.chunk)));
+  size_t longest = 0;
+  for (const auto& list : tokens) longest = std::max(longest, list.size());
+  const auto chunk = static_cast<size_t>(cache_.chunk);
+  for (size_t begin = 0; begin < longest; begin += chunk) {
+    std::vector<int64_t> now;   // rows with tokens left
+    std::vector<size_t> which;  // their places in `tokens`
+    size_t most = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (begin >= tokens[i].size()) continue;
+      now.push_back(rows[i]);
+      which.push_back(i);
+      most = std::max(most, std::min(chunk, tokens[i].size() - begin));
+    }
+    const int64_t first = gather(now);
+    const auto B = static_cast<int64_t>(now.size()), T = static_cast<int64_t>(most);
     const Tensor ids = Tensor::zeros({B, T}, DType::i32), positions = Tensor::full({B, T}, -1, DType::i32);
     int32_t* id = ids.out().as<int32_t>();
     int32_t* position = positions.out().as<int32_t>();
-    std::vector<std::pair<int64_t, int64_t>> last;  // row, index of its last token in this chunk
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const std::vector<int32_t>& list = tokens[i];
-      if (begin >= list.size()) continue;
-      const auto n = std::min<int64_t>(T, static_cast<int64_t>(list.size() - begin));
-      for (int64_t t = 0; t < n; ++t) {
-        id[rows[i] * T + t] = list[begin + static_cast<size_t>(t)];
-        position[rows[i] * T + t] = static_cast<int32_t>(length_[static_cast<size_t>(rows[i])]++);
+    std::vector<int64_t> ended;
+    std::vector<int32_t> last;  // where in [B * T] the last token of each of those lies
+    for (size_t i = 0; i < now.size(); ++i) {
+      const std::vector<int32_t>& list = tokens[which[i]];
+      const size_t n = std::min(chunk, list.size() - begin);
+      int64_t& length = length_[static_cast<size_t>(now[i])];
+      const int64_t at = (slot_[static_cast<size_t>(now[i])] - first) * T;
+      for (size_t t = 0; t < n; ++t) {
+        id[at + static_cast<int64_t>(t)] = list[begin + t];
+        position[at + static_cast<int64_t>(t)] = static_cast<int32_t>(length++);
       }
-      if (begin + static_cast<size_t>(n) == list.size()) last.emplace_back(rows[i], n - 1);
+      int64_t& furthest = furthest_[static_cast<size_t>(now[i])];
+      furthest = std::max(furthest, length);
+      if (begin + n < list.size()) continue;
+      ended.push_back(now[i]);
+      last.push_back(static_cast<int32_t>(at + static_cast<int64_t>(n) - 1));
     }
-    const Tensor h = model_.hidden({ids, positions, {}}, &cache_);  // [B, T, D]
-    if (last.empty()) continue;
-    std::vector<int32_t> index;
-    for (auto [row, t] : last) index.push_back(static_cast<int32_t>(row * T + t));
-    const auto picked = static_cast<int64_t>(index.size());
+    Tensor h = model_.hidden({ids, positions, {}}, &cache_);  // [B, T, D]
+    if (ended.empty()) continue;
+    h = h.reshape({B * T, h.dim(2)});
     // The head sees only the rows that somebody will sample from.
-    const Tensor rows_h = take(h.reshape({B * T, h.dim(2)}), Tensor::from(index, {picked}), 0);
-    const Tensor y = model_.logits(rows_h).to(DType::f32);  // [picked, V]
-    const auto values = y.data<float>();
-    const auto V = static_cast<size_t>(y.dim(1));
-    for (size_t i = 0; i < last.size(); ++i)
-      logits_[static_cast<size_t>(last[i].first)].assign(values.begin() + static_cast<ptrdiff_t>(i * V),
-                                                         values.begin() + static_cast<ptrdiff_t>((i + 1) * V));
+    if (B * T > 1) h = take(h, Tensor::from(last, {static_cast<int64_t>(last.size())}), 0);
+    const Tensor y = model_.logits(h).to(DType::f32);  // [ended, V]
+    for (size_t i = 0; i < ended.size(); ++i) logits_[static_cast<size_t>(ended[i])] = {y, static_cast<int64_t>(i)};
   }
 }
 
 std::span<const float> Generator::logits(int64_t row) const {
-  const auto& l = logits_[static_cast<size_t>(row)];
-  if (l.empty()) fail(Kind::usage, "generate: row {} was not fed yet", row);
-  return l;
+  const Logits& l = logits_[static_cast<size_t>(row)];
+  if (!l.of_batch) fail(Kind::usage, "generate: row {} was not fed yet", row);
+  const auto V = static_cast<size_t>(l.of_batch.dim(1));
+  return l.of_batch.data<float>().subspan(static_cast<size_t>(l.index) * V, V);
 }
 
 void Generator::forget(int64_t row, int64_t from) {
-  cache_.forget(row, static_cast<int32_t>(from));
-  auto& n = length_[static_cast<size_t>(row)];
-  n = std::min(n, from);
-  logits_[static_cast<size_t>(row)].clear();
+  int64_t &length = length_[static_cast<size_t>(row)], &furthest = furthest_[static_cast<size_t>(row)];
+  if (from >= length) return;
+  int64_t ring = capacity();
+  for (const LayerCache& l : cache_.layers) ring = std::min(ring, l.length());
+  if (from > 0 && furthest > ring && from < furthest - cache_.chunk)
+    fail(Kind::usage, "generate: row {} cannot go back from {} to {} tokens, its local layers kept only the last of them; forget all of it",
+         row, length, from);
+  cache_.forget(slot_[static_cast<size_t>(row)], static_cast<int32_t>(from));
+  length = from;
+  if (from == 0) furthest = 0;
+  logits_[static_cast<size_t>(row)] = {};
 }
 
 std::vector<Generation> continue_rows(Generator& g, std::vector<int64_t> rows, const std::vector<std::vector<int32_t>>& tokens,

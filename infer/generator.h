@@ -33,13 +33,16 @@ class Generator {
   /// Room for `rows` sequences of up to `capacity` positions (0: the model's context); prompts go in `chunk` tokens at a time.
   Generator(LanguageModel&, int64_t rows, int64_t capacity = 0, int64_t chunk = 256);
 
-  /// Appends tokens to rows and computes them, all but what is already cached. Rows not named stay as they are. The logits of each
-  /// named row's last token are in logits(row) afterwards. Throws Error(Kind::usage) when a row would pass the capacity.
+  /// Appends tokens to rows and computes them, all but what is already cached. Rows not named stay as they are and cost nothing. The
+  /// logits of each named row's last token are in logits(row) afterwards. Throws Error(Kind::usage) when a row would pass the
+  /// capacity, is named twice or does not exist; nothing has changed then.
   void feed(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens);
   void feed(int64_t row, std::vector<int32_t> tokens);
   /// f32 [V] after the last token of the row.
   std::span<const float> logits(int64_t row) const;
-  /// Forgets a row, or its tokens from position `from` on.
+  /// Forgets a row, or its tokens from position `from` on. Local layers keep no more than their rings hold: once those have
+  /// wrapped, Error(Kind::usage) is thrown when `from` lies more than a chunk before the furthest token the row ever had (and is
+  /// not 0).
   void forget(int64_t row, int64_t from = 0);
 
   int64_t rows() const { return static_cast<int64_t>(length_.size()); }
@@ -48,10 +51,18 @@ class Generator {
   int64_t cache_bytes() const { return cache_.bytes(); }
 
  private:
+  struct Logits {
+    Tensor of_batch;  ///< f32 [rows that ended together, V]
+    int64_t index = 0;
+  };
+  void check(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) const;
+  int64_t gather(std::span<const int64_t> rows);
+
   LanguageModel& model_;
   KvCache cache_;
-  std::vector<int64_t> length_;
-  std::vector<std::vector<float>> logits_;
+  std::vector<int64_t> length_, furthest_;
+  std::vector<int64_t> slot_;  ///< where a row lies in the cache
+  std::vector<Logits> logits_;
 };
 
 /// Called for every new token; false ends that row.

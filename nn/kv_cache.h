@@ -13,22 +13,29 @@ class LayerCache {
   /// `length` slots for each of `batch` rows; K heads of size Dh, stored as `dtype`.
   LayerCache(int64_t batch, int64_t length, int64_t kv_heads, int64_t head_dim, DType dtype);
 
-  /// Stores k, v [B, T, K, Dh] at positions i32 [B, T] (negative: skipped).
+  /// Stores k, v [n, T, K, Dh] of the n selected rows at positions i32 [n, T] (negative: skipped).
   void write(const Tensor& k, const Tensor& v, const Tensor& positions);
 
-  /// The slots in use: k, v [B, S, K, Dh] and their positions [B, S] (-1: empty).
-  Tensor keys() const { return keys_.slice(1, 0, used_); }
-  Tensor values() const { return values_.slice(1, 0, used_); }
-  Tensor positions() const { return positions_.slice(1, 0, used_); }
+  /// The slots in use of the selected rows: k, v [n, S, K, Dh] and their positions [n, S] (-1: empty).
+  Tensor keys() const { return window(keys_); }
+  Tensor values() const { return window(values_); }
+  Tensor positions() const { return window(positions_); }
   int64_t length() const { return keys_.dim(1); }
   int64_t bytes() const;
 
+  /// Rows [first, first + count) are the batch from now on; at first all are.
+  void select(int64_t first, int64_t count);
+  /// Exchanges two rows.
+  void swap(int64_t a, int64_t b);
   /// Empties row b, or drops its entries at positions >= `from`.
   void forget(int64_t b, int32_t from = 0);
 
  private:
+  Tensor window(const Tensor& t) const { return t.slice(0, first_, first_ + count_).slice(1, 0, used_); }
+
   Tensor keys_, values_, positions_;
-  int64_t used_ = 0;  ///< slots below this may be filled
+  std::vector<int64_t> filled_;  ///< of every row: slots below hold keys or zeros
+  int64_t first_ = 0, count_ = 0, used_ = 0;
 };
 
 /// All layers of a model for a batch of sequences.
@@ -37,6 +44,8 @@ struct KvCache {
   int64_t capacity = 0;  ///< positions that fit
   int64_t chunk = 0;     ///< most tokens of one row that may be written at once
   int64_t bytes() const;
+  void select(int64_t first, int64_t count);
+  void swap(int64_t a, int64_t b);
   void forget(int64_t b, int32_t from = 0);
 };
 

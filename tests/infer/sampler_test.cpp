@@ -75,3 +75,43 @@ TEST_CASE("sampler: greedy, forbidden tokens, refused options") {
   CHECK_THROWS_WITH((SamplingOptions{.temperature = -1}.check()), Catch::Contains("--temp"));
   CHECK_THROWS_WITH((SamplingOptions{.top_p = 1.5}.check()), Catch::Contains("--top-p"));
 }
+
+TEST_CASE("sampler: a draw walks the candidates in order, however few of them it ranks") {
+  std::vector<float> flat(5000), peaked(5000);
+  const Tensor noise = normal(key(4), {5000});
+  for (size_t i = 0; i < flat.size(); ++i) {
+    flat[i] = 0.3f * noise.data<float>()[i];  // thousands of tokens matter
+    peaked[i] = 9 * noise.data<float>()[i];   // a handful does
+  }
+  for (const auto& logits : {flat, peaked}) {
+    for (const SamplingOptions& o : {SamplingOptions{}, SamplingOptions{.temperature = 0.5, .top_p = 0.95}, SamplingOptions{.top_k = 700, .min_p = 0.01},
+                                     SamplingOptions{.temperature = 3, .top_k = 70, .top_p = 0.7, .repetition_penalty = 1.5, .forbidden = {3, 8}},
+                                     SamplingOptions{.temperature = 1e-6}}) {
+      const std::vector<int32_t> history = {1, 2, 3, 2};
+      const auto list = candidates(logits, o, history);
+      double total = 0;
+      for (const Candidate& c : list) total += c.probability;
+      CHECK(std::is_sorted(list.begin(), list.end(), [](const Candidate& a, const Candidate& b) { return a.probability > b.probability; }));
+      CHECK(total == Approx(1).margin(1e-6));
+      for (uint32_t i = 0; i < 50; ++i) {
+        double u = uniform(fold_in(key(9), i), {}).item();
+        size_t pick = 0;
+        while (pick + 1 < list.size() && u >= list[pick].probability) u -= list[pick++].probability;
+        CHECK(draw(logits, o, fold_in(key(9), i), history).id == list[pick].id);
+      }
+    }
+  }
+}
+
+TEST_CASE("sampler: logits that are no numbers are an error, not a token") {
+  for (const double t : {0.0, 1.0}) {
+    const SamplingOptions o{.temperature = t};
+    CHECK_THROWS_WITH(draw(std::vector<float>{1, NAN, 2}, o, key(0)), Catch::Contains("diverged"));
+    CHECK_THROWS_WITH(draw(std::vector<float>{1, INFINITY, 2}, o, key(0)), Catch::Contains("diverged"));
+    CHECK_THROWS_AS(draw(std::vector<float>{-INFINITY, -INFINITY}, o, key(0)), Error);
+    CHECK(draw(std::vector<float>{-INFINITY, 2}, o, key(0)).id == 1);
+    SamplingOptions none = o;
+    none.forbidden = {0, 1};
+    CHECK_THROWS_AS(draw(std::vector<float>{1, 2}, none, key(0)), Error);
+  }
+}

@@ -1,0 +1,172 @@
+// How fast a model of a preset's shape reads and answers, against what the machine can do, all measured in one run.
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include <nlohmann/json.hpp>
+
+#include "app/command.h"
+#include "app/machine.h"
+#include "app/sft_run.h"
+#include "autograd/ops.h"
+#include "infer/generator.h"
+#include "models/gemma/model.h"
+#include "tensor/cpu/tier.h"
+#include "tensor/parallel.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common {
+  std::string preset_name = "gemma3-270m";
+  int64_t prompt = 512, rounds = 9;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("preset", &preset_name, "size of the model; its weights are random and stay in memory").choices(preset_names());
+    o.add("prompt", &prompt, "tokens of the prompt").range(1, 1 << 16);
+    o.add("rounds", &rounds, "times everything is measured").range(1, 1000);
+    o.pass_through("model", overrides);
+  }
+};
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+template <class F>
+double seconds(F&& f) {
+  const double begin = now();
+  f();
+  return now() - begin;
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+// Reads all weights once on all threads; nothing can decode faster than this.
+double read_seconds(const std::vector<Parameter*>& list) {
+  return seconds([&] {
+    for (const Parameter* p : list) {
+      const View v = p->value().view();
+      typedef uint64_t Line __attribute__((vector_size(64), may_alias));
+      const auto* lines = v.as<Line>();
+      parallel_for(v.numel() * size_of(v.dtype) / 64, 1 << 12, 64, [&](int64_t begin, int64_t end) {
+        Line a{}, b{};
+        int64_t i = begin;
+        for (; i + 2 <= end; i += 2) a += lines[i], b += lines[i + 1];
+        for (; i < end; ++i) a += lines[i];
+        a += b;
+        asm volatile("" : : "m"(a));
+      });
+    }
+  });
+}
+
+std::vector<int32_t> some_tokens(int64_t n, int64_t vocab) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 13) % vocab));
+  return ids;
+}
+
+int run(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  const DType dtype = s.dtype == "bf16" ? DType::bf16 : s.dtype == "f64" ? DType::f64 : DType::f32;
+  GemmaConfig config = preset(s.preset_name);
+  for (const auto& [key, value] : s.overrides) set_field(config, key, value);
+  Gemma model(config, dtype);
+  model.init(key(static_cast<uint64_t>(s.seed)));
+  const NoGrad off;
+  const std::vector<Parameter*> weights = parameters(model);
+  double bytes = 0;
+  for (const Parameter* p : weights) bytes += static_cast<double>(p->value().numel() * size_of(dtype));
+
+  // A row that has just read so many tokens; decoding goes on from there.
+  struct Place {
+    int64_t position;
+    std::unique_ptr<Generator> generator;
+    std::vector<double> seconds;
+  };
+  std::vector<Place> places;
+  for (const int64_t position : {64, 512, 1024, 2048}) {
+    if (position + s.rounds + 1 > config.context) continue;
+    places.push_back({position, std::make_unique<Generator>(model, 1, position + s.rounds + 1), {}});
+    places.back().generator->feed(0, some_tokens(position, config.vocab));
+  }
+  const SamplingOptions greedy{.temperature = 0};
+  const auto decode = [&](Generator& g) { g.feed(0, {draw(g.logits(0), greedy, {}).id}); };
+
+  // The products of the prompt alone, on the model's own weights.
+  std::vector<Tensor> x;
+  double product_flops = 0;
+  for (const Parameter* p : weights) {
+    const Tensor& w = p->value();
+    if (w.rank() != 2 || p == &model.head()) continue;
+    x.push_back(Tensor::full({s.prompt, w.dim(1)}, 0.5, acc_dtype(dtype)));
+    product_flops += 2.0 * static_cast<double>(s.prompt * w.numel());
+  }
+  const auto products = [&] {
+    size_t i = 0;
+    for (const Parameter* p : weights)
+      if (p->value().rank() == 2 && p != &model.head()) linear(x[i++], p->value());
+  };
+  const int64_t capacity = s.prompt + 1;
+  Generator reader(model, 1, capacity);
+  const auto question = some_tokens(s.prompt, config.vocab);
+  const auto prefill = [&] {
+    reader.forget(0);
+    reader.feed(0, question);
+  };
+  products(), prefill();
+
+  std::vector<double> read, product, fill, decode_share, fill_share;
+  const double fill_flops = model.forward_flops(static_cast<double>(s.prompt), static_cast<double>(s.prompt) / 2, 1);
+  for (int64_t round = 0; round < s.rounds; ++round) {
+    console.progress("measuring", round, s.rounds);
+    read.push_back(read_seconds(weights));
+    for (Place& p : places) p.seconds.push_back(seconds([&] { decode(*p.generator); }));
+    decode_share.push_back(read.back() / places.front().seconds.back());
+    product.push_back(seconds(products));
+    fill.push_back(seconds(prefill));
+    fill_share.push_back(fill_flops / fill.back() / (product_flops / product.back()));
+  }
+  console.progress_end();
+
+  const double gb = bytes / 1e9, first = median(places.front().seconds);
+  const int64_t kv = places.back().generator->cache_bytes();
+  if (console.json()) {
+    nlohmann::ordered_json j{{"preset", s.preset_name}, {"dtype", name_of(dtype)}, {"threads", threads()}, {"weight_bytes", bytes},
+                             {"read_gb_per_s", gb / median(read)}, {"decode_gb_per_s", gb / first},
+                             {"decode_share_of_read", median(decode_share)}};
+    for (const Place& p : places) j["decode_ms"][std::to_string(p.position)] = 1e3 * median(p.seconds);
+    j["product_gflop_per_s"] = product_flops / median(product) / 1e9;
+    j["prefill_gflop_per_s"] = fill_flops / median(fill) / 1e9;
+    j["prefill_share_of_products"] = median(fill_share);
+    j["prefill_tokens_per_s"] = static_cast<double>(s.prompt) / median(fill);
+    j["cache_bytes"] = kv;
+    console.line("{}", j.dump());
+    return 0;
+  }
+  console.line("{} {}, {} threads, {}, medians of {} rounds", s.preset_name, name_of(dtype), threads(), cpu::name_of(cpu::current_tier()),
+               s.rounds);
+  console.line("read loop      {:7.1f} GB/s over {:.2f} GB of weights", gb / median(read), gb);
+  for (const Place& p : places) {
+    const double t = median(p.seconds);
+    console.line("decode at {:>4} {:7.1f} tokens/s, {:6.2f} ms, {:5.1f} GB/s{}", p.position, 1 / t, 1e3 * t, gb / t,
+                 &p == &places.front() ? fmt::format(" = {:.0f}% of the read loop", 100 * median(decode_share))
+                                       : fmt::format(", time x {:.2f}", t / first));
+  }
+  console.line("products       {:7.1f} GFLOP/s, {} rows through every matrix", product_flops / median(product) / 1e9, s.prompt);
+  console.line("prefill {:>5}  {:7.1f} GFLOP/s = {:.0f}% of the products' rate, {:.0f} tokens/s", s.prompt, fill_flops / median(fill) / 1e9,
+               100 * median(fill_share), static_cast<double>(s.prompt) / median(fill));
+  console.line("cache          {:7.2f} MB for one row of {} positions", static_cast<double>(kv) / 1e6, places.back().generator->capacity());
+  return 0;
+}
+
+}  // namespace
+
+Command bench_infer_command() {
+  return command<Settings>("bench infer", "Speed of decoding and of reading a prompt, as shares of the machine's limits",
+                           "  facet bench infer --preset gemma3-270m --dtype bf16", run);
+}
+
+}  // namespace facet::app
