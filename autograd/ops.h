@@ -105,6 +105,8 @@ std::vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w);
 
 /// y = x * rsqrt(mean(x^2) + eps) * (1 + w) over the last dimension, in the accumulation type, one rounding. w [D].
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps);
+/// y = (x - mean) * rstd * w + b over the last dimension (SigLIP, GPT-2). w, b [D].
+Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps);
 
 /// Per head: rms_norm over Dh with weight w (absent: none), then rotation of the pairs (i, i + Dh/2) by the angle of each
 /// row's position, taken from the model's table (tensor/rope_table.h). x [B, T, H, Dh], positions i32 [B, T] (negative: rotated

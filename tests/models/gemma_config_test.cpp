@@ -35,7 +35,8 @@ TEST_CASE("gemma config: parameter counts of every released size", "[config]") {
   const std::pair<const char*, int64_t> counts[] = {
       {"gemma1-2b", 2'506'172'416},   {"gemma1-7b", 8'537'680'896},   {"gemma2-2b", 2'614'341'888},   {"gemma2-9b", 9'241'705'984},
       {"gemma2-27b", 27'227'128'320}, {"gemma3-270m", 268'098'176},   {"gemma3-1b", 999'885'952},     {"gemma3-4b", 3'880'099'328},
-      {"gemma3-12b", 11'765'788'416}, {"gemma3-27b", 27'009'002'240}, {"tiny", 291'696 + 512 * 96}};
+      {"gemma3-12b", 11'765'788'416}, {"gemma3-27b", 27'009'002'240}, {"tiny", 291'696 + 512 * 96},
+      {"small", 6 * 951'424 + 256 + 512 * 256}};
   CHECK(preset_names().size() == std::size(counts));
   for (const auto& [name, n] : counts) {
     INFO(name);

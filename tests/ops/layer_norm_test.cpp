@@ -1,0 +1,53 @@
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "autograd/ops.h"
+#include "tests/support/contract.h"
+#include "tests/support/goldens.h"
+
+using namespace facet;
+using namespace facet::test;
+
+namespace {
+
+Tensor slow_layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps) {
+  const Tensor centred = x - mean(x, {-1}, true);
+  return centred * rsqrt(mean(square(centred), {-1}, true) + eps) * w + b;
+}
+
+constexpr double contract_eps = 0.05;  // a row of one element has no gradient but through w and b
+
+}  // namespace
+
+TEST_CASE("layer_norm: contract") {
+  Contract c;
+  c.name = "layer_norm";
+  c.samples = 17;
+  c.inputs = [](Random& r, int sample) -> Tensors {
+    if (sample == 16) return {r.normal({70, 640}), r.normal({640}), r.normal({640})};
+    const int64_t d = awkward_size(sample);
+    const Tensor x = sample % 4 == 3 ? r.normal({2, 3, d}) : r.normal({1 + awkward_size(sample + 5) % 9, d});
+    return {with_layout(x, all_layouts[sample % 5]), with_layout(r.normal({d}), all_layouts[sample % 4]), r.normal({d})};
+  };
+  c.fused = [](const Tensors& x) { return layer_norm(x[0], x[1], x[2], contract_eps); };
+  c.composite = [](const Tensors& x) { return slow_layer_norm(x[0], x[1], x[2], contract_eps); };
+  check_contract(c);
+}
+
+TEST_CASE("layer_norm: goldens") {
+  check_op_goldens("layer_norm", {"x", "w", "b"}, [](const OpCase& c, const Tensors& x) {
+    return Tensors{layer_norm(x[0], x[1], x[2], c.attribute("eps"))};
+  });
+}
+
+TEST_CASE("layer_norm: a large mean does not drown the variance") {
+  Random r(3);
+  const Tensor small = r.normal({4, 100}, DType::f32), w = Tensor::full({100}, 1), b = Tensor::zeros({100});
+  CHECK(close(layer_norm(small + 4096.0, w, b, 1e-6), layer_norm(small, w, b, 1e-6), 0, 5e-3));
+}
+
+TEST_CASE("layer_norm: errors name the op and both sides") {
+  const Tensor x = Tensor::zeros({2, 3}), d = Tensor::zeros({3});
+  CHECK_THROWS_WITH(layer_norm(x, Tensor::zeros({4}), d, 0), Catch::Contains("layer_norm: w [4] does not fit x [2, 3]"));
+  CHECK_THROWS_AS(layer_norm(x, d, Tensor::zeros({4}), 0), Error);
+}
