@@ -3,62 +3,20 @@
 // Contenders take turns within one run and the best slice of each counts: neighbours on a shared machine halve the rest.
 //   bench_attention [threads]      (default: 1)
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
-#include <functional>
 #include <vector>
 
-#include "bench/gemm/peer.h"
+#include "bench/support/race.h"
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/attention.h"
 #include "tensor/parallel.h"
 #include "tensor/tensor.h"
 
 using namespace facet;
+using namespace facet::bench;
 
 namespace {
-
-/// Seconds; of the processor's time on one thread, so that waiting for a shared machine does not count.
-double now() {
-  if (threads() > 1) return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
-}
-
-// Best rate (work per nanosecond) of each contender over alternating slices.
-std::vector<double> race(const std::vector<std::function<double()>>& contenders, double seconds = 0.004, int slices = 25) {
-  std::vector<double> best(contenders.size());
-  for (int s = 0; s < slices; ++s)
-    for (size_t c = 0; c < contenders.size(); ++c) {
-      const double begin = now();
-      double work = 0, elapsed = 0;
-      while (elapsed < seconds) {
-        work += contenders[c]();
-        elapsed = now() - begin;
-      }
-      best[c] = std::max(best[c], work / elapsed / 1e9);
-    }
-  return best;
-}
-
-double on_all_threads(const std::function<double()>& f) {
-  std::vector<double> work(threads());
-  parallel_for(threads(), 1, 1 << 20, [&](int64_t i, int64_t) { work[i] = f(); });
-  double sum = 0;
-  for (double w : work) sum += w;
-  return sum;
-}
-double fma() {
-  return on_all_threads([] { return peer::fma_loop(2000); });
-}
-
-Tensor noise(const Shape& shape, DType dtype) {
-  std::vector<float> v(shape.numel());
-  uint32_t s = 1;
-  for (float& x : v) x = static_cast<float>((s = s * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1;
-  return Tensor::from(v, shape).to(dtype);
-}
 
 struct Problem {
   const char* name;
@@ -99,19 +57,16 @@ void training(const Problem& p) {
   Setup s(p);
   s.forward();
   const double dh = static_cast<double>(p.Dh);
-  const auto rate = race({fma, [&] { return s.forward(), 4 * dh * s.pairs; }, [&] { return s.backward(), 10 * dh * s.pairs; }});
+  const auto rate = race({multiply_adds, [&] { return s.forward(), 4 * dh * s.pairs; }, [&] { return s.backward(), 10 * dh * s.pairs; }}, 0.004, 25);
   std::printf("%-28s %8.1f %5.0f%% %9.3f ms  %8.1f %5.0f%% %9.3f ms  (fma %.0f)\n", p.name, rate[1], 100 * rate[1] / rate[0],
               4 * dh * s.pairs / rate[1] / 1e6, rate[2], 100 * rate[2] / rate[0], 10 * dh * s.pairs / rate[2] / 1e6, rate[0]);
 }
 
 void decoding(const Problem& p) {
   Setup s(p);
-  const std::vector<float> memory(size_t{1} << 25, 1.0f);
+  const Tensor memory = Tensor::zeros({int64_t{1} << 25});
   const double bytes = 2.0 * static_cast<double>(s.k.numel() * size_of(p.dtype));
-  const auto read = [&] {
-    return on_all_threads([&] { return peer::read_loop(memory.data(), static_cast<int64_t>(memory.size() / threads())); });
-  };
-  const auto rate = race({read, [&] { return attention_forward(s.x, s.y.out(), Out{}), bytes; }});
+  const auto rate = race({[&] { return read(memory); }, [&] { return attention_forward(s.x, s.y.out(), Out{}), bytes; }}, 0.004, 25);
   std::printf("%-28s %8.1f GB/s %5.0f%% of reading (%.1f)  %9.1f us\n", p.name, rate[1], 100 * rate[1] / rate[0], rate[0],
               bytes / rate[1] / 1e3);
 }

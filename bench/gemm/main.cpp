@@ -3,65 +3,23 @@
 // shared machine halve the rest); medians of five rounds are printed.
 //   bench_gemm [demo|270m|1b|decode]...      (default: all)
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "bench/gemm/peer.h"
+#include "bench/support/race.h"
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/gemm.h"
 #include "tensor/parallel.h"
 #include "tensor/tensor.h"
 
 using namespace facet;
+using namespace facet::bench;
 
 namespace {
 
 constexpr int rounds = 5;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// Work (FLOPs or bytes) per nanosecond over one slice.
-double slice(const std::function<double()>& work, double seconds) {
-  double done = 0, begin = now(), elapsed;
-  do {
-    done += work();
-    elapsed = now() - begin;
-  } while (elapsed < seconds);
-  return done / elapsed / 1e9;
-}
-
-// One round: the best slice of each contender.
-std::vector<double> race(std::initializer_list<std::function<double()>> contenders, double seconds = 0.002, int slices = 8) {
-  std::vector<double> best(contenders.size());
-  for (int i = 0; i < slices; ++i) {
-    double* b = best.data();
-    for (const auto& work : contenders) *b = std::max(*b, slice(work, seconds)), ++b;
-  }
-  return best;
-}
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
-
-Tensor noise(const Shape& shape) {
-  std::vector<float> v(shape.numel());
-  uint32_t s = 1;
-  for (float& x : v) x = static_cast<float>((s = s * 1664525u + 1013904223u) >> 8) / 16777216.0f - 0.5f;
-  return Tensor::from(v, shape);
-}
-
-double fma_on_all_threads() {
-  std::vector<double> flops(threads());
-  parallel_for(threads(), 1, 1 << 20, [&](int64_t begin, int64_t) { flops[begin] = peer::fma_loop(2000); });
-  double sum = 0;
-  for (double f : flops) sum += f;
-  return sum;
-}
 
 enum class Pass { forward, dx, dw };
 
@@ -84,9 +42,9 @@ void product(const char* model, const char* name, Pass pass, int64_t m, int64_t 
   ours(), eigen();
   for (int i = 0; i < rounds; ++i) {
     set_threads(1);
-    const auto one = race({ours, eigen, fma_on_all_threads});
+    const auto one = race({ours, eigen, multiply_adds});
     set_threads(many);
-    const auto all = race({ours, fma_on_all_threads});
+    const auto all = race({ours, multiply_adds});
     r_ours.push_back(one[0]);
     r_eigen.push_back(one[1]);
     r_many.push_back(all[0]);
@@ -120,13 +78,7 @@ void decode(DType dtype, int64_t rows, int many) {
     for (size_t i = 0; i < w.size(); ++i) gemm(x[i].view(), transposed(w[i].view()), y[i].out());
     return bytes;
   };
-  auto read = [&] {
-    const int64_t n = field.numel(), piece = 1 << 16;
-    parallel_for((n + piece - 1) / piece, 1, piece, [&](int64_t begin, int64_t) {
-      peer::read_loop(field.data<float>().data() + begin * piece, std::min(piece, n - begin * piece));
-    });
-    return bytes;
-  };
+  auto read = [&] { return bench::read(field), bytes; };
   for (int count : {1, many}) {
     set_threads(count);
     std::vector<double> r_ours, r_read, share;

@@ -5,10 +5,6 @@
 
 namespace peer {
 
-/// Runs 2 * 8 * 32 * rounds * lanes FLOPs of independent fused multiply-adds in registers; returns the FLOPs.
-double fma_loop(int64_t rounds);
-/// Sums n floats; returns the bytes read.
-double read_loop(const float* x, int64_t n);
 /// c = a b in one Eigen expression on one thread. Row-major; `ta`: a is stored [P, M]; `tb`: b is stored [N, P].
 void eigen_product(const float* a, bool ta, const float* b, bool tb, float* c, int64_t m, int64_t n, int64_t p);
 

@@ -12,6 +12,8 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Of a shared packed operand at a time: the rest of k follows in further rounds.
 constexpr int64_t shared_floats = 4 << 20;
+// An operand of more than this does not stay in a cache; of such, packed at a time, which does.
+constexpr int64_t streamed_floats = 4 << 20, streamed_round = 1 << 19;
 // Of the packed operand, and of the partial sums, of a product in spans.
 constexpr int64_t span_floats = 1 << 20;
 // Work in the element operations that parallel_for counts: each element is read, and multiply-adds run some 16 times faster.
@@ -151,13 +153,25 @@ void gemm_packed(GemmOperand a, int64_t k, std::span<const GemmGroup> groups, fl
     read_a = GemmRead::panels;
     shared = a.panels() * a.width;
   }
-  const int64_t round = shared ? std::clamp<int64_t>(shared_floats / (shared * kc), 1, ceil_div(k, kc)) * kc : k;
+  // Columns side by side in a b that is read from memory: packed step by step of k, all columns of a step together, and used from
+  // the cache at once. Left to the tasks, each would walk through all of memory for a few columns.
+  int64_t floats = shared_floats;
+  for (GemmPart& p : parts) {
+    if (by_rows || p.b.line_step != 1 || p.b.lines * k <= streamed_floats) continue;
+    p.read = GemmRead::panels;
+    shared += p.b.panels() * p.b.width;
+    floats = streamed_round;
+  }
+  const int64_t round = shared ? std::clamp<int64_t>(floats / (shared * kc), 1, ceil_div(k, kc)) * kc : k;
   Scratch packed(sizeof(float) * std::max<int64_t>(1, shared * std::min(round, k)));
 
   for (int64_t k0 = 0; k0 < k; k0 += round) {
     const int64_t k1 = std::min(k0 + round, k);
     float* to = packed.as<float>();
-    if (read_a == GemmRead::panels) pack_shared(a, k0, k1, kc, to);
+    if (read_a == GemmRead::panels) {
+      pack_shared(a, k0, k1, kc, to);
+      to += a.panels() * a.width * (k1 - k0);
+    }
     for (GemmPart& p : parts) {
       if (p.read != GemmRead::panels) continue;
       pack_shared(p.b, k0, k1, kc, to);

@@ -22,3 +22,17 @@ TEST_CASE("bench step: figures of a small step, time by kernel") {
   CHECK(shares == Approx(1));
   CHECK(linear_calls == 12);  // three blocks: q k v, o, gate up, down
 }
+
+TEST_CASE("bench op: a chosen operation against its limit") {
+  const Result r = run_facet("bench op --only demo --seconds 0.001 --threads 1 --json");
+  REQUIRE(r.code == 0);
+  const auto out = nlohmann::json::parse(r.out);
+  CHECK(out.size() > 25);
+  for (const auto& row : out) {
+    INFO(row.dump());
+    CHECK(row["model"] == "demo");
+    CHECK(row["rate"].get<double>() > 0);
+    CHECK(row["limit"].get<double>() > 0);
+  }
+  CHECK(run_facet("bench op nonsense").code == 2);
+}

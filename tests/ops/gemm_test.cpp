@@ -165,6 +165,25 @@ TEST_CASE("gemm: the bits do not depend on threads, nor a row's on its batch") {
   });
 }
 
+TEST_CASE("gemm: a b larger than the caches goes by in steps of k") {
+  const int64_t k = 34000, n = 130;  // more than 4 Mi elements; n leaves a narrow last panel
+  const Tensor a = random({9, k}, DType::f32, 1), b = random({k, n}, DType::f32, 2), before = random({9, n}, DType::f32, 3);
+  const std::vector<double> want = reference(a, b, 0.5, before);
+  const Tensor c = before.clone(), row = before.slice(0, 4, 5).clone();
+  gemm(a.view(), b.view(), c.out(true), 0.5);
+  CHECK(nmse(c.to_vector(), want) < 1e-10);
+  gemm(a.slice(0, 4, 5).view(), b.view(), row.out(true), 0.5);
+  CHECK(same_bits(row, c.slice(0, 4, 5)));
+  const int threads_before = threads();
+  for (int count : {1, 2, 4}) {
+    set_threads(count);
+    const Tensor again = before.clone();
+    gemm(a.view(), b.view(), again.out(true), 0.5);
+    CHECK(same_bits(again, c));
+  }
+  set_threads(threads_before);
+}
+
 TEST_CASE("gemm: empty dimensions and wrong shapes") {
   const Tensor c = Tensor::full({2, 3}, 5);
   gemm(Tensor::empty({2, 0}).view(), Tensor::empty({0, 3}).view(), c.out(true));
