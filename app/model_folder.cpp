@@ -59,10 +59,12 @@ void save_model(const std::string& path, Gemma& model, const Tokenizer& tokenize
   o.replace = true;
   if (copy) o.tokenizer_from = tokenizer_from;
   o.generation.stop = model.config.stop;
+  o.more = [&](const std::string& folder) {
+    if (!copy) tokenizer.save(folder);
+    if (!chat) fs::remove(folder + "/" + template_file);
+    else if (!has_chat_template(folder)) write_file_atomically(folder + "/" + template_file, chat_template_jinja());
+  };
   save_hf(path, model.config, named_values(model), o);
-  if (!copy) tokenizer.save(path);
-  if (!chat) fs::remove(path + "/" + template_file);
-  else if (!has_chat_template(path)) write_file_atomically(path + "/" + template_file, chat_template_jinja());
 }
 
 }  // namespace facet::app

@@ -266,7 +266,24 @@ void Options::assign(const Assignment& a) {
   fail(Kind::usage, "{} unknown{}", a.where, nearest(key, ""));
 }
 
+std::string Options::typed() const {
+  std::string line = "facet " + command_;
+  for (const std::string& word : typed_) {
+    const bool plain = !word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%") == std::string::npos;
+    line += ' ';
+    if (plain) {
+      line += word;
+      continue;
+    }
+    line += '\'';
+    for (const char c : word) c == '\'' ? line += "'\\''" : line += c;
+    line += '\'';
+  }
+  return line;
+}
+
 void Options::resolve(const Values& args) {
+  typed_ = args;
   const std::vector<Assignment> flags = read_command_line(*this, args);
   const auto last = [](const std::vector<Assignment>& list, const std::string& key) -> const Assignment* {
     for (auto it = list.rbegin(); it != list.rend(); ++it)

@@ -123,6 +123,7 @@ class Options {
 
   // ---- views
   const std::string& command() const { return command_; }
+  std::string typed() const;  ///< "facet sft --model 'my model' ...": what resolve() was given, for a shell
   const std::deque<Option>& list() const { return list_; }
   const Option* find(const std::string& name) const;  ///< by name or alias, `_` for `-`; null when unknown
   std::string help(const std::string& summary, const std::string& details, bool with_aliases) const;
@@ -135,6 +136,7 @@ class Options {
   bool has_section(const std::string& name) const;
 
   std::string command_, section_;
+  Values typed_;
   size_t common_ = SIZE_MAX;
   std::deque<Option> list_;  // a deque, because add() hands out references
   std::vector<std::string> sections_;

@@ -1,5 +1,6 @@
 #include "app/program.h"
 
+#include <csignal>
 #include <cstdlib>
 #include <new>
 
@@ -133,6 +134,7 @@ void Common::declare_common(Options& o) {
 }
 
 int run_program(const std::vector<std::string>& args) {
+  std::signal(SIGXFSZ, SIG_IGN);  // past a limit on file sizes write() then says so, and the message names the file
   try {
     return run_command(args);
   } catch (const Error& e) {

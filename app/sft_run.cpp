@@ -1,5 +1,4 @@
 #include "app/sft_run.h"
-#include "tensor/io/text.h"
 
 #include <algorithm>
 #include <chrono>
@@ -9,12 +8,17 @@
 #include "app/machine.h"
 #include "app/version.h"
 #include "infer/generator.h"
+#include "models/gemma/hf_config.h"
 #include "optim/adamw.h"
+#include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
+#include "tensor/io/file.h"
+#include "tensor/io/text.h"
 #include "tensor/parallel.h"
 #include "train/sft.h"
 
 namespace facet::app {
+namespace fs = std::filesystem;
 namespace {
 
 std::string bytes_text(double n) { return human_bytes(static_cast<uint64_t>(n)); }
@@ -176,9 +180,16 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   if (const auto free = static_cast<double>(machine().free_bytes); free > 0 && plan.total() * 1.1 > free)
     fail(Kind::memory, "needs {}, {} free; try --recompute block, a larger --accum or a shorter --max-len", plan.text(), bytes_text(free));
 
+  const std::vector<std::string> prompts = s.samples.empty() ? default_prompts(splits.train, tokenizer) : s.samples;
+  for (const std::string& p : prompts)
+    if (const auto n = static_cast<int64_t>(encode_prompt(tokenizer, p).size()); n > model.context())
+      fail(Kind::usage, "--sample: a prompt has {} tokens, the context is {}; shorten it", n, model.context());
+
   RunFolder run(s.out, s.resume);
   run.watcher = [&console](const std::string& line, bool transient) { transient ? console.status(line) : console.note("{}", line); };
   run.write("config.resolved.yaml", options.dump());
+  const std::string earlier = fs::exists(run.file("command.txt")) ? read_file(run.file("command.txt")) : "";
+  run.write("command.txt", earlier + s.command + "\n");  // a line per start
   run.write("env.json", fmt::format("{{\"facet\": \"{}\", \"built\": \"{}\", \"cpu\": \"{}\", \"threads\": {}}}\n", version(), build_notes(),
                                     machine().cpu_model, threads()));
 
@@ -195,16 +206,19 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
 
   AdamW optimizer(parameter_groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
   Sft objective(model, loader, std::move(valid));
-  // Everything that decides the numbers. The fingerprint covers data and batch order, the dump the rest is made of.
+  // Everything that decides the numbers, so that what is resumed is the same run.
+  const std::string config = hf_config_json(model.config, model.head().value().dtype());
+  const std::string model_identity = fmt::format("{}, config {:08x}", model.describe(), crc32c(config.data(), config.size()));
   const std::map<std::string, std::string> identity = {
-      {"data", fmt::format("{:016x}", loader.state().fingerprint)},
+      {"model", model_identity},
+      {"data", fmt::format("{:016x}", splits.train.fingerprint())},
+      {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},
       {"batch", std::to_string(s.batch)}, {"accum", std::to_string(s.accum)}, {"seed", std::to_string(seed)},
       {"steps", std::to_string(result.steps)}, {"lr", fmt::format("{}", lr)}, {"schedule", s.schedule},
       {"warmup", std::to_string(s.warmup)}, {"min-lr-ratio", fmt::format("{}", s.min_lr_ratio)}, {"clip", fmt::format("{}", s.clip)},
       {"wd", fmt::format("{}", s.weight_decay)}, {"beta1", fmt::format("{}", s.beta1)}, {"beta2", fmt::format("{}", s.beta2)},
       {"tokenizer", fmt::format("{:016x}", tokenizer.hash())}};
   Loop loop(model, optimizer, objective, run, o, identity);
-  const std::vector<std::string> prompts = s.samples.empty() ? default_prompts(splits.train, tokenizer) : s.samples;
   loop.sample = [&] { return sample_text(model, tokenizer, prompts, seed); };
   if (s.resume && !loop.resume(s.allow_changed)) console.note("{}: no checkpoint yet, starting from the model", s.out);
 

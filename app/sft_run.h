@@ -12,6 +12,7 @@ namespace facet::app {
 
 struct SftSettings : DataSettings {
   std::string model, out;
+  std::string command;  ///< as typed, for the run folder
   bool pack = false, resume = false, dry_run = false;
   int64_t batch = 8, accum = 1;
   std::optional<int64_t> steps;

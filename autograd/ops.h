@@ -101,7 +101,7 @@ Tensor embedding(const Tensor& ids, const Tensor& table, double scale, DType com
 /// y = x w^T: x [.., I], w [O, I] -> [.., O] in x's dtype. w may be bf16 under f32 activations.
 Tensor linear(const Tensor& x, const Tensor& w);
 /// Several outputs from one pass over x: y[i] = x w[i]^T (q, k and v; gate and up).
-std::vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w);
+pool_vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w);
 
 /// y = x * rsqrt(mean(x^2) + eps) * (1 + w) over the last dimension, in the accumulation type, one rounding. w [D].
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps);

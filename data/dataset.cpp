@@ -163,6 +163,14 @@ const std::string& Dataset::row(int64_t i) const {
   return rows_[static_cast<size_t>(i)];
 }
 
+uint64_t Dataset::fingerprint() const {
+  uint64_t h = 0xcbf29ce484222325u;  // FNV-1a
+  const auto mix = [&h](uint64_t v) { h = (h ^ v) * 0x100000001b3u; };
+  for (size_t i = 0; i < ids_.size(); ++i) mix(static_cast<uint64_t>(static_cast<uint32_t>(ids_[i])) << 1 | mask_[i]);
+  for (const size_t end : ends_) mix(end);
+  return h;
+}
+
 void Dataset::add(const Example& e, int64_t line) {
   ids_.insert(ids_.end(), e.ids.begin(), e.ids.end());
   mask_.insert(mask_.end(), e.mask.begin(), e.mask.end());

@@ -62,6 +62,9 @@ class Dataset {
   /// The line of the file, for verifiers (task prompt only).
   const std::string& row(int64_t i) const;
 
+  /// Of all tokens and what is learned of them: the same data give the same number on every machine.
+  uint64_t fingerprint() const;
+
   void add(const Example&, int64_t line);
   void add_row(std::string line) { rows_.push_back(std::move(line)); }
   Dataset part(std::span<const int64_t> examples) const;  ///< copies

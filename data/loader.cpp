@@ -114,10 +114,11 @@ Loader::Loader(const Dataset& data, const LoaderOptions& options) : data_(data),
   }
   uint64_t h = 0xcbf29ce484222325u;
   for (const uint64_t v : {static_cast<uint64_t>(options.batch), options.seed, uint64_t{options.shuffle}}) h = mix(h, v);
-  for (const auto& row : rows_)
-    for (const int64_t example : row)
-      for (const int32_t id : data[example].ids) h = mix(h, static_cast<uint32_t>(id));
-  for (const auto& row : rows_) h = mix(h, row.size());
+  h = mix(h, data.fingerprint());
+  for (const auto& row : rows_) {
+    h = mix(h, row.size());
+    for (const int64_t example : row) h = mix(h, static_cast<uint64_t>(example));
+  }
   state_.fingerprint = h;
 }
 

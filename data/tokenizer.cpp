@@ -8,6 +8,7 @@
 
 #include "data/chat.h"
 #include "data/sentencepiece_model.h"
+#include "tensor/io/durable.h"
 #include "tensor/io/file.h"
 #include "tensor/io/json.h"
 #include "tensor/io/text.h"
@@ -52,13 +53,6 @@ std::string unescaped(std::string_view piece) {
 }
 
 void append(Ids& to, const Ids& more) { to.insert(to.end(), more.begin(), more.end()); }
-
-void write_file(const std::string& path, std::string_view bytes) {
-  std::ofstream file(path, std::ios::binary);
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.close();
-  if (!file) fail(Kind::environment, "{}: cannot write", path);
-}
 
 }  // namespace
 
@@ -156,7 +150,7 @@ uint64_t Tokenizer::hash() const { return model_->hash; }
 const std::string& Tokenizer::bytes() const { return model_->file; }
 
 void Tokenizer::save(const std::string& folder) const {
-  write_file(folder + "/tokenizer.model", model_->file);
+  write_file_atomically(folder + "/tokenizer.model", model_->file);
   Json config = {{"tokenizer_class", "GemmaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false},
                  {"clean_up_tokenization_spaces", false}, {"spaces_between_special_tokens", false}, {"mask_token", nullptr}};  // or transformers adds a piece of its own
   const std::pair<const char*, int32_t> roles[] = {{"pad_token", specials().pad}, {"eos_token", specials().eos},
@@ -166,8 +160,8 @@ void Tokenizer::save(const std::string& folder) const {
   Json tags = Json::array();
   for (const std::string& tag : model_->tags) tags.push_back(tag);
   if (!tags.empty()) config["additional_special_tokens"] = tags;
-  write_file(folder + "/tokenizer_config.json", config.dump(2) + "\n");
-  if (specials().start_of_turn >= 0) write_file(folder + "/chat_template.jinja", chat_template_jinja());
+  write_file_atomically(folder + "/tokenizer_config.json", config.dump(2) + "\n");
+  if (specials().start_of_turn >= 0) write_file_atomically(folder + "/chat_template.jinja", chat_template_jinja());
 }
 
 // ---- streaming

@@ -12,12 +12,12 @@ Linear::Linear(int64_t inputs, int64_t outputs, DType dtype)
 
 std::string Linear::describe() const { return fmt::format("Linear {} -> {}", weight->inputs(), weight->outputs()); }
 
-std::vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers) {
-  std::vector<Tensor> plain;
+pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers) {
+  pool_vector<Tensor> plain;
   for (const Linear* l : layers)
     if (const Tensor* w = l->weight->plain()) plain.push_back(*w);
   if (plain.size() == layers.size()) return linear(x, plain);
-  std::vector<Tensor> y;
+  pool_vector<Tensor> y;
   for (const Linear* l : layers) y.push_back((*l)(x));
   return y;
 }

@@ -16,7 +16,7 @@ struct Linear final : Module {
 };
 
 /// Several projections of the same x; one pass over x when all weights are plain.
-std::vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers);
+pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers);
 
 /// Rows of a table, scaled; the same table serves as the tied head. ids [..] -> [.., D].
 struct Embedding final : Module {

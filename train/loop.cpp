@@ -1,6 +1,7 @@
 #include "train/loop.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <csignal>
 
@@ -42,7 +43,10 @@ Loop::Loop(Module& model, Optimizer& optimizer, Objective& objective, RunFolder&
 
 bool Loop::resume(const std::vector<std::string>& allow_changed) {
   const auto found = newest_checkpoint(folder_.file("checkpoints"), [&](const std::string& s) { folder_.say(s); });
-  if (!found) return false;
+  if (!found) {
+    folder_.rewind_metrics(-1);  // of a run that ended before its first checkpoint
+    return false;
+  }
   for (const auto& [name, now] : identity_) {
     const auto then = found->state.find("setting." + name);
     if (then == found->state.end() || then->second == now) continue;
@@ -55,7 +59,11 @@ bool Loop::resume(const std::vector<std::string>& allow_changed) {
   const auto number = [&](const char* name) {
     const auto i = found->state.find(name);
     if (i == found->state.end()) fail(Kind::file, "{}: the state lacks \"{}\"", found->path, name);
-    return std::stoll(i->second);
+    const std::string& text = i->second;
+    int64_t value = 0;
+    if (const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value); error != std::errc{} || end != text.data() + text.size())
+      fail(Kind::file, "{}: the state's \"{}\" is \"{}\", expected a count", found->path, name, text);
+    return value;
   };
   step_ = saved_ = found->step;
   tokens_ = number("tokens");
@@ -96,7 +104,7 @@ void Loop::write_sample() {
 }
 
 void Loop::run() {
-  const StopSignals signals;
+  const StopSignals signals("stopping after this step; saving a checkpoint (again to quit at once)");
   if (step_ == 0 && options_.eval_every > 0) evaluate();
   Rate rate;
   const int64_t log_every = options_.log_every > 0 ? options_.log_every : std::max<int64_t>(1, options_.steps / 20);

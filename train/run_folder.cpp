@@ -29,6 +29,8 @@ Json number(double v) { return std::isfinite(v) ? Json(v) : Json(std::isnan(v) ?
 }  // namespace
 
 RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)) {
+  if (resume && !fs::exists(file("metrics.jsonl")))
+    fail(Kind::usage, "{}: no run to resume in this folder; check --out, or leave --resume out to start one", path_);
   make_folders(path_);
   const std::string lock_path = file("lock");
   lock_ = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -49,6 +51,7 @@ RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)) {
     close(lock_);
     fail(Kind::environment, "{}: cannot write: {}", lock_path, std::strerror(error));
   }
+  remove_leftovers(path_);
   make_folders(file("samples"));
   make_folders(file("checkpoints"));
   metrics_ = append(file("metrics.jsonl"));
@@ -67,8 +70,10 @@ void RunFolder::metrics(int64_t step, const std::string& kind, const std::map<st
   Json line = {{"step", step}, {"kind", kind}};
   for (const auto& [name, value] : values) line[name] = number(value);
   const std::string text = line.dump() + "\n";
-  if (std::fwrite(text.data(), 1, text.size(), metrics_) != text.size() || std::fflush(metrics_) != 0)
-    say(fmt::format("warning: {}: cannot write: {}", file("metrics.jsonl"), std::strerror(errno)));
+  const bool written = std::fwrite(text.data(), 1, text.size(), metrics_) == text.size() && std::fflush(metrics_) == 0;
+  if (!written && !metrics_lost_)  // once, not every step: the checkpoint decides whether a full disk ends the run
+    say(fmt::format("warning: {}: cannot write: {}; lines of steps are missing from here on", file("metrics.jsonl"), std::strerror(errno)));
+  metrics_lost_ = metrics_lost_ || !written;
 }
 
 void RunFolder::rewind_metrics(int64_t step) {

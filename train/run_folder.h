@@ -11,8 +11,8 @@ namespace facet {
 
 class RunFolder {
  public:
-  /// Creates the folder and locks it. A folder that already holds a run is refused with Error(Kind::usage) unless `resume`;
-  /// another process that writes there with Error(Kind::environment) naming its id.
+  /// Creates the folder and locks it. A folder that already holds a run is refused with Error(Kind::usage) unless `resume`, one
+  /// that holds none with it; another process that writes there with Error(Kind::environment) naming its id.
   RunFolder(std::string path, bool resume);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -37,6 +37,7 @@ class RunFolder {
   int lock_ = -1;
   std::FILE* metrics_ = nullptr;
   std::FILE* console_ = nullptr;
+  bool metrics_lost_ = false;
 };
 
 /// "1:02:03" or "4:05".

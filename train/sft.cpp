@@ -26,8 +26,7 @@ SftFigures evaluate_loss(LanguageModel& model, const std::vector<Batch>& batches
 Sft::Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid)
     : model_(model), train_(train), valid_(std::move(valid)) {}
 
-StepReport Sft::accumulate(int64_t step) {
-  const std::vector<Batch> micro = train_.at(step);
+StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro) {
   StepReport r;
   for (const Batch& b : micro) {
     r.tokens += b.tokens;
@@ -35,9 +34,11 @@ StepReport Sft::accumulate(int64_t step) {
   }
   // One weight for every token of the step: micro-batches of any shape add up to the big batch's mean.
   const double weight = r.supervised > 0 ? 1.0 / static_cast<double>(r.supervised) : 0.0;
-  for (const Batch& b : micro) r.loss += batch_loss(model_, b, weight);
+  for (const Batch& b : micro) r.loss += batch_loss(model, b, weight);
   return r;
 }
+
+StepReport Sft::accumulate(int64_t step) { return accumulate_sft(model_, train_.at(step)); }
 
 std::map<std::string, double> Sft::evaluate() {
   if (valid_.empty()) return {};

@@ -16,6 +16,9 @@ double batch_loss(LanguageModel&, const Batch&, double weight);
 /// Forward only.
 SftFigures evaluate_loss(LanguageModel&, const std::vector<Batch>&);
 
+/// Adds the gradients of the token-weighted mean over all micro-batches: what one step learns from.
+StepReport accumulate_sft(LanguageModel&, std::span<const Batch> micro);
+
 class Sft final : public Objective {
  public:
   /// A step is what `train` gives for it, computed micro-batch by micro-batch; its gradient is that of the token-weighted mean over the

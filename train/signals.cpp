@@ -1,26 +1,31 @@
 #include "train/signals.h"
 
 #include <csignal>
+#include <cstring>
 #include <unistd.h>
 
 namespace facet {
 namespace {
 
 volatile std::sig_atomic_t pending = 0;
+const char* volatile message = nullptr;
 constexpr int watched[] = {SIGINT, SIGTERM, SIGUSR1};
 struct sigaction before[3];
 
 void on_signal(int number) {
   if (pending) _exit(128 + number);  // asked twice: leave at once, the last checkpoint stands
   pending = number;
-  const char message[] = "\nstopping after this step; saving a checkpoint (again to quit at once)\n";
-  [[maybe_unused]] const auto n = write(STDERR_FILENO, message, sizeof message - 1);
+  if (!message) return;
+  [[maybe_unused]] auto n = write(STDERR_FILENO, "\n", 1);
+  n = write(STDERR_FILENO, message, std::strlen(message));
+  n = write(STDERR_FILENO, "\n", 1);
 }
 
 }  // namespace
 
-StopSignals::StopSignals() {
+StopSignals::StopSignals(const char* say) {
   pending = 0;
+  message = say;
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);

@@ -1,4 +1,5 @@
-// Stop requests from outside. The first SIGINT, SIGTERM or SIGUSR1 asks the loop to save and leave; a second one ends the process.
+// Stop requests from outside. The first SIGINT, SIGTERM or SIGUSR1 asks whoever works to come
+// to an end (the training loop saves and leaves); a second one ends the process.
 #pragma once
 
 namespace facet {
@@ -6,7 +7,8 @@ namespace facet {
 /// Installs the handlers for its lifetime and restores the old ones after it.
 class StopSignals {
  public:
-  StopSignals();
+  /// `say`: a literal for standard error when the first one comes; null: nothing.
+  explicit StopSignals(const char* say = nullptr);
   ~StopSignals();
   StopSignals(const StopSignals&) = delete;
 

@@ -1,6 +1,7 @@
 // A conversation in the terminal.
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <iostream>
 
@@ -14,6 +15,7 @@
 #include "app/sft_run.h"
 #include "infer/chat.h"
 #include "nn/module.h"
+#include "train/signals.h"
 
 namespace facet::app {
 namespace {
@@ -60,11 +62,13 @@ int run(Settings& s, Options&, Console& console) {
     }
     if (line.find_first_not_of(" \t") == std::string::npos) continue;
     try {
+      const StopSignals signals;  // Ctrl-C ends the answer, not the conversation
       chat.say(line, [&](std::string_view piece) {
         console.text(std::string(piece));
-        return true;
+        return StopSignals::requested() == 0;
       });
       console.line();
+      if (StopSignals::requested() > 0 && StopSignals::requested() != SIGINT) return 128 + StopSignals::requested();
       console.detail("[{} tokens computed before the answer, {} in all, ended by {}]", chat.last_computed(), chat.tokens().size(),
                      name_of(chat.last_stop()));
     } catch (const Error& e) {

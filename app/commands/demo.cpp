@@ -83,7 +83,7 @@ int64_t steps_in(double seconds, const GemmaConfig& config, const std::string& d
   return n;
 }
 
-int run(Settings& s, Options&, Console& console) {
+int run(Settings& s, Options& options, Console& console) {
   use_threads(s.threads, console);
   const auto seed = static_cast<uint64_t>(s.seed);
   const auto begin = std::chrono::steady_clock::now();
@@ -115,6 +115,7 @@ int run(Settings& s, Options&, Console& console) {
   SftSettings sft;
   Options sft_options("sft");
   sft.declare_sft(sft_options);
+  sft.command = options.typed();
   sft.model = folder.path;
   sft.data = data;
   sft.out = s.out + "/sft";

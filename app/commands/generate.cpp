@@ -12,6 +12,7 @@
 #include "data/chat.h"
 #include "nn/tap.h"
 #include "tensor/io/safetensors.h"
+#include "train/signals.h"
 
 namespace facet::app {
 namespace {
@@ -87,6 +88,7 @@ int run(Settings& s, Options&, Console& console) {
     return 0;
   }
 
+  const StopSignals signals;  // Ctrl-C ends the answer; what there is of it is printed
   StreamDecoder decoder(tokenizer);
   std::string answer;
   const auto emit = [&](const std::string& text) {
@@ -99,9 +101,10 @@ int run(Settings& s, Options&, Console& console) {
     if (s.logprobs && !console.json()) console.line("{:>8} {:>9.4f}  {}", d.id, d.log_prob, tokenizer.piece(d.id));
     if (console.json()) tokens.push_back({{"id", d.id}, {"logprob", d.log_prob}});
     if (!stop) emit(decoder.push(d.id));
-    return true;
+    return StopSignals::requested() == 0;
   })[0];
   emit(decoder.finish());
+  const int signal = StopSignals::requested();
   std::string verdict;
   if (!s.verifier.empty()) verdict = verifier_named(s.verifier)(asked, answer).second;
   if (console.json()) {
@@ -112,7 +115,7 @@ int run(Settings& s, Options&, Console& console) {
     console.line();
     if (!verdict.empty()) console.line("verdict: {}", verdict);
   }
-  return 0;
+  return signal ? 128 + signal : 0;
 }
 
 }  // namespace

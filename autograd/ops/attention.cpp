@@ -53,15 +53,16 @@ void check_integers(const char* name, const Tensor& t, int64_t rows, int64_t col
 
 void check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMask& mask, double cap) {
   if (!q || !k || !v) fail(Kind::usage, "attention: q, k and v must be given; {} is absent", !q ? "q" : !k ? "k" : "v");
-  const std::string found =
-      fmt::format("found q {}, k {}, v {}", to_string(q.shape()), to_string(k.shape()), to_string(v.shape()));
+  const auto found = [&] {
+    return fmt::format("found q {}, k {}, v {}", to_string(q.shape()), to_string(k.shape()), to_string(v.shape()));
+  };
   if (q.rank() != 4 || k.rank() != 4 || v.rank() != 4)
-    fail(Kind::usage, "attention: expected q [B, T, H, Dh], k and v [B, S, K, Dh]; {}", found);
-  if (!(k.shape() == v.shape())) fail(Kind::usage, "attention: k and v must have one shape [B, S, K, Dh]; {}", found);
-  if (q.dim(0) != k.dim(0) || q.dim(3) != k.dim(3)) fail(Kind::usage, "attention: q and k must agree in batch and head size; {}", found);
-  if (q.dim(3) == 0) fail(Kind::usage, "attention: the head size is 0; {}", found);
+    fail(Kind::usage, "attention: expected q [B, T, H, Dh], k and v [B, S, K, Dh]; {}", found());
+  if (!(k.shape() == v.shape())) fail(Kind::usage, "attention: k and v must have one shape [B, S, K, Dh]; {}", found());
+  if (q.dim(0) != k.dim(0) || q.dim(3) != k.dim(3)) fail(Kind::usage, "attention: q and k must agree in batch and head size; {}", found());
+  if (q.dim(3) == 0) fail(Kind::usage, "attention: the head size is 0; {}", found());
   if (k.dim(2) == 0 || q.dim(2) % k.dim(2) != 0)
-    fail(Kind::usage, "attention: {} query heads are no multiple of {} key heads; {}", q.dim(2), k.dim(2), found);
+    fail(Kind::usage, "attention: {} query heads are no multiple of {} key heads; {}", q.dim(2), k.dim(2), found());
   if (q.dtype() != k.dtype() || q.dtype() != v.dtype() || q.dtype() == DType::i32)
     fail(Kind::usage, "attention: q, k and v must share one of f32, bf16, f64; found {}, {}, {}", name_of(q.dtype()),
          name_of(k.dtype()), name_of(v.dtype()));
@@ -72,12 +73,12 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMas
   if (!mask.q_positions) fail(Kind::usage, "attention: the mask needs q_positions, i32{}", to_string(Shape{B, T}));
   check_integers("q_positions", mask.q_positions, B, T);
   if (mask.k_positions) check_integers("k_positions", mask.k_positions, B, S);
-  else if (T != S) fail(Kind::usage, "attention: k_positions may only be left out when keys are as many as queries; {}", found);
+  else if (T != S) fail(Kind::usage, "attention: k_positions may only be left out when keys are as many as queries; {}", found());
   if (mask.k_segments && !mask.q_segments) fail(Kind::usage, "attention: the mask has k_segments but no q_segments");
   if (mask.q_segments) {
     check_integers("q_segments", mask.q_segments, B, T);
     if (mask.k_segments) check_integers("k_segments", mask.k_segments, B, S);
-    else if (T != S) fail(Kind::usage, "attention: k_segments may only be left out when keys are as many as queries; {}", found);
+    else if (T != S) fail(Kind::usage, "attention: k_segments may only be left out when keys are as many as queries; {}", found());
   }
   if (mask.window < 0) fail(Kind::usage, "attention: window {} is negative; 0 means unlimited", mask.window);
   if (!(cap >= 0)) fail(Kind::usage, "attention: cap {} must be positive, or 0 for none", cap);

@@ -61,8 +61,8 @@ struct LinearGrad {
 
 }  // namespace
 
-std::vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w) {
-  std::vector<Tensor> y(w.size());
+pool_vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w) {
+  pool_vector<Tensor> y(w.size());
   pool_vector<View> weights;
   pool_vector<Out> outs;
   const View rows = x.rank() ? as_rows(x.view()) : View{};

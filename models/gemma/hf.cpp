@@ -155,6 +155,7 @@ void save_hf(const std::string& folder, const GemmaConfig& c, const NamedTensors
     }
   save_sharded(staged.path(), "model", specs, [&](const std::string& name) { return by_name.at(name); }, {{"format", "pt"}},
                options.shard_bytes);
+  if (options.more) options.more(staged.path());
   staged.commit(options.replace);
 }
 

@@ -1,5 +1,6 @@
 // Gemma weights in Hugging Face folders: every name and shape is checked against the config before anything is read.
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ struct SaveOptions {
   uint64_t shard_bytes = 5'000'000'000;
   std::string tokenizer_from;  ///< folder whose tokenizer files are copied; empty: none
   bool replace = false;        ///< an existing folder is replaced as a whole
+  std::function<void(const std::string& folder)> more;  ///< writes or removes further files before the folder appears
   GenerationConfig generation;
 };
 /// Writes a folder that transformers and load_hf() read: config, weights under HF names, generation config, tokenizer files. It

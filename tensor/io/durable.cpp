@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -55,10 +56,14 @@ std::string without_slash(std::string path) {
   return path;
 }
 
-// A fresh name beside `path`; pid and counter tell apart processes and uses.
+// Numbers of names made by this process: from the clock on, because in a container the next process may well have the same id.
+const int64_t first_number =
+    std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+std::atomic<int64_t> next_number{first_number};
+
+// A fresh name beside `path`; pid and number tell apart processes and uses.
 std::string name_beside(const std::string& path, const char* prefix) {
-  static std::atomic<int> counter{0};
-  return (fs::path(parent_of(path)) / fmt::format("{}.{}.{}.{}", prefix, fs::path(path).filename().string(), ::getpid(), counter++))
+  return (fs::path(parent_of(path)) / fmt::format("{}.{}.{}.{}", prefix, fs::path(path).filename().string(), ::getpid(), next_number++))
       .string();
 }
 
@@ -213,12 +218,14 @@ int remove_leftovers(const std::string& folder) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with("tmp.") && !name.starts_with("trash.")) continue;
     int pid = 0, end = 0;
+    long long number = 0;
     // "....<pid>.<n>": anything else was not made here.
     const size_t n = name.rfind('.'), p = n == 0 ? std::string::npos : name.rfind('.', n - 1);
-    if (p == std::string::npos || p < 3 || std::sscanf(name.c_str() + p, ".%d.%*d%n", &pid, &end) != 1 ||
+    if (p == std::string::npos || p < 3 || std::sscanf(name.c_str() + p, ".%d.%lld%n", &pid, &number, &end) != 2 ||
         p + static_cast<size_t>(end) != name.size() || pid <= 0)
       continue;
-    if (::kill(pid, 0) < 0 && errno == ESRCH) dead.push_back(entry.path().string());
+    const bool ours = pid == ::getpid() && number >= first_number && number < next_number;
+    if (!ours && (pid == ::getpid() || (::kill(pid, 0) < 0 && errno == ESRCH))) dead.push_back(entry.path().string());
   }
   for (const std::string& path : dead) {
     remove_tree(path);

@@ -7,19 +7,15 @@
 #include <fstream>
 
 #include "tensor/io/durable.h"
+#include "tests/support/temp_folder.h"
 
 using namespace facet;
 namespace fs = std::filesystem;
 
 namespace {
 
-struct Folder {
-  std::string path;
-  Folder() {
-    char name[] = "/tmp/facet-checkpoint-XXXXXX";
-    path = mkdtemp(name);
-  }
-  ~Folder() { fs::remove_all(path); }
+struct Folder : test::TempFolder {
+  std::string path = TempFolder::path.string();
 };
 
 Snapshot snapshot(float value) {

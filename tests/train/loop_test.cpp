@@ -1,0 +1,231 @@
+// The loop: a resumed run is the uninterrupted run, bit for bit; guards; one step takes no memory from the system.
+#include "train/loop.h"
+
+#include <catch2/catch.hpp>
+
+#include <csignal>
+#include <filesystem>
+
+#include "optim/adamw.h"
+#include "tensor/io/json.h"
+#include "tensor/io/file.h"
+#include "tensor/parallel.h"
+#include "tests/support/compare.h"
+#include "tests/support/temp_folder.h"
+#include "tests/train/small.h"
+#include "train/checkpoint.h"
+
+using namespace facet;
+using namespace facet::test;
+
+namespace {
+
+struct Killed {};  // what a test throws where a kill would strike
+
+// Sft, with something done to it at chosen steps.
+struct Disturbed final : Objective {
+  Sft sft;
+  std::function<void(int64_t step)> before = [](int64_t) {};
+  std::function<void(int64_t step, StepReport&)> after = [](int64_t, StepReport&) {};
+  Disturbed(LanguageModel& m, const Loader& l, std::vector<Batch> valid) : sft(m, l, std::move(valid)) {}
+  StepReport accumulate(int64_t step) override {
+    before(step);
+    StepReport r = sft.accumulate(step);
+    after(step, r);
+    return r;
+  }
+  std::map<std::string, double> evaluate() override { return sft.evaluate(); }
+};
+
+// Everything a process would build.
+struct Trainer {
+  Dataset data = small_data();  // 21 rows: an epoch ends inside step 6 of batches of 4
+  std::unique_ptr<Gemma> model;
+  Loader loader{data, {.batch = 4, .accum = 2}};
+  AdamW optimizer;
+  Disturbed objective;
+  RunFolder folder;
+  Loop loop;
+
+  static LoopOptions options(int64_t steps) {
+    LoopOptions o;
+    o.steps = steps;
+    o.lr = 0.01;
+    o.schedule = {.shape = Schedule::Shape::cosine, .warmup = 2, .steps = steps};
+    o.eval_every = 4;
+    o.save_every = 1;
+    o.keep = 3;
+    return o;
+  }
+  Trainer(const std::string& path, bool resume, DType dtype, const LoopOptions& o, std::map<std::string, std::string> identity = {{"batch", "4"}})
+      : model(small_model(dtype)),
+        optimizer({{.parameters = parameters(*model), .weight_decay = 0.1}}),
+        objective(*model, loader, batches_in_order(data, 4)),
+        folder(path, resume),
+        loop(*model, optimizer, objective, folder, o, std::move(identity)) {}
+
+  std::map<std::string, Tensor> state() {
+    std::map<std::string, Tensor> all;
+    for (const auto& [name, t] : named_values(*model)) all[name] = t.clone();
+    for (const auto& [name, t] : optimizer.state()) all[name] = t.clone();
+    return all;
+  }
+};
+
+// metrics.jsonl without what a clock or the pool says.
+std::string metrics_of(const std::string& folder) {
+  std::string text;
+  std::istringstream in(read_file(folder + "/metrics.jsonl"));
+  for (std::string line; std::getline(in, line);) {
+    Json j = Json::parse(line);
+    j.erase("tokens_per_s");
+    j.erase("peak_bytes");
+    text += j.dump() + "\n";
+  }
+  return text;
+}
+
+constexpr int64_t steps = 12;
+
+// Runs until `cut` steps are saved, dies in the step after, goes on in a "new process" on another number of threads.
+void check_resume(DType dtype, int64_t cut, int threads_then, int threads_now, int64_t save_every = 1) {
+  INFO(name_of(dtype) << ", cut after step " << cut << ", threads " << threads_then << " -> " << threads_now);
+  const TempFolder temp;
+  LoopOptions o = Trainer::options(steps);
+  o.save_every = save_every;
+  set_threads(threads_then);
+  Trainer whole(temp / "whole", false, dtype, o);
+  whole.loop.run();
+  {
+    Trainer first(temp / "cut", false, dtype, o);
+    first.objective.after = [&](int64_t step, StepReport&) {
+      if (step == cut) throw Killed{};  // gradients are there, the update is not
+    };
+    if (cut < steps) CHECK_THROWS_AS(first.loop.run(), Killed);
+    else first.loop.run();
+  }
+  set_threads(threads_now);
+  Trainer second(temp / "cut", true, dtype, o);
+  REQUIRE(second.loop.resume());
+  CHECK(second.loop.step() == cut / save_every * save_every);
+  second.loop.run();
+  const auto a = whole.state(), b = second.state();
+  REQUIRE(a.size() == b.size());
+  for (const auto& [name, t] : a) {
+    INFO(name);
+    CHECK(bitwise_equal(t, b.at(name)));
+  }
+  CHECK(second.loop.tokens() == whole.loop.tokens());
+  CHECK(metrics_of(temp / "whole") == metrics_of(temp / "cut"));
+}
+
+int threads_at_start = threads();
+
+}  // namespace
+
+TEST_CASE("loop: a run that was killed and resumed is the run that was not") {
+  for (const int64_t cut : {int64_t{1}, int64_t{5}, int64_t{6}, steps - 1, steps}) check_resume(DType::f32, cut, 1, 1);
+  check_resume(DType::bf16, 5, 1, 1);
+  check_resume(DType::f32, 7, 1, 2);
+  check_resume(DType::bf16, 7, 2, 1);
+  check_resume(DType::f32, 8, 1, 1, 3);  // two steps are done again
+  set_threads(threads_at_start);
+}
+
+TEST_CASE("loop: a run without a checkpoint starts over, and so do its metrics") {
+  const TempFolder temp;
+  LoopOptions o = Trainer::options(4);
+  o.save_every = 0;
+  {
+    Trainer first(temp / "run", false, DType::f32, o);
+    first.objective.before = [](int64_t step) {
+      if (step == 2) throw Killed{};
+    };
+    CHECK_THROWS_AS(first.loop.run(), Killed);
+  }
+  Trainer second(temp / "run", true, DType::f32, o);
+  CHECK_FALSE(second.loop.resume());
+  second.loop.run();
+  Trainer whole(temp / "whole", false, DType::f32, o);
+  whole.loop.run();
+  CHECK(metrics_of(temp / "whole") == metrics_of(temp / "run"));
+}
+
+TEST_CASE("loop: a setting that differs from the checkpoint's is refused with both values") {
+  const TempFolder temp;
+  Trainer(temp / "run", false, DType::f32, Trainer::options(2)).loop.run();
+  Trainer again(temp / "run", true, DType::f32, Trainer::options(3), {{"batch", "16"}});
+  CHECK_THROWS_WITH(again.loop.resume(), Catch::Contains("batch was 4") && Catch::Contains("16 now") && Catch::Contains("--allow-changed batch"));
+  CHECK(again.loop.resume({"batch"}));
+  CHECK(again.loop.step() == 2);
+}
+
+TEST_CASE("loop: a step that is not finite changes nothing; ten in a row end the run") {
+  for (const bool in_loss : {true, false}) {
+    const TempFolder temp;
+    Trainer t(temp / "run", false, DType::f32, Trainer::options(30));
+    std::map<std::string, Tensor> before;
+    t.objective.before = [&](int64_t step) {
+      if (step == 3) before = t.state();
+      if (step == 4) {
+        const auto now = t.state();
+        for (const auto& [name, value] : before) {
+          INFO(name);
+          CHECK(bitwise_equal(value, now.at(name)));
+        }
+      }
+    };
+    t.objective.after = [&](int64_t step, StepReport& r) {
+      if (step != 3 && step < 5) return;
+      if (in_loss) r.loss = NAN;
+      else parameters(*t.model)[2]->grad().out().as<float>()[5] = INFINITY;
+    };
+    std::string said;
+    t.folder.watcher = [&](const std::string& line, bool) { said += line + "\n"; };
+    try {
+      t.loop.run();
+      FAIL("the guard did not stop the run");
+    } catch (const Error& e) {
+      CHECK(e.kind() == Kind::guard);
+      CHECK_THAT(e.what(), Catch::Contains("step 15") && Catch::Contains("10 steps in a row"));
+    }
+    CHECK_THAT(said, Catch::Contains(in_loss ? "step 4: the loss is not finite" : "step 4: the gradient norm is not finite"));
+    const auto found = newest_checkpoint(temp / "run/checkpoints", {});
+    REQUIRE(found);
+    CHECK(found->step == 15);
+    const std::string metrics = metrics_of(temp / "run");
+    CHECK_THAT(metrics, Catch::Contains("\"skipped\":1"));
+    if (in_loss) CHECK_THAT(metrics, Catch::Contains("\"loss\":\"nan\""));
+  }
+}
+
+TEST_CASE("loop: weights that are not finite are never saved") {
+  const TempFolder temp;
+  Trainer t(temp / "run", false, DType::f32, Trainer::options(6));
+  t.objective.before = [&](int64_t step) {
+    if (step == 3) parameters(*t.model).back()->value().out().as<float>()[1] = NAN;
+  };
+  LoopOptions once;
+  CHECK_THROWS_WITH(t.loop.run(), Catch::Contains("\"norm.weight\" holds NaN") && Catch::Contains("last checkpoint is that of step 3"));
+  CHECK(newest_checkpoint(temp / "run/checkpoints", {})->step == 3);
+}
+
+TEST_CASE("loop: a signal saves and stops after the step") {
+  for (const auto& [signal, kind] : {std::pair{SIGINT, Kind::interrupted}, std::pair{SIGTERM, Kind::requeue}, std::pair{SIGUSR1, Kind::requeue}}) {
+    const TempFolder temp;
+    LoopOptions o = Trainer::options(30);
+    o.save_every = 0;
+    Trainer t(temp / "run", false, DType::f32, o);
+    t.objective.before = [signal = signal](int64_t step) {
+      if (step == 4) std::raise(signal);
+    };
+    try {
+      t.loop.run();
+      FAIL("the signal did not stop the run");
+    } catch (const Error& e) {
+      CHECK(e.kind() == kind);
+      CHECK_THAT(e.what(), Catch::Contains("step 5 of 30") && Catch::Contains("--resume"));
+    }
+    CHECK(newest_checkpoint(temp / "run/checkpoints", {})->step == 5);
+  }
+}
