@@ -85,8 +85,8 @@ void SftSettings::declare_sft(Options& o) {
   o.add("batch", &batch, "examples per step").alias({"batch-size", "per-device-train-batch-size"}).range(1, 1 << 20);
   o.add("accum", &accum, "micro-batches a step is computed in; the gradient is the same")
       .alias({"grad-accumulation-steps", "gradient-accumulation-steps", "grad-accumulation"}).range(1, 1 << 20);
-  o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"});
-  o.add("epochs", &epochs, "passes over the data; if neither is given 3, and at least 400 steps over a .txt file").alias({"num-train-epochs"});
+  o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"}).range(1, 1e12);
+  o.add("epochs", &epochs, "passes over the data; if neither is given 3, and at least 400 steps over a .txt file").alias({"num-train-epochs"}).range(1e-6, 1e6);
   o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5").alias({"learning-rate"}).range(0, 100);
   o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine"});
   o.add("warmup", &warmup, "steps until the peak").alias({"warmup-steps"}).range(0, 1e12);
@@ -185,13 +185,10 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
     if (const auto n = static_cast<int64_t>(encode_prompt(tokenizer, p).size()); n > model.context())
       fail(Kind::usage, "--sample: a prompt has {} tokens, the context is {}; shorten it", n, model.context());
 
+  // Before anything is written: it takes the memory and checks the settings.
+  AdamW optimizer(parameter_groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
   RunFolder run(s.out, s.resume);
   run.watcher = [&console](const std::string& line, bool transient) { transient ? console.status(line) : console.note("{}", line); };
-  run.write("config.resolved.yaml", options.dump());
-  const std::string earlier = fs::exists(run.file("command.txt")) ? read_file(run.file("command.txt")) : "";
-  run.write("command.txt", earlier + s.command + "\n");  // a line per start
-  run.write("env.json", fmt::format("{{\"facet\": \"{}\", \"built\": \"{}\", \"cpu\": \"{}\", \"threads\": {}}}\n", version(), build_notes(),
-                                    machine().cpu_model, threads()));
 
   LoopOptions o;
   o.steps = result.steps;
@@ -204,7 +201,6 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   o.keep = static_cast<int>(s.keep);
   o.log_every = s.log_every;
 
-  AdamW optimizer(parameter_groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
   Sft objective(model, loader, std::move(valid));
   // Everything that decides the numbers, so that what is resumed is the same run.
   const std::string config = hf_config_json(model.config, model.head().value().dtype());
@@ -221,6 +217,13 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   Loop loop(model, optimizer, objective, run, o, identity);
   loop.sample = [&] { return sample_text(model, tokenizer, prompts, seed); };
   if (s.resume && !loop.resume(s.allow_changed)) console.note("{}: no checkpoint yet, starting from the model", s.out);
+
+  // Written once it is certain that this run may write here.
+  run.write("config.resolved.yaml", options.dump());
+  const std::string earlier = fs::exists(run.file("command.txt")) ? read_file(run.file("command.txt")) : "";
+  run.write("command.txt", earlier + s.command + "\n");  // a line per start
+  run.write("env.json", fmt::format("{{\"facet\": \"{}\", \"built\": \"{}\", \"cpu\": \"{}\", \"threads\": {}}}\n", version(), build_notes(),
+                                    machine().cpu_model, threads()));
 
   const auto begin = std::chrono::steady_clock::now();
   loop.run();

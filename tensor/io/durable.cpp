@@ -167,7 +167,10 @@ void make_folders(const std::string& path) {
   if (parent != path) make_folders(parent);
   guarded(IoCall::make_folder, "make folder", path, {}, [&] {
     const int r = ::mkdir(path.c_str(), 0777);
-    return r < 0 && errno == EEXIST && fs::is_directory(path, ignored) ? 0 : r;
+    if (r == 0 || errno != EEXIST) return r;
+    if (fs::is_directory(path, ignored)) return 0;
+    errno = ENOTDIR;  // a file has this name: "file exists" would not say what is wrong with that
+    return r;
   });
   sync_folder(parent);
 }

@@ -1,0 +1,231 @@
+// What people get wrong, and what they are told: exit code, the parts of the message (what, where, expected, found, next step), one
+// line on standard error, nothing written, in time.
+#include <catch2/catch.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/app/process.h"
+#include "tests/support/temp_folder.h"
+
+using namespace facet::test;
+using Words = std::vector<std::string>;
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+namespace {
+
+// A model folder that is good, and copies of it that are not.
+struct Setting : TempFolder {
+  std::string header;  // of the good weights
+  std::string data;
+  Json list;
+
+  Setting() {
+    REQUIRE(run_process({"data", "make", "radicals", "--out", *this / "data", "--n", "30"}, *this / "log") == 0);
+    REQUIRE(run_process({"init", *this / "m", "--data", *this / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=16",
+                         "--set", "model.intermediate_size=32", "--set", "model.max_position_embeddings=40"},
+                        *this / "log") == 0);
+    const std::string file = content_of(*this / "m/model.safetensors");
+    uint64_t n = 0;
+    std::memcpy(&n, file.data(), 8);
+    header = file.substr(8, n);
+    data = file.substr(8 + n);
+    list = Json::parse(header);
+  }
+  std::string copy() const {
+    static int count = 0;
+    const std::string to = *this / ("m" + std::to_string(count++));
+    fs::copy(*this / "m", to);
+    return to;
+  }
+  static void put(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+  static std::string framed(const std::string& header, const std::string& data) {
+    const uint64_t n = header.size();
+    return std::string(reinterpret_cast<const char*>(&n), 8) + header + data;
+  }
+  std::string with_weights(const std::string& bytes) const {
+    const std::string to = copy();
+    put(to + "/model.safetensors", bytes);
+    return to;
+  }
+  std::string with_list(const std::function<void(Json&)>& change) const {
+    Json l = list;
+    change(l);
+    return with_weights(framed(l.dump(), data));
+  }
+  std::string with_config(const std::string& key, const Json& value) const {
+    const std::string to = copy();
+    Json c = Json::parse(content_of(to + "/config.json"));
+    c[key] = value;
+    put(to + "/config.json", c.dump());
+    return to;
+  }
+  std::string rows(const std::string& text) const {
+    static int count = 0;
+    return write("rows" + std::to_string(count++) + ".jsonl", text);
+  }
+
+  // Runs and checks everything that all rows share.
+  void refused(const Words& words, int code, const std::vector<std::string>& parts) const {
+    const auto before = files_of(path.string());
+    const auto begin = std::chrono::steady_clock::now();
+    const int got = run_process(words, *this / "log");
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const std::string said = content_of(*this / "log");
+    std::string line;
+    for (const std::string& w : words) line += w + " ";
+    INFO(line << "\n" << said);
+    CHECK(got == code);
+    CHECK(seconds < 2);
+    for (const std::string& part : parts) {
+      INFO("missing: " << part);
+      CHECK(said.find(part) != std::string::npos);
+    }
+    CHECK(said.find("This is a defect") == std::string::npos);
+    CHECK(said.find("terminate") == std::string::npos);
+    const size_t last = said.rfind("facet: ");
+    REQUIRE(last != std::string::npos);
+    CHECK(said.find('\n', last) == said.size() - 1);  // one line
+    auto after = files_of(path.string());
+    after["log"] = before.at("log");
+    CHECK(after == before);
+  }
+  void model_refused(const std::string& folder, const std::vector<std::string>& parts) const {
+    refused({"generate", folder, "-p", "x", "--raw", "-n", "1"}, 3, parts);
+  }
+  void data_refused(const std::string& text, const std::vector<std::string>& parts, Words more = {}) const {
+    Words w = {"sft", *this / "m", "--data", rows(text), "--out", *this / "run", "--steps", "1"};
+    w.insert(w.end(), more.begin(), more.end());
+    refused(w, 4, parts);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("bad input: model folders") {
+  const Setting s;
+  const std::string tensor = "model.layers.1.mlp.up_proj.weight";
+  s.model_refused(s / "nowhere", {"nowhere", "no such folder", "config.json, model.safetensors", "facet init"});
+  s.refused({"sft", s / "nowhere", "--data", s / "data", "--out", s / "run"}, 3, {"no such folder"});
+  s.refused({"sft", s.with_weights("abc"), "--data", s / "data", "--out", s / "run"}, 3, {"truncated"});
+  s.model_refused(s / "m/config.json", {"is a file", "expected the folder"});
+  {
+    const std::string m = s.copy();
+    fs::remove(m + "/model.safetensors");
+    s.model_refused(m, {m, "safetensors", "found: config.json"});
+  }
+  {
+    const std::string m = s.copy();
+    fs::remove(m + "/config.json");
+    s.model_refused(m, {"config.json"});
+  }
+  {
+    const std::string m = s.copy();
+    fs::remove(m + "/tokenizer.model");
+    s.model_refused(m, {"tokenizer.model"});
+    s.model_refused((Setting::put(m + "/tokenizer.model", "not a tokenizer"), m), {"tokenizer.model"});
+  }
+  s.model_refused(s.with_weights("abc"), {"model.safetensors", "3", "truncated"});
+  s.model_refused(s.with_weights(std::string("\xff\xff\xff\xff\xff\0\0\0{}", 10)), {"header", "1,099,511,627,775", "truncated"});
+  s.model_refused(s.with_weights(Setting::framed(s.header, s.data.substr(0, 1000))), {"model.safetensors", "truncated"});
+  s.model_refused(s.with_weights(Setting::framed(s.header.substr(0, 300), s.data)), {"model.safetensors", "byte"});
+  s.model_refused(s.with_weights(Setting::framed("[" + s.header, s.data)), {"header"});
+  s.model_refused(s.with_list([&](Json& l) { l.erase(tensor); }), {"model.safetensors"});
+  s.model_refused(s.with_list([&](Json& l) {
+                    Json moved = l[tensor];
+                    l.erase(tensor);
+                    l["model.layers.1.mlp.zap.weight"] = moved;
+                  }),
+                  {"\"model.layers.1.mlp.zap.weight\" is no weight of Gemma 3"});
+  s.model_refused(s.with_list([&](Json& l) { std::swap(l[tensor]["shape"][0], l[tensor]["shape"][1]); }),
+                  {tensor, "config asks for [32, 16]", "the file has [16, 32]"});
+  s.model_refused(s.with_list([&](Json& l) { l[tensor]["dtype"] = "BF16"; }), {tensor, "BF16", "needs 1,024 bytes", "2,048"});
+  s.model_refused(s.with_config("num_hidden_layers", 3), {"layer_types lists 2 layers, num_hidden_layers is 3"});
+  {
+    const std::string m = s.with_config("num_hidden_layers", 3);
+    Json c = Json::parse(content_of(m + "/config.json"));
+    c["layer_types"].push_back("full_attention");
+    Setting::put(m + "/config.json", c.dump());
+    s.model_refused(m, {"3 layers, weights hold 2", "wrong config.json?"});
+  }
+  s.model_refused(s.with_config("hidden_size", 24), {"config asks for", "24"});
+  s.model_refused(s.with_config("num_attention_heads", 0), {"num_attention_heads", "0"});
+  s.model_refused(s.with_config("vocab_size", 3), {"config asks for [3, 16]"});
+  s.model_refused(s.with_config("architectures", Json::array({"LlamaForCausalLM"})), {"LlamaForCausalLM"});
+  {
+    const std::string m = s.copy();
+    fs::remove(m + "/model.safetensors");
+    Setting::put(m + "/model.safetensors.index.json", R"({"metadata":{},"weight_map":{"model.norm.weight":"model-00002-of-00003.safetensors"}})");
+    s.model_refused(m, {"index", "model-00002-of-00003.safetensors", "not found"});
+    Setting::put(m + "/model.safetensors.index.json", R"({"metadata":{},"weight_map":{"model.norm.weight":"../../etc/passwd"}})");
+    s.model_refused(m, {"index", ".."});
+  }
+  {
+    // A tokenizer with more pieces than the embedding has rows.
+    REQUIRE(run_process({"init", s / "wide", "--tokenizer", "char:0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"}, s / "log") == 0);
+    const std::string m = s.copy();
+    fs::copy(s / "wide/tokenizer.model", m + "/tokenizer.model", fs::copy_options::overwrite_existing);
+    s.model_refused(m, {"the tokenizer has", "pieces, the embedding", "rows"});
+  }
+}
+
+TEST_CASE("bad input: datasets") {
+  const Setting s;
+  const std::string good = "{\"prompt\": \"√(2·3)=\", \"completion\": \"√(2·3)\"}\n";
+  s.data_refused(good + "{\"prompt\": \"\\x\"}\n", {".jsonl:2: column", "--max-bad-rows"});
+  s.data_refused(good + "{\"prompt\": \"2\"}\n", {".jsonl:2"});
+  s.data_refused("{\"messages\": \"hello\"}\n", {".jsonl:1", "\"messages\" must be a non-empty list; found string"});
+  s.data_refused("{\"messages\": []}\n", {".jsonl:1", "messages"});
+  s.data_refused("{\"messages\": [{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"},"
+                 "{\"role\":\"user\",\"content\":\"d\"}]}\n", {".jsonl:1", "\"user\" after \"user\""});
+  s.data_refused("{\"prompt\": \"\xc3\x28\", \"completion\": \"2\"}\n", {".jsonl:1", "UTF-8"});
+  s.data_refused(good, {"0 of 1 rows fit max length 2", "shortest", "--max-len"}, {"--max-len", "2"});
+  s.data_refused("", {".jsonl", "0"});
+  s.data_refused("\n\n", {".jsonl"});
+  s.data_refused("{\"prompt\": \"2\", \"chosen\": \"3\", \"rejected\": \"3\"}\n", {".jsonl:1", "identical"});
+  const Words base = {"sft", s / "m", "--out", s / "run", "--steps", "1", "--data"};
+  const auto with = [&](const std::string& d) {
+    Words w = base;
+    w.push_back(d);
+    return w;
+  };
+  s.refused(with(s / "none.jsonl"), 4, {"none.jsonl", "No such file"});
+  fs::create_directories(s / "empty");
+  s.refused(with(s / "empty"), 4, {"empty", "train.jsonl"});
+}
+
+TEST_CASE("bad input: options, prompts and places") {
+  const Setting s;
+  const Words base = {"sft", s / "m", "--data", s / "data", "--out", s / "run"};
+  const auto with = [&](Words more) {
+    Words w = base;
+    w.insert(w.end(), more.begin(), more.end());
+    return w;
+  };
+  s.refused(with({"--lr", "1e-3x"}), 2, {"--lr: \"1e-3x\" is not a number"});
+  s.refused(with({"--lr", "nan"}), 2, {"--lr"});
+  s.refused(with({"--lr", "-1"}), 2, {"--lr", "0"});
+  s.refused(with({"--wramup", "3"}), 2, {"--wramup unknown, did you mean --warmup?"});
+  s.refused(with({"--steps", "3", "--epochs", "1"}), 2, {"--steps and --epochs: choose one"});
+  s.refused(with({"--steps", "0"}), 2, {"--steps", "0"});
+  s.refused(with({"--steps", "-5"}), 2, {"--steps"});
+  s.refused(with({"--epochs", "-1"}), 2, {"--epochs"});
+  s.refused(with({"--batch", "0"}), 2, {"--batch"});
+  s.refused(with({"--batch", "2", "--accum", "3"}), 2, {"2", "3"});
+  s.refused(with({"--schedule", "cosin"}), 2, {"did you mean cosine?"});
+  s.refused(with({"--max-len", "41"}), 2, {"--max-len 41", "40 positions"});
+  s.refused(with({"--freeze", "nothing.*"}), 2, {"--freeze nothing.*", "facet inspect model"});
+  s.refused(with({"--sample", std::string(60, '2')}), 2, {"--sample", "61 tokens", "40"});
+  s.refused(with({"--beta1", "1"}), 2, {"beta1"});
+  s.refused({"sft", s / "m", "--data", s / "data"}, 2, {"--out"});
+  s.refused({"sft", s / "m", "--data", s / "data", "--out", s / "log/run", "--steps", "1"}, 5, {"log", "Not a directory"});
+  s.refused({"sft", s / "m", "--data", s / "data", "--out", "/proc/run", "--steps", "1"}, 5, {"/proc/run"});
+  s.refused({"init", s / "log/m", "--tokenizer", "char:abc"}, 5, {"log", "Not a directory"});
+  s.refused({"generate", s / "m", "-p", std::string(60, '2')}, 2, {"61 tokens", "the context is 40", "shorten"});
+  s.refused({"generate", s / "m"}, 2, {"--prompt and --prompts"});
+  s.refused({"generate", s / "m", "-p", "2", "--raw", "--chat"}, 2, {"--raw and --chat: choose one"});
+  s.refused({"generate", s / "m", "-p", "2", "--temp", "-1"}, 2, {"--temp"});
+  s.refused({"generate", s / "m", "-p", "2", "--set", "model.sliding_windw=3"}, 2, {"sliding_windw", "sliding_window"});
+  s.refused({"eval", s / "m", "--data", s / "gone"}, 4, {"gone"});
+  s.refused({"inspect", "run", s / "m"}, 3, {"metrics"});
+}
