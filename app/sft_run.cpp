@@ -64,12 +64,11 @@ std::string sample_text(LanguageModel& model, const Tokenizer& tokenizer, const 
 std::vector<std::string> default_prompts(const Dataset& data, const Tokenizer& tokenizer) {
   std::vector<std::string> prompts;
   for (int64_t i = 0; i < std::min<int64_t>(3, data.size()); ++i) {
-    const auto example = data[i];
-    size_t n = 1;
-    while (n < example.ids.size() && (n < 8 ? true : !example.mask[n])) ++n;  // a completion's prompt, or some words of a text
-    const bool completion = std::find(example.mask.begin() + 1, example.mask.end(), 0) != example.mask.end();
-    if (!completion) n = std::min<size_t>(example.ids.size(), 8);
-    prompts.push_back(tokenizer.decode(example.ids.subspan(1, n - 1)));
+    const auto [ids, mask, line] = data[i];
+    const auto learned = std::find(mask.begin() + 1, mask.end(), 1) - mask.begin();  // a prompt ends where learning begins
+    const auto words = std::min<std::ptrdiff_t>(8, std::ssize(ids));
+    const auto n = learned > 1 ? learned : words;
+    prompts.push_back(tokenizer.decode(ids.subspan(1, static_cast<size_t>(n - 1))));
   }
   return prompts;
 }
