@@ -44,9 +44,11 @@ std::string Chat::say(const std::string& message, const std::function<bool(std::
 
   StreamDecoder decoder(tokenizer_);
   std::string text;
+  bool wanted = true;
   const auto emit = [&](const std::string& piece) {
     text += piece;
-    return piece.empty() || !on_text || on_text(piece);
+    if (wanted && on_text && !piece.empty()) wanted = on_text(piece);
+    return wanted;
   };
   const auto on_token = [&](int64_t, const Draw& d) {
     tokens_.push_back(d.id);

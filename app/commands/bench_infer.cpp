@@ -1,14 +1,14 @@
 // How fast a model of a preset's shape reads and answers, against what the machine can do, all measured in one run.
 #include <algorithm>
-#include <chrono>
 #include <memory>
 
 #include <nlohmann/json.hpp>
 
 #include "app/command.h"
-#include "app/machine.h"
 #include "app/sft_run.h"
 #include "autograd/ops.h"
+#include "bench/support/loops.h"
+#include "bench/support/race.h"
 #include "infer/generator.h"
 #include "models/gemma/model.h"
 #include "tensor/cpu/tier.h"
@@ -29,18 +29,11 @@ struct Settings : Common {
   }
 };
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 template <class F>
 double seconds(F&& f) {
-  const double begin = now();
+  const double begin = bench::now();
   f();
-  return now() - begin;
-}
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
+  return bench::now() - begin;
 }
 
 // Reads all weights once on all threads; nothing can decode faster than this.
@@ -48,16 +41,7 @@ double read_seconds(const std::vector<Parameter*>& list) {
   return seconds([&] {
     for (const Parameter* p : list) {
       const View v = p->value().view();
-      typedef uint64_t Line __attribute__((vector_size(64), may_alias));
-      const auto* lines = v.as<Line>();
-      parallel_for(v.numel() * size_of(v.dtype) / 64, 1 << 12, 64, [&](int64_t begin, int64_t end) {
-        Line a{}, b{};
-        int64_t i = begin;
-        for (; i + 2 <= end; i += 2) a += lines[i], b += lines[i + 1];
-        for (; i < end; ++i) a += lines[i];
-        a += b;
-        asm volatile("" : : "m"(a));
-      });
+      parallel_for(v.numel() * size_of(v.dtype) / 4, 1 << 16, 4, [&](int64_t begin, int64_t end) { cpu::read_loop(v.as<float>() + begin, end - begin); });
     }
   });
 }
@@ -131,33 +115,33 @@ int run(Settings& s, Options&, Console& console) {
   }
   console.progress_end();
 
-  const double gb = bytes / 1e9, first = median(places.front().seconds);
+  const double gb = bytes / 1e9, first = bench::median(places.front().seconds);
   const int64_t kv = places.back().generator->cache_bytes();
   if (console.json()) {
     nlohmann::ordered_json j{{"preset", s.preset_name}, {"dtype", name_of(dtype)}, {"threads", threads()}, {"weight_bytes", bytes},
-                             {"read_gb_per_s", gb / median(read)}, {"decode_gb_per_s", gb / first},
-                             {"decode_share_of_read", median(decode_share)}};
-    for (const Place& p : places) j["decode_ms"][std::to_string(p.position)] = 1e3 * median(p.seconds);
-    j["product_gflop_per_s"] = product_flops / median(product) / 1e9;
-    j["prefill_gflop_per_s"] = fill_flops / median(fill) / 1e9;
-    j["prefill_share_of_products"] = median(fill_share);
-    j["prefill_tokens_per_s"] = static_cast<double>(s.prompt) / median(fill);
+                             {"read_gb_per_s", gb / bench::median(read)}, {"decode_gb_per_s", gb / first},
+                             {"decode_share_of_read", bench::median(decode_share)}};
+    for (const Place& p : places) j["decode_ms"][std::to_string(p.position)] = 1e3 * bench::median(p.seconds);
+    j["product_gflop_per_s"] = product_flops / bench::median(product) / 1e9;
+    j["prefill_gflop_per_s"] = fill_flops / bench::median(fill) / 1e9;
+    j["prefill_share_of_products"] = bench::median(fill_share);
+    j["prefill_tokens_per_s"] = static_cast<double>(s.prompt) / bench::median(fill);
     j["cache_bytes"] = kv;
     console.line("{}", j.dump());
     return 0;
   }
   console.line("{} {}, {} threads, {}, medians of {} rounds", s.preset_name, name_of(dtype), threads(), cpu::name_of(cpu::current_tier()),
                s.rounds);
-  console.line("read loop      {:7.1f} GB/s over {:.2f} GB of weights", gb / median(read), gb);
+  console.line("read loop      {:7.1f} GB/s over {:.2f} GB of weights", gb / bench::median(read), gb);
   for (const Place& p : places) {
-    const double t = median(p.seconds);
+    const double t = bench::median(p.seconds);
     console.line("decode at {:>4} {:7.1f} tokens/s, {:6.2f} ms, {:5.1f} GB/s{}", p.position, 1 / t, 1e3 * t, gb / t,
-                 &p == &places.front() ? fmt::format(" = {:.0f}% of the read loop", 100 * median(decode_share))
+                 &p == &places.front() ? fmt::format(" = {:.0f}% of the read loop", 100 * bench::median(decode_share))
                                        : fmt::format(", time x {:.2f}", t / first));
   }
-  console.line("products       {:7.1f} GFLOP/s, {} rows through every matrix", product_flops / median(product) / 1e9, s.prompt);
-  console.line("prefill {:>5}  {:7.1f} GFLOP/s = {:.0f}% of the products' rate, {:.0f} tokens/s", s.prompt, fill_flops / median(fill) / 1e9,
-               100 * median(fill_share), static_cast<double>(s.prompt) / median(fill));
+  console.line("products       {:7.1f} GFLOP/s, {} rows through every matrix", product_flops / bench::median(product) / 1e9, s.prompt);
+  console.line("prefill {:>5}  {:7.1f} GFLOP/s = {:.0f}% of the products' rate, {:.0f} tokens/s", s.prompt, fill_flops / bench::median(fill) / 1e9,
+               100 * bench::median(fill_share), static_cast<double>(s.prompt) / bench::median(fill));
   console.line("cache          {:7.2f} MB for one row of {} positions", static_cast<double>(kv) / 1e6, places.back().generator->capacity());
   return 0;
 }
