@@ -80,6 +80,27 @@ TEST_CASE("tape: one tensor twice in one node, and shared use") {
   CHECK(grad_of(z).to_vector() == std::vector<double>{9, 9});
 }
 
+TEST_CASE("tape: one tensor twice in a node that asks for both places before it writes either") {
+  struct BothGrad {
+    void operator()(Grads dy, Sinks dx) {
+      const Out first = dx[0].dst(), second = dx[1].dst();
+      copy(dy[0].view(), second);
+      copy(dy[0].view(), first);
+    }
+  };
+  const auto both = [](const Tensor& a, const Tensor& b) {
+    Tensor y = a.detach().clone();
+    copy(b.view(), y.out(true));
+    attach("both", {&y}, {&a, &b}, BothGrad{});
+    return y;
+  };
+  Tensor x = leaf(Tensor::full({2}, 1));
+  backward(both(x, x), Tensor::full({2}, 3));
+  CHECK(grad_of(x).to_vector() == std::vector<double>{6, 6});
+  backward(both(x, x), Tensor::full({2}, 3));
+  CHECK(grad_of(x).to_vector() == std::vector<double>{12, 12});
+}
+
 TEST_CASE("tape: the caller's gradient is never written") {
   Tensor x = leaf(Tensor::full({2}, 1));
   Tensor dy = Tensor::full({2}, 1);
@@ -145,6 +166,21 @@ TEST_CASE("tape: memory returns to where it was") {
   const size_t before = pool_stats().live_bytes;
   { Tensor y = scale(scale(x, 2), 2); }
   CHECK(pool_stats().live_bytes == before);
+}
+
+TEST_CASE("tape: what a node saved is released by its backward, though the result lives on") {
+  struct KeepGrad {
+    Saved x;
+    void operator()(Grads dy, Sinks dx) { dx[0].pass(dy[0]); }
+  };
+  Tensor x = leaf(Tensor::full({1000}, 1));
+  const size_t before = pool_stats().live_bytes;
+  Tensor y = Tensor::full({1}, 1);
+  attach("keep", {&y}, {&x}, KeepGrad{Tensor::full({100'000}, 1)});
+  CHECK(pool_stats().live_bytes >= before + 400'000);
+  clear_grad(x);
+  backward(y, Tensor::full({1}, 1));
+  CHECK(pool_stats().live_bytes < before + 100'000);
 }
 
 TEST_CASE("checkpoint: same gradients, frozen inputs included, no extra copy") {

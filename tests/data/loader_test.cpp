@@ -148,6 +148,17 @@ TEST_CASE("loader: packed rows hold whole documents with positions of their own"
         }
     }
   CHECK(rows == packed.rows());
+  for (const Batch& b : plain.at(0)) CHECK_FALSE(b.segments);
+  for (const Batch& b : packed.at(0)) {
+    REQUIRE(b.segments);
+    for (int64_t r = 0; r < b.ids.dim(0); ++r) {  // a number of its own for every document of a row, in order
+      int32_t documents = 0;
+      for (int64_t t = 0; t < b.ids.dim(1); ++t) {
+        if (b.positions.at({r, t}) == 0) ++documents;
+        if (b.positions.at({r, t}) >= 0) CHECK(b.segments.at({r, t}) == documents - 1);
+      }
+    }
+  }
   CHECK(seen.size() == 200);
   CHECK(learned == supervised(d));
   CHECK(packed.padding() < 0.05);

@@ -1,5 +1,6 @@
 // Sizes, config.json in both schemas, and what is refused.
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "models/gemma/hf_config.h"
 #include "tensor/error.h"
@@ -50,6 +51,8 @@ TEST_CASE("gemma config: parameter counts of every released size", "[config]") {
   CHECK(preset("gemma2-2b").kinds[0] == LayerKind::local);
   CHECK(preset("gemma2-2b").kinds[1] == LayerKind::global);
   CHECK(preset("gemma3-27b").query_scale() == Approx(0.0771516749810459));
+  CHECK(preset("gemma2-27b").query_scale() == Approx(1 / std::sqrt(4608.0 / 32)));
+  for (const char* name : {"gemma1-7b", "gemma2-9b", "gemma3-12b"}) CHECK(preset(name).query_scale() == Approx(1.0 / 16));
   CHECK(preset("gemma3-1b").kv_bytes_per_token(2) == 2 * 26 * 256 * 2);
   CHECK_THROWS_WITH(preset("gemma3-2b"), Contains("did you mean gemma"));
 }

@@ -56,7 +56,8 @@ double loss_backward(Gemma& model, const Golden& g, const std::string& set) {
       }
   const Tensor h = model.hidden(t);
   return linear_cross_entropy_backward(reshape(h, {B * T, h.dim(2)}), model.head().value(), labels.reshape({B * T}),
-                                       Tensor::full({B * T}, 1.0 / static_cast<double>(count), acc_dtype(h.dtype())));
+                                       Tensor::full({B * T}, 1.0 / static_cast<double>(count), acc_dtype(h.dtype())),
+                                       {.cap = model.final_cap(), .label_smoothing = 0, .z_loss = 0});
 }
 
 }  // namespace
@@ -102,6 +103,56 @@ TEST_CASE("gemma3-rope8: scaled RoPE, sharded bf16, positions far out") {
   const NoGrad off;
   const Tokens t = tokens_of(g, "a");
   CHECK(max_difference(small->logits(small->hidden(t)), g["a.logits"], g["a.attention_mask"]) <= 1.6e-4);
+}
+
+namespace {
+
+// Logits and what else the reference holds of a small model, the loss, and the f64 gradients where the file has them.
+void check_generation_of(const std::string& name, std::initializer_list<std::pair<const char*, double>> sets, int compared_per_set,
+                         double gradient_tolerance) {
+  const auto model = load(name);
+  const Golden g(name + "-ref/taps.safetensors"), truth(name + "-ref/truth.safetensors");
+  for (const auto& [set, tolerance] : sets) {
+    const std::string prefix = std::string(set) + ".";
+    int compared = 0;
+    {
+      const NoGrad off;
+      const Taps taps([&](const std::string& path, const Tensor& value) {
+        if (!g.has(prefix + path)) return;
+        INFO(prefix + path);
+        CHECK(max_difference(value, g[prefix + path], g[prefix + "attention_mask"]) <= tolerance);
+        ++compared;
+      });
+      model->logits(model->hidden(tokens_of(g, set)));
+    }
+    CHECK(compared == compared_per_set);
+    for (Parameter* p : parameters(*model)) p->clear_grad();
+    CHECK(loss_backward(*model, g, set) == Approx(truth[prefix + "loss"].item()).epsilon(1e-5));
+    for (Parameter* p : parameters(*model)) {
+      const std::string key = prefix + "grad.model." + p->name;
+      if (!truth.has(key)) continue;
+      INFO(key);
+      const auto a = p->grad().to_vector(), b = truth[key].to_vector();
+      double top = 0, worst = 0;
+      for (size_t i = 0; i < a.size(); ++i) {
+        top = std::max(top, std::abs(b[i]));
+        worst = std::max(worst, std::abs(a[i] - b[i]));
+      }
+      CHECK(worst <= gradient_tolerance * top);
+      ++compared;
+    }
+    if (prefix == "a.") CHECK(compared == compared_per_set + static_cast<int>(parameters(*model).size()));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("gemma2-tiny: capped scores and logits, alternating windows") {
+  check_generation_of("gemma2-tiny", {{"a", 8.8e-4}, {"b", 9.1e-4}}, 4 + 4, 2.7e-4);
+}
+
+TEST_CASE("gemma1-tiny: two norms a block, one key head, no window") {
+  check_generation_of("gemma1-tiny", {{"a", 5.3e-5}, {"b", 4.0e-5}}, 3 + 3, 1.8e-5);
 }
 
 TEST_CASE("gemma3-tiny: f64 gives the truth") {

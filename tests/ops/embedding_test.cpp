@@ -70,6 +70,7 @@ TEST_CASE("embedding: errors name position, id and table") {
   const Tensor table = Tensor::zeros({4, 3});
   CHECK_THROWS_WITH(embedding(Tensor::from(std::vector<int32_t>{1, 7}, {2}), table, 1, DType::f32),
                     Catch::Contains("embedding: id 7 at position 1 is not in a table of 4 rows"));
+  CHECK_THROWS_AS(embedding(Tensor::from(std::vector<int32_t>{4}, {1}), table, 1, DType::f32), Error);
   CHECK_THROWS_AS(embedding(Tensor::from(std::vector<int32_t>{-1}, {1}), table, 1, DType::f32), Error);
   CHECK_THROWS_AS(embedding(Tensor::zeros({2}), table, 1, DType::f32), Error);
   CHECK_THROWS_AS(embedding(Tensor::arange(2), table, 1, DType::f64), Error);

@@ -1,0 +1,153 @@
+// `facet check` as a person runs it, on the reference checkpoints: green where all is well, red with a place to look where not.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <limits>
+
+#include "tensor/io/json.h"
+#include "tensor/io/safetensors.h"
+#include "tests/app/run.h"
+
+using Catch::Contains;
+using facet::DType;
+using facet::Json;
+using facet::Tensor;
+
+namespace {
+
+const std::string goldens = FACET_GOLDENS;
+const std::string model = goldens + "/gemma3-tiny", taps = goldens + "/gemma3-tiny-ref/taps.safetensors";
+
+Result check(const std::string& what, const std::string& folder, const std::string& ref, const std::string& more = "") {
+  return run_facet("check " + what + " --model " + folder + " --ref " + ref + " " + more);
+}
+
+std::vector<Json> lines(const std::string& text) {
+  std::vector<Json> r;
+  for (size_t at = 0, end; (end = text.find('\n', at)) != text.npos; at = end + 1) r.push_back(Json::parse(text.substr(at, end - at)));
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("check: the references of the real libraries are green") {
+  const std::string ref = goldens + "/gemma3-tiny-ref/";
+  const auto green = [](const Result& r, const std::string& totals) {
+    INFO(r.out.substr(0, 2000) << r.err);
+    CHECK(r.code == 0);
+    CHECK_THAT(r.out, Contains(totals));
+  };
+  green(check("logits", model, taps), "4 compared, 0 red, 0 not compared");
+  green(check("blocks", model, taps), "220 compared, 0 red, 0 not compared");
+  green(check("grads", model, taps, "--ref " + ref + "grads.safetensors"), "0 red, 0 not compared");
+  green(check("grads", model, taps, "--ref " + ref + "truth.safetensors"), "0 red, 0 not compared");
+  green(check("generation", model, ref + "generate.safetensors"), "4 compared, 0 red, 0 not compared");
+  green(check("tokenizer", model, goldens + "/tokenizer/ids.json"), "0 red, 1 not compared");
+  green(check("tokenizer", model, goldens + "/tokenizer/chat.json"), "20 compared, 0 red, 0 not compared");
+  for (const char* name : {"gemma1-tiny", "gemma2-tiny"}) {
+    const std::string reference = goldens + "/" + name + "-ref/";
+    green(check("blocks", goldens + "/" + name, reference + "taps.safetensors"), "0 red, 0 not compared");
+    green(check("grads", goldens + "/" + name, reference + "taps.safetensors", "--ref " + reference + "truth.safetensors"),
+          "0 red, 0 not compared");
+  }
+}
+
+TEST_CASE("check: two libraries at once, and what has no counterpart is counted") {
+  const Result r = check("blocks", model, taps, "--ref " + goldens + "/jax/gemma3-tiny/taps.safetensors");
+  CHECK(r.code == 0);
+  CHECK_THAT(r.out, Contains("321 compared, 0 red, 3 not compared"));
+  CHECK_THAT(r.out, Contains("a.logits_bf16_run"));
+  CHECK_THAT(r.out, Contains("not compared: no input_ids of that set"));
+  CHECK_THAT(r.out, Contains("a.layer_0/attn/_query_norm"));
+  CHECK_THAT(r.out, Contains("a.logits (taps.safetensors)"));  // both files hold it
+}
+
+TEST_CASE("check: a wrong constant is red and the first bad value is named") {
+  const auto red = [](const std::string& settings, const std::string& first) {
+    const Result r = check("blocks", model, taps, settings);
+    INFO(settings << "\n" << r.err);
+    CHECK(r.code == 1);
+    CHECK_THAT(r.err, Contains("first red: " + first + "\n"));
+    CHECK_THAT(r.out, Contains("RED"));
+    return r.out;
+  };
+  red("--set model.sliding_window=9", "a.layers.0.probs");
+  red("--set model.rms_norm_eps=1e-3", "a.layers.0.input_norm");
+  red("--set model.rope_local_base_freq=20000", "a.layers.0.q_rope");
+  red("--set model.rope_theta=500000", "a.layers.5.q_rope");
+  red("--set model.rope_factor=8", "a.layers.5.q_rope");
+  red("--set model.query_pre_attn_scalar=16", "a.layers.0.probs");
+  red("--set model.sliding_window_pattern=5", "a.layers.4.q_rope");
+  const std::string stopped = red("--set model.sliding_window=9 --first-fail", "a.layers.0.probs");
+  CHECK_THAT(stopped, !Contains("a.layers.1"));
+  CHECK(check("logits", model, taps, "--set model.sliding_window=9").code == 1);
+  CHECK(check("grads", model, taps, "--ref " + goldens + "/gemma3-tiny-ref/truth.safetensors --set model.sliding_window=9").code == 1);
+  CHECK(check("generation", model, goldens + "/gemma3-tiny-ref/generate.safetensors", "--set model.sliding_window=7").code == 1);
+  CHECK(check("tokenizer", model, goldens + "/tokenizer/pieces.json").code != 0);
+}
+
+TEST_CASE("check: --tol, --only, --json") {
+  CHECK(check("logits", model, taps, "--tol 1e-9").code == 1);
+  CHECK(check("logits", model, taps, "--tol 1e-3").code == 0);
+  CHECK(check("blocks", model, taps, "--set model.rms_norm_eps=1e-3 --only *.embed").code == 0);
+
+  const Result r = check("blocks", model, taps, "--only a.*.q_normed --json");
+  CHECK(r.code == 0);
+  const auto rows = lines(r.out);
+  REQUIRE(rows.size() == 7);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    CHECK(rows[i].at("name") == "a.layers." + std::to_string(i) + ".q_normed");
+    CHECK(rows[i].at("verdict") == "ok");
+    CHECK(rows[i].at("max_abs").get<double>() <= rows[i].at("tolerance").get<double>());
+    CHECK(rows[i].at("elements").get<int64_t>() > 0);
+  }
+  const auto broken = lines(check("logits", model, taps, "--set model.sliding_window=9 --json").out);
+  REQUIRE(broken.size() == 4);
+  CHECK(broken[0].at("verdict") == "RED");
+}
+
+TEST_CASE("check: files that are not what they should be") {
+  const auto refused = [](const Result& r, int code, const std::string& says) {
+    INFO(r.out.substr(0, 500) << r.err);
+    CHECK(r.code == code);
+    CHECK_THAT(r.err, Contains(says));
+    CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
+  };
+  refused(check("blocks", model, "/nonexistent/x.safetensors"), 3, "/nonexistent/x.safetensors: cannot open");
+  refused(check("blocks", "/nonexistent/model", taps), 3, "/nonexistent/model");
+  const TempFile text("notes.safetensors", "These are no tensors, only a few words.\n");
+  refused(check("blocks", model, text.path), 3, "not a safetensors file?");
+  refused(check("tokenizer", model, text.path), 3, "notes.safetensors");
+  refused(check("blocks", model, model + "/model.safetensors"), 1, "nothing was compared (93 names without a counterpart)");
+  refused(check("blocks", model, taps, "--only nothing*"), 1, "nothing was compared");
+  refused(check("generation", model, taps), 1, "nothing was compared");
+  refused(run_facet("check blocks --model " + model), 2, "--ref");
+  refused(check("blocks", model, goldens + "/gemma2-tiny-ref/taps.safetensors"), 1, "18 red");  // shapes of another model
+}
+
+TEST_CASE("check: shapes, NaN and inputs of a file made by hand") {
+  const facet::Safetensors real(taps);
+  const Tensor ids = real.load("b.input_ids"), logits = real.load("b.logits");
+  const TempFile at("made.safetensors", "");
+  const auto with = [&](const Tensor& values, const Tensor& input) {
+    facet::save_safetensors(at.path, std::vector<std::pair<std::string, Tensor>>{{"input_ids", input}, {"logits", values}});
+    return check("logits", model, at.path);
+  };
+  CHECK(with(logits, ids).code == 0);  // without a set, without a mask
+  const Result cut = with(logits.slice(1, 0, logits.dim(1) - 1).clone(), ids);
+  CHECK(cut.code == 1);
+  CHECK_THAT(cut.out, Contains("in the reference  RED"));
+  const Tensor poisoned = logits.clone();
+  poisoned.out().as<float>()[5] = std::numeric_limits<float>::quiet_NaN();
+  const Result nan = with(poisoned, ids);
+  CHECK(nan.code == 1);
+  CHECK_THAT(nan.out, Contains("NaN on one side"));
+  const Result flat = with(logits, ids.reshape({ids.numel()}));
+  CHECK(flat.code == 3);
+  CHECK_THAT(flat.err, Contains("expected [B, T]"));
+  const Tensor outside = ids.clone();
+  outside.out().as<int32_t>()[0] = 512;
+  const Result beyond = with(logits, outside);
+  CHECK(beyond.code != 0);
+  CHECK(beyond.code < 128);
+  CHECK_THAT(beyond.err, Contains("512"));
+}
