@@ -6,11 +6,13 @@
 namespace facet::app {
 
 void check_generation(LanguageModel& model, const std::vector<std::string>& references, const CheckTolerances& tolerance, CheckReport& report) {
+  bool prompts = false;
   for (const std::string& path : references) {
     const Safetensors file(path);
     for (const auto& [name, info] : file.tensors()) {
       const std::string tail = "prompt";
       if (name != tail && (name.size() < tail.size() + 1 || name.compare(name.size() - 7, 7, ".prompt") != 0)) continue;
+      prompts = true;
       const std::string prefix = name.substr(0, name.size() - tail.size());
       const Tensor prompt = file.load(name), generated = file.load(prefix + "generated");
       const Tensor mask = file.has(prefix + "mask") ? file.load(prefix + "mask") : Tensor::full(prompt.shape(), 1, DType::i32);
@@ -42,6 +44,8 @@ void check_generation(LanguageModel& model, const std::vector<std::string>& refe
                            {.of_rms = tolerance.taps, .of_max = 0, .absolute = tolerance.absolute}));
     }
   }
+  if (!prompts)
+    fail(Kind::check, "check: nothing was compared: no file holds [SET.]prompt with mask, generated and logits (tools/dump_hf.py --generate writes one)");
 }
 
 }  // namespace facet::app
