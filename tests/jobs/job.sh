@@ -20,7 +20,8 @@ radicals)  # held-out problems: nothing after init, the form but not the goal af
   expect "greedy after SFT" "$(awk '$1 == "SFT" && $2 ~ /^[0-9]/ { print $2 }' log | head -1)" 0.15 0.40
   "$facet" generate run/sft/final -p '√(5·3·2)=' --verifier radicals --greedy | tee answer
   grep -q 'verdict: correct' answer
-  "$facet" inspect run run/sft | grep -q loss
+  "$facet" inspect run run/sft > curves  # not into grep -q, which leaves before the writer has finished
+  grep -q loss curves
   ;;
 book)  # prose of the user's own: well below what a model knows that only counts tokens
   "$facet" data make prose --out prose > /dev/null
