@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "tensor/error.h"
+#include "train/run_folder.h"
 #include "tensor/io/text.h"
 
 namespace facet::app {
@@ -28,13 +28,6 @@ size_t columns() {
 
 Console::~Console() {
   progress_end();
-  if (tee_) std::fclose(tee_);
-}
-
-void Console::tee(const std::string& path) {
-  if (tee_) std::fclose(tee_);
-  tee_ = std::fopen(path.c_str(), "ae");
-  if (!tee_) fail(Kind::environment, "{}: cannot be written: {}", path, std::strerror(errno));
 }
 
 void Console::put(std::FILE* to, const std::string& line) {
@@ -42,17 +35,12 @@ void Console::put(std::FILE* to, const std::string& line) {
   std::fwrite(line.data(), 1, line.size(), to);
   std::fputc('\n', to);
   std::fflush(to);
-  if (!tee_) return;
-  std::fwrite(line.data(), 1, line.size(), tee_);
-  std::fputc('\n', tee_);
-  std::fflush(tee_);
 }
 
 void Console::text(const std::string& s) {
   progress_end();
   std::fwrite(s.data(), 1, s.size(), stdout);
   std::fflush(stdout);
-  if (tee_) std::fwrite(s.data(), 1, s.size(), tee_);
 }
 
 void Console::progress(const std::string& what, int64_t done, int64_t total, const std::string& rest) {
@@ -78,7 +66,7 @@ void Console::progress(const std::string& what, int64_t done, int64_t total, con
       line += " [" + std::string(full, '=') + std::string(cells - full, ' ') + "]";
     }
     line += fmt::format(" {:3.0f}% {}/{}", 100 * share, grouped(static_cast<uint64_t>(done)), grouped(static_cast<uint64_t>(total)));
-    if (share > 0 && !finished) line += " eta " + human_time(gone * (1 - share) / share);
+    if (share > 0 && !finished) line += " eta " + clock_text(gone * (1 - share) / share);
   } else {
     line += " " + grouped(static_cast<uint64_t>(done));
   }
@@ -103,12 +91,6 @@ void Console::progress_end() {
   if (drawn_) std::fputc('\n', stderr);
   drawn_ = false;
   current_.clear();
-}
-
-std::string human_time(double seconds) {
-  const int64_t s = static_cast<int64_t>(seconds + 0.5);
-  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-  return fmt::format("{}:{:02}", s / 60, s % 60);
 }
 
 }  // namespace facet::app

@@ -53,8 +53,6 @@ class Console {
   void progress_end();
   double pipe_seconds = 10;
 
-  /// Also writes every line (not progress) to this file, e.g. console.log of a run. Throws Error(Kind::environment).
-  void tee(const std::string& path);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -63,10 +61,7 @@ class Console {
   bool quiet_, verbose_, json_, drawn_ = false;
   Clock::time_point last_{}, began_{};
   std::string current_;
-  std::FILE* tee_ = nullptr;
 };
 
-/// "0:37", "1:02:03"
-std::string human_time(double seconds);
 
 }  // namespace facet::app

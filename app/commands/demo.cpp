@@ -140,7 +140,7 @@ int run(Settings& s, Options& options, Console& console) {
   }
   console.line();
   console.line("{} steps, {} tokens at {} tokens/s; {} in all", trained.steps, grouped(static_cast<uint64_t>(trained.tokens)),
-               grouped(static_cast<uint64_t>(trained.tokens / std::max(1e-9, trained.seconds))), human_time(all));
+               grouped(static_cast<uint64_t>(trained.tokens / std::max(1e-9, trained.seconds))), clock_text(all));
   console.line("try next:");
   console.line("  facet generate {}/final -p '√(2·2·3·5·5)=' --verifier radicals --greedy", sft.out);
   console.line("  facet inspect run {}", sft.out);
