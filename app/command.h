@@ -19,6 +19,9 @@ struct Common {
   void declare_common(Options&);
 };
 
+/// Applies --threads and says what was chosen with -v.
+void use_threads(const std::string& asked, Console&);
+
 /// One invocation: settings, their options (for the resolved config), and where output goes.
 struct Invocation {
   virtual ~Invocation() = default;

@@ -115,6 +115,12 @@ int run_command(const std::vector<std::string>& args) {
 
 }  // namespace
 
+void use_threads(const std::string& asked, Console& console) {
+  const Threads t = choose_threads(asked);
+  set_threads(t.count);
+  console.detail("threads: {} ({})", t.count, t.why);
+}
+
 void Common::declare_common(Options& o) {
   o.begin_common();
   o.add("config", &config, "YAML file with any of these options").letter('c').metavar("FILE").call_only();

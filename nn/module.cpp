@@ -58,9 +58,10 @@ std::vector<Parameter*> parameters(Module& m) {
   return std::move(c.list);
 }
 
-std::vector<std::pair<std::string, Tensor>> named_values(Module& m) {
+std::vector<std::pair<std::string, Tensor>> named_values(Module& m, bool only_training) {
   std::vector<std::pair<std::string, Tensor>> r;
-  for (Parameter* p : parameters(m)) r.emplace_back(p->name, p->value().detach());
+  for (Parameter* p : parameters(m))
+    if (!only_training || p->trains()) r.emplace_back(p->name, p->value().detach());
   return r;
 }
 

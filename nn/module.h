@@ -45,8 +45,8 @@ class Visitor {
 
 /// All parameters in visiting order; each one's `name` is set to its path. A parameter listed twice (tied) appears once.
 std::vector<Parameter*> parameters(Module&);
-/// The same as (name, value) pairs.
-std::vector<std::pair<std::string, Tensor>> named_values(Module&);
+/// The same as (name, value) pairs: of all, or of those that train.
+std::vector<std::pair<std::string, Tensor>> named_values(Module&, bool only_training = false);
 /// Elements in all parameters, or in those that train.
 int64_t count_parameters(Module&, bool only_training = false);
 /// Switches training on or off for parameters whose name matches: `*` stands for any run of characters. Returns how many matched.

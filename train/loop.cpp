@@ -7,7 +7,6 @@
 
 #include "optim/clip.h"
 #include "tensor/kernels/adamw.h"
-#include "train/checkpoint.h"
 #include "train/signals.h"
 
 namespace facet {
@@ -54,7 +53,7 @@ bool Loop::resume(const std::vector<std::string>& allow_changed) {
     fail(Kind::usage, "resume: {} was {} in {}, {} now; --allow-changed {} accepts it (no longer bitwise)", name, then->second,
          found->path, now, name);
   }
-  restore_tensors(*found, "model", named_values(model_));
+  restore_tensors(*found, "model", named_values(model_, true));
   optimizer_.load_state(read_tensors(*found, "optimizer"));
   const auto number = [&](const char* name) {
     const auto i = found->state.find(name);
@@ -68,6 +67,7 @@ bool Loop::resume(const std::vector<std::string>& allow_changed) {
   step_ = saved_ = found->step;
   tokens_ = number("tokens");
   bad_in_a_row_ = number("bad_in_a_row");
+  objective_.restore(*found);
   folder_.rewind_metrics(step_);
   folder_.say(fmt::format("resumed from {} at step {}", found->path, step_));
   return true;
@@ -76,14 +76,15 @@ bool Loop::resume(const std::vector<std::string>& allow_changed) {
 void Loop::save() {
   if (saved_ == step_) return;
   for (Parameter* p : parameters_)
-    if (!all_finite(p->value()))
+    if (p->trains() && !all_finite(p->value()))
       fail(Kind::guard, "step {}: \"{}\" holds NaN or infinity; not saved, the last checkpoint is that of step {}", step_, p->name,
            std::max<int64_t>(0, saved_));
   Snapshot s;
-  s.files["model"] = named_values(model_);
+  s.files["model"] = named_values(model_, true);
   s.files["optimizer"] = optimizer_.state();
   s.state = {{"tokens", std::to_string(tokens_)}, {"bad_in_a_row", std::to_string(bad_in_a_row_)}};
   for (const auto& [name, value] : identity_) s.state["setting." + name] = value;
+  objective_.save(s);
   save_checkpoint(folder_.file("checkpoints"), step_, s, options_.keep);
   saved_ = step_;
 }
@@ -132,9 +133,10 @@ void Loop::run() {
     if (!finite) values["skipped"] = 1;
     folder_.metrics(step_, "train", values);
     const double tokens_left = static_cast<double>(tokens_) / static_cast<double>(step_) * static_cast<double>(options_.steps - step_);
-    folder_.say(fmt::format("[T] step {:5} [{:3.0f}%] loss {:.4f} ppl {:.4g} gnorm {:.3g} lr {:.2e} tok/s {} mem {}B eta {}", step_,
-                            100.0 * static_cast<double>(step_) / static_cast<double>(options_.steps), r.loss, std::exp(r.loss), clip.norm,
-                            lr, short_count(rate.per_second()), short_count(static_cast<double>(memory.peak_bytes)),
+    const std::string figures = r.line.empty() ? fmt::format("loss {:.4f} ppl {:.4g}", r.loss, std::exp(r.loss)) : r.line;
+    folder_.say(fmt::format("[{}] step {:5} [{:3.0f}%] {} gnorm {:.3g} lr {:.2e} tok/s {} mem {}B eta {}", objective_.tag(), step_,
+                            100.0 * static_cast<double>(step_) / static_cast<double>(options_.steps), figures, clip.norm, lr,
+                            short_count(rate.per_second()), short_count(static_cast<double>(memory.peak_bytes)),
                             clock_text(rate.per_second() > 0 ? tokens_left / rate.per_second() : 0)),
                 !(due(step_, log_every) || step_ == options_.steps));
     if (!finite) {
@@ -150,6 +152,10 @@ void Loop::run() {
     if (last || due(step_, options_.eval_every)) evaluate();
     if (last || due(step_, options_.sample_every)) write_sample();
     if (last || due(step_, options_.save_every)) save();
+    if (!r.stop.empty()) {
+      save();
+      fail(Kind::guard, "step {}: {}; checkpoint kept", step_, r.stop);
+    }
     if (const int signal = StopSignals::requested(); signal && !last) {
       save();
       fail(signal == SIGINT ? Kind::interrupted : Kind::requeue, "stopped at step {} of {}; checkpoint saved, --resume continues",

@@ -8,6 +8,7 @@
 #include "nn/module.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "train/checkpoint.h"
 #include "train/run_folder.h"
 
 namespace facet {
@@ -18,16 +19,23 @@ struct StepReport {
   int64_t tokens = 0;     ///< tokens computed, padding not counted
   int64_t supervised = 0; ///< tokens that carried loss
   std::map<std::string, double> extra;
+  std::string line;       ///< the objective's own figures for the step's line, instead of "loss .. ppl .."
+  std::string stop;       ///< not empty: a guard fired. The step is finished and saved, then Error(Kind::guard) says this
 };
 
 /// What is being learned: supplies the gradients of a step.
 class Objective {
  public:
   virtual ~Objective() = default;
+  virtual const char* tag() const { return "T"; }  ///< of the step's line
   /// Adds the gradients of step `step` (counted from 0) to the parameters. The batch is a pure function of (seed, step).
   virtual StepReport accumulate(int64_t step) = 0;
   /// Figures on held-out data ("loss", "accuracy", ...); empty when there are none.
   virtual std::map<std::string, double> evaluate() { return {}; }
+  /// What a resumed run must find again beside weights and moments: counts as state["objective.NAME"], buffers as
+  /// files["objective"]. restore() gets what save() wrote.
+  virtual void save(Snapshot&) const {}
+  virtual void restore(const FoundCheckpoint&) {}
 };
 
 struct LoopOptions {
@@ -44,7 +52,8 @@ struct LoopOptions {
 
 class Loop {
  public:
-  /// `identity` names every setting that a resumed run must share (data, seed, batch, ...).
+  /// `identity` names every setting that a resumed run must share (data, seed, batch, ...). Checkpoints hold the parameters that
+  /// train; those that do not come from where the model came from, so their hash belongs into the identity.
   Loop(Module& model, Optimizer& optimizer, Objective& objective, RunFolder& folder, LoopOptions options,
        std::map<std::string, std::string> identity);
 

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "app/command.h"
-#include "app/sft_run.h"
 #include "autograd/ops.h"
 #include "bench/support/loops.h"
 #include "bench/support/race.h"

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "app/command.h"
-#include "app/sft_run.h"
 #include "bench/support/op_cases.h"
 #include "bench/support/race.h"
 #include "tensor/cpu/tier.h"

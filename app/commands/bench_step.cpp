@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "app/command.h"
-#include "app/sft_run.h"
+#include "app/train_run.h"
 #include "bench/support/race.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"

@@ -12,7 +12,6 @@
 
 #include "app/command.h"
 #include "app/sampling_settings.h"
-#include "app/sft_run.h"
 #include "infer/chat.h"
 #include "nn/module.h"
 #include "train/signals.h"

@@ -2,7 +2,6 @@
 #include "app/check/checks.h"
 #include "app/command.h"
 #include "app/model_folder.h"
-#include "app/sft_run.h"
 
 namespace facet::app {
 namespace {

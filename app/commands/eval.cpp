@@ -7,7 +7,6 @@
 #include "app/command.h"
 #include "app/data_settings.h"
 #include "app/sampling_settings.h"
-#include "app/sft_run.h"
 #include "tensor/io/text.h"
 #include "tensor/io/durable.h"
 #include "train/sft.h"

@@ -8,7 +8,6 @@
 #include "app/answers.h"
 #include "app/command.h"
 #include "app/sampling_settings.h"
-#include "app/sft_run.h"
 #include "data/chat.h"
 #include "nn/tap.h"
 #include "tensor/io/safetensors.h"

@@ -1,7 +1,6 @@
 // A new model: random weights of a preset's shape and a tokenizer learned from the user's text.
 #include "app/command.h"
 #include "app/model_folder.h"
-#include "app/sft_run.h"
 #include "tensor/io/text.h"
 #include "data/dataset.h"
 #include "data/make_tokenizer.h"

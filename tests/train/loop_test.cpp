@@ -229,3 +229,93 @@ TEST_CASE("loop: a signal saves and stops after the step") {
     CHECK(newest_checkpoint(temp / "run/checkpoints", {})->step == 5);
   }
 }
+
+TEST_CASE("loop: what does not train stays out of checkpoints, and the resumed run is still the same") {
+  const TempFolder temp;
+  const LoopOptions o = Trainer::options(6);
+  const auto frozen = [](Trainer& t) {
+    REQUIRE(set_trains(*t.model, "embed_tokens.*", false) == 1);
+    REQUIRE(set_trains(*t.model, "layers.0.*", false) > 1);
+  };
+  Trainer whole(temp / "whole", false, DType::f32, o);
+  frozen(whole);
+  whole.loop.run();
+  {
+    Trainer first(temp / "cut", false, DType::f32, o);
+    frozen(first);
+    first.objective.after = [](int64_t step, StepReport&) {
+      if (step == 3) throw Killed{};
+    };
+    CHECK_THROWS_AS(first.loop.run(), Killed);
+  }
+  const auto found = newest_checkpoint(temp / "cut/checkpoints", [](const std::string&) {});
+  REQUIRE(found);
+  for (const auto& [name, t] : read_tensors(*found, "model")) {
+    INFO(name);
+    CHECK_FALSE(matches("embed_tokens.*", name));
+    CHECK_FALSE(matches("layers.0.*", name));
+  }
+  Trainer second(temp / "cut", true, DType::f32, o);
+  frozen(second);
+  REQUIRE(second.loop.resume());
+  second.loop.run();
+  const auto a = named_values(*whole.model), b = named_values(*second.model);
+  for (size_t i = 0; i < a.size(); ++i) CHECK(bitwise_equal(a[i].second, b[i].second));
+}
+
+TEST_CASE("loop: an objective's guard ends the run after its step, with a checkpoint and the reason") {
+  const TempFolder temp;
+  LoopOptions o = Trainer::options(6);
+  o.save_every = 0;
+  Trainer t(temp / "run", false, DType::f32, o);
+  t.objective.after = [](int64_t step, StepReport& r) {
+    if (step == 2) r.stop = "the reward fell";
+  };
+  try {
+    t.loop.run();
+    FAIL("went on");
+  } catch (const Error& e) {
+    CHECK(e.kind() == Kind::guard);
+    CHECK_THAT(e.what(), Catch::Contains("step 3: the reward fell; checkpoint kept"));
+  }
+  const auto found = newest_checkpoint(temp / "run/checkpoints", [](const std::string&) {});
+  REQUIRE(found);
+  CHECK(found->step == 3);
+}
+
+TEST_CASE("loop: what an objective saves comes back to it") {
+  struct Counting final : Objective {
+    Sft sft;
+    int64_t count = 0;
+    Counting(LanguageModel& m, const Loader& l) : sft(m, l, {}) {}
+    StepReport accumulate(int64_t step) override {
+      ++count;
+      return sft.accumulate(step);
+    }
+    void save(Snapshot& s) const override {
+      s.state["objective.count"] = std::to_string(count);
+      s.files["objective"] = {{"count", Tensor::full({2}, static_cast<double>(count))}};
+    }
+    void restore(const FoundCheckpoint& found) override {
+      count = std::stoll(found.state.at("objective.count"));
+      CHECK(read_tensors(found, "objective")[0].second.to_vector() == std::vector<double>{static_cast<double>(count), static_cast<double>(count)});
+    }
+  };
+  const TempFolder temp;
+  const Dataset data = small_data();
+  const Loader loader(data, {.batch = 4});
+  const LoopOptions o = Trainer::options(3);
+  for (const bool again : {false, true}) {
+    const auto model = small_model();
+    AdamW optimizer({{.parameters = parameters(*model)}});
+    Counting objective(*model, loader);
+    RunFolder folder(temp / "run", again);
+    Loop loop(*model, optimizer, objective, folder, o, {});
+    if (again) {
+      REQUIRE(loop.resume());
+      CHECK(objective.count == 3);
+    } else {
+      loop.run();
+    }
+  }
+}

@@ -1,0 +1,224 @@
+#include "app/train_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include "app/machine.h"
+#include "app/version.h"
+#include "infer/generator.h"
+#include "models/gemma/hf_config.h"
+#include "optim/adamw.h"
+#include "tensor/io/crc32c.h"
+#include "tensor/io/durable.h"
+#include "tensor/io/file.h"
+#include "tensor/io/text.h"
+#include "tensor/parallel.h"
+
+namespace facet::app {
+namespace fs = std::filesystem;
+namespace {
+
+std::string bytes_text(double n) { return human_bytes(static_cast<uint64_t>(n)); }
+
+// Of the parameters that do not train: a checkpoint leaves them out, so a resumed run must find the same ones.
+uint32_t hash_of_frozen(Module& model) {
+  uint32_t hash = 0;
+  for (Parameter* p : parameters(model)) {
+    if (p->trains()) continue;
+    hash = crc32c(p->name.data(), p->name.size(), hash);
+    hash = crc32c(p->value().view().data, static_cast<size_t>(p->value().numel() * size_of(p->value().dtype())), hash);
+  }
+  return hash;
+}
+
+// The first words of some training examples: what samples show when no prompt was asked for.
+std::vector<std::string> first_words(const Dataset& data, const Tokenizer& tokenizer) {
+  std::vector<std::string> prompts;
+  for (int64_t i = 0; i < std::min<int64_t>(3 * data.group(), data.size()); i += data.group()) {
+    const auto [ids, mask, line] = data[i];
+    const auto learned = std::find(mask.begin() + 1, mask.end(), 1) - mask.begin();  // a prompt ends where learning begins
+    const auto words = std::min<std::ptrdiff_t>(8, std::ssize(ids));
+    const auto n = learned > 1 ? learned : words;
+    prompts.push_back(tokenizer.decode(ids.subspan(1, static_cast<size_t>(n - 1))));
+  }
+  return prompts;
+}
+
+}  // namespace
+
+void TrainSettings::declare_start(Options& o) {
+  o.add("model", &model, "folder of the model to start from").positional().required().alias({"model-name-or-path", "checkpoint-dir"});
+  o.add("out", &out, "run folder").required().alias({"output-dir"});
+  DataSettings::declare(o).required();
+}
+
+void TrainSettings::declare_batches(Options& o) {
+  o.add("pack", &pack, "several documents in one row, invisible to each other");
+  o.section("train");
+  o.add("batch", &batch, "examples per step").alias({"batch-size", "per-device-train-batch-size"}).range(1, 1 << 20);
+  o.add("accum", &accum, "micro-batches a step is computed in; the gradient is the same")
+      .alias({"grad-accumulation-steps", "gradient-accumulation-steps", "grad-accumulation"}).range(1, 1 << 20);
+  o.add("epochs", &epochs, "passes over the data; if neither is given 3, and at least 400 steps over a .txt file").alias({"num-train-epochs"}).range(1e-6, 1e6);
+  o.rule([this] { return steps && epochs ? std::string("--steps and --epochs: choose one") : std::string(); });
+}
+
+void TrainSettings::declare_train(Options& o) {
+  o.section("train");
+  o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"}).range(1, 1e12);
+  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5").alias({"learning-rate"}).range(0, 100);
+  o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine"});
+  o.add("warmup", &warmup, "steps until the peak").alias({"warmup-steps"}).range(0, 1e12);
+  o.add("min-lr-ratio", &min_lr_ratio, "last rate as a share of the peak").range(0, 1);
+  o.add("clip", &clip, "global norm of the gradient; 0: off").alias({"max-grad-norm", "grad-clip"}).range(0, 1e9);
+  o.add("wd", &weight_decay, "decoupled weight decay of matrices").alias({"weight-decay"}).range(0, 10);
+  o.add("beta1", &beta1, "AdamW").alias({"adam-beta1"}).range(0, 1);
+  o.add("beta2", &beta2, "AdamW").alias({"adam-beta2"}).range(0, 1);
+  o.add("recompute", &recompute, "what backward computes again to save memory").alias({"grad-checkpoint"}).choices({"none", "mlp", "block"});
+  o.add("freeze", &freeze, "parameters that stay as they are, e.g. 'embed_tokens.*'");
+  o.pass_through("model", model_overrides);
+}
+
+void TrainSettings::declare_run(Options& o) {
+  o.section("run");
+  o.add("eval-every", &eval_every, "steps between validations; 0: ten in all").alias({"eval-steps", "steps-per-eval"});
+  o.add("save-every", &save_every, "steps between checkpoints; 0: at the end").alias({"save-steps"});
+  o.add("sample-every", &sample_every, "steps between samples; 0: with each validation");
+  o.add("sample", &samples, "prompt to answer over time, may be repeated; default: three of the data").verbatim();
+  o.add("keep", &keep, "checkpoints that stay").alias({"save-total-limit"}).range(1, 1e6);
+  o.add("log-every", &log_every, "steps between lines that stay; 0: about twenty").alias({"logging-steps", "steps-per-report"});
+  o.add("resume", &resume, "continue from the newest checkpoint that verifies").alias({"resume-from-checkpoint", "continue"}).transient();
+  o.add("allow-changed", &allow_changed, "settings that may differ from the checkpoint's").transient();
+  o.add("dry-run", &dry_run, "print memory, steps and the first masked example, then stop").transient();
+}
+
+std::string MemoryPlan::text() const {
+  return fmt::format("{} (weights {}, gradients {}, optimizer {}, activations about {}{})", bytes_text(total()), bytes_text(weights),
+                     bytes_text(gradients), bytes_text(moments), bytes_text(activations),
+                     other > 0 ? fmt::format(", {} {}", other_name, bytes_text(other)) : "");
+}
+
+MemoryPlan plan_memory(LanguageModel& model, int64_t tokens) {
+  MemoryPlan plan;
+  for (Parameter* p : parameters(model)) {
+    const auto n = static_cast<double>(p->value().numel());
+    plan.weights += n * static_cast<double>(size_of(p->value().dtype()));
+    if (!p->trains()) continue;
+    plan.gradients += 4 * n;
+    plan.moments += (p->value().dtype() == DType::bf16 ? 12 : 8) * n;
+  }
+  plan.activations = model.activation_bytes(static_cast<double>(tokens), model.recompute);
+  return plan;
+}
+
+void check_memory(const MemoryPlan& plan) {
+  if (const auto free = static_cast<double>(machine().free_bytes); free > 0 && plan.total() * 1.1 > free)
+    fail(Kind::memory, "needs {}, {} free; try --adapter lora, --recompute block, a larger --accum or a shorter --max-len", plan.text(),
+         bytes_text(free));
+}
+
+std::string sample_text(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<std::string>& prompts, uint64_t seed) {
+  std::vector<std::vector<int32_t>> ids;
+  for (const std::string& p : prompts) ids.push_back(encode_prompt(tokenizer, p));
+  GenerateOptions o;
+  o.sampling.temperature = 0;
+  o.max_new = 48;
+  o.seed = seed;
+  o.stop = tokenizer.stop_ids();
+  const auto answers = generate(model, ids, o);
+  std::string text;
+  for (size_t i = 0; i < prompts.size(); ++i) text += prompts[i] + " => " + tokenizer.decode(answers[i].tokens) + "\n";
+  return text;
+}
+
+std::vector<std::string> sample_prompts(const TrainSettings& s, const Dataset& data, const Tokenizer& tokenizer, const LanguageModel& model) {
+  const std::vector<std::string> prompts = s.samples.empty() ? first_words(data, tokenizer) : s.samples;
+  for (const std::string& p : prompts)
+    if (const auto n = static_cast<int64_t>(encode_prompt(tokenizer, p).size()); n > model.context())
+      fail(Kind::usage, "--sample: a prompt has {} tokens, the context is {}; shorten it", n, model.context());
+  return prompts;
+}
+
+Recompute recompute_of(const std::string& name) {
+  return name == "block" ? Recompute::block : name == "mlp" ? Recompute::mlp : Recompute::none;
+}
+
+std::vector<ParameterGroup> parameter_groups(Module& model, double weight_decay) {
+  ParameterGroup matrices, vectors;
+  matrices.weight_decay = weight_decay;
+  for (Parameter* p : parameters(model))
+    if (p->trains()) (p->value().rank() > 1 ? matrices : vectors).parameters.push_back(p);
+  return {matrices, vectors};
+}
+
+void prepare_model(const TrainSettings& s, LanguageModel& model) {
+  for (const std::string& pattern : s.freeze)
+    if (set_trains(model, pattern, false) == 0) fail(Kind::usage, "--freeze {}: no parameter has such a name; facet inspect model lists them", pattern);
+  model.recompute = recompute_of(s.recompute);
+}
+
+double learning_rate(const TrainSettings& s, Module& model) {
+  return s.lr > 0 ? s.lr : count_parameters(model) < 10'000'000 ? 2e-3 : 2e-5;
+}
+
+int64_t count_steps(const TrainSettings& s, int64_t steps_per_epoch) {
+  const auto n = s.steps ? *s.steps : static_cast<int64_t>(std::ceil(s.epochs.value_or(3) * static_cast<double>(steps_per_epoch)));
+  if (n < 1) fail(Kind::usage, "--steps {}: at least one step is needed", n);
+  return n;
+}
+
+TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& folder, const Training& training, const Options& options, Console& console) {
+  Gemma& model = *folder.model;
+  // Before anything is written: it takes the memory and checks the settings.
+  AdamW optimizer(parameter_groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
+  RunFolder run(s.out, s.resume);
+  run.watcher = [&console](const std::string& line, bool transient) { transient ? console.status(line) : console.note("{}", line); };
+
+  LoopOptions o;
+  o.steps = training.steps;
+  o.lr = training.lr;
+  o.schedule = {.shape = schedule_shape(s.schedule), .warmup = s.warmup, .steps = o.steps, .min_ratio = s.min_lr_ratio};
+  o.clip = s.clip;
+  o.eval_every = s.eval_every > 0 ? s.eval_every : std::max<int64_t>(1, o.steps / 10);
+  o.sample_every = s.sample_every > 0 ? s.sample_every : o.eval_every;
+  o.save_every = s.save_every;
+  o.keep = static_cast<int>(s.keep);
+  o.log_every = s.log_every;
+
+  // Everything that decides the numbers, so that what is resumed is the same run.
+  const std::string config = hf_config_json(model.config, model.head().value().dtype());
+  std::map<std::string, std::string> identity = {
+      {"model", fmt::format("{}, config {:08x}", model.describe(), crc32c(config.data(), config.size()))},
+      {"seed", std::to_string(seed)},
+      {"steps", std::to_string(o.steps)}, {"lr", fmt::format("{}", o.lr)}, {"schedule", s.schedule},
+      {"warmup", std::to_string(s.warmup)}, {"min-lr-ratio", fmt::format("{}", s.min_lr_ratio)}, {"clip", fmt::format("{}", s.clip)},
+      {"wd", fmt::format("{}", s.weight_decay)}, {"beta1", fmt::format("{}", s.beta1)}, {"beta2", fmt::format("{}", s.beta2)},
+      {"tokenizer", fmt::format("{:016x}", folder.tokenizer.hash())}};
+  if (const uint32_t frozen = hash_of_frozen(model)) identity["frozen weights"] = fmt::format("{:08x}", frozen);
+  identity.insert(training.identity.begin(), training.identity.end());
+  Loop loop(model, optimizer, training.objective, run, o, identity);
+  loop.sample = training.sample;
+  if (training.begin) training.begin(run);
+  if (s.resume && !loop.resume(s.allow_changed)) console.note("{}: no checkpoint yet, starting from the model", s.out);
+
+  // Written once it is certain that this run may write here.
+  run.write("config.resolved.yaml", options.dump());
+  const std::string earlier = fs::exists(run.file("command.txt")) ? read_file(run.file("command.txt")) : "";
+  run.write("command.txt", earlier + s.command + "\n");  // a line per start
+  run.write("env.json", fmt::format("{{\"facet\": \"{}\", \"built\": \"{}\", \"cpu\": \"{}\", \"threads\": {}}}\n", version(), build_notes(),
+                                    machine().cpu_model, threads()));
+
+  const auto begin = std::chrono::steady_clock::now();
+  loop.run();
+  TrainResult result;
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  result.tokens = static_cast<double>(loop.tokens());
+  result.steps = o.steps;
+  result.evaluation = loop.last_evaluation();
+  save_model(run.file("final"), model, folder.tokenizer, folder.chat || training.chat, folder.path);
+  console.note("wrote {}", run.file("final"));
+  return result;
+}
+
+}  // namespace facet::app

@@ -1,0 +1,86 @@
+// What every trainer of the program shares: its settings, the memory it will need, and the run around an objective.
+#pragma once
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/console.h"
+#include "app/data_settings.h"
+#include "app/model_folder.h"
+#include "app/options.h"
+#include "optim/optimizer.h"
+#include "train/loop.h"
+
+namespace facet::app {
+
+struct TrainSettings : DataSettings {
+  std::string model, out;
+  std::string command;  ///< as typed, for the run folder
+  bool pack = false, resume = false, dry_run = false;
+  int64_t batch = 8, accum = 1;
+  std::optional<int64_t> steps;
+  std::optional<double> epochs;
+  double lr = 0, min_lr_ratio = 0, weight_decay = 0, beta1 = 0.9, beta2 = 0.95, clip = 1;
+  int64_t warmup = 0;
+  std::string schedule = "cosine", recompute = "none";
+  int64_t eval_every = 0, save_every = 0, sample_every = 0, keep = 2, log_every = 0;
+  Values samples, freeze, allow_changed;
+  std::map<std::string, std::string> model_overrides;
+
+  void declare_start(Options&);    ///< model, out, data
+  void declare_batches(Options&);  ///< pack, batch, accum, epochs: of trainers that walk through a dataset
+  void declare_train(Options&);    ///< steps, rate, optimizer, what trains
+  void declare_run(Options&);      ///< how often things happen, resuming
+};
+
+/// What a run holds at its peak, in bytes.
+struct MemoryPlan {
+  double weights = 0, gradients = 0, moments = 0, activations = 0, other = 0;
+  std::string other_name;  ///< what `other` is for: "cache"
+  double total() const { return weights + gradients + moments + activations + other; }
+  std::string text() const;
+};
+/// Of a step whose largest micro-batch has so many tokens.
+MemoryPlan plan_memory(LanguageModel&, int64_t tokens);
+/// Throws Error(Kind::memory) with the plan when it does not fit into what is free.
+void check_memory(const MemoryPlan&);
+
+/// Everything about a run that the command decides.
+struct Training {
+  Objective& objective;
+  int64_t steps = 0;
+  double lr = 0;
+  std::map<std::string, std::string> identity = {};  ///< the command's own settings that a resumed run must share
+  std::function<std::string()> sample = {};
+  bool chat = false;                            ///< what is learned takes turns: final/ gets a chat template
+  std::function<void(RunFolder&)> begin = {};   ///< called when the folder is there, before the first step
+};
+
+struct TrainResult {
+  std::map<std::string, double> evaluation;  ///< the last one
+  int64_t steps = 0;
+  double seconds = 0, tokens = 0;
+};
+
+/// Freezes what --freeze names and sets what backward recomputes. Before the objective is made.
+void prepare_model(const TrainSettings&, LanguageModel&);
+/// Runs to the end, or to where it was stopped, and writes the run folder with final/. Errors as the parts raise them.
+TrainResult run_training(const TrainSettings&, uint64_t seed, ModelFolder&, const Training&, const Options&, Console&);
+
+/// --lr, or what suits the size of what trains.
+double learning_rate(const TrainSettings&, Module&);
+/// --steps, or --epochs over a loader with so many steps an epoch (3 when neither is given).
+int64_t count_steps(const TrainSettings&, int64_t steps_per_epoch);
+
+/// Greedy answers to the prompts, a line each, for samples/.
+std::string sample_text(LanguageModel&, const Tokenizer&, const std::vector<std::string>& prompts, uint64_t seed);
+/// Those of --sample, else the first words of some training examples; checked against the model's context.
+std::vector<std::string> sample_prompts(const TrainSettings&, const Dataset&, const Tokenizer&, const LanguageModel&);
+
+Recompute recompute_of(const std::string& name);
+/// All parameters that train: matrices decay, vectors (norms) do not.
+std::vector<ParameterGroup> parameter_groups(Module&, double weight_decay);
+
+}  // namespace facet::app
