@@ -53,6 +53,8 @@ class Dataset {
     std::span<const uint8_t> mask;  ///< 1: predicting this token counts in the loss
     int64_t line = 0;               ///< where it came from; of documents, the number of the window
   };
+  Dataset() = default;
+  explicit Dataset(Task task, std::string path = "") : task_(task), path_(std::move(path)) {}
   int64_t size() const { return static_cast<int64_t>(lines_.size()); }
   View operator[](int64_t i) const;
   int64_t group() const { return task_ == Task::preference ? 2 : 1; }  ///< neighbours that stay together

@@ -9,30 +9,72 @@ namespace facet {
 
 namespace {
 
+// A run of positions of one example: the cell of token t predicts token t + 1.
+struct Piece {
+  int64_t example, begin, end;
+  int32_t segment;
+  bool trunk = false;  // computed for the branches that follow; no example's own
+};
+
 int64_t positions_of(const Dataset& data, int64_t example) { return static_cast<int64_t>(data[example].ids.size()) - 1; }
 
-// First fit over examples sorted by length (ties by number): a row count near the minimum, and the same rows on every machine.
-// Rows are searched through a tree of maxima, so that a million short documents take seconds.
-std::vector<std::vector<int64_t>> pack_rows(const Dataset& data, int64_t row_len) {
-  const int64_t n = data.size();
-  std::vector<int64_t> order(static_cast<size_t>(n));
+// Positions at the beginning of two examples that can be computed once: their ids and the tokens they would predict agree, and
+// nothing is learned of them.
+int64_t common_positions(const Dataset::View& a, const Dataset::View& b) {
+  const size_t most = std::min(a.ids.size(), b.ids.size()) - 1;
+  size_t n = 0;
+  while (n < most && a.ids[n] == b.ids[n] && a.ids[n + 1] == b.ids[n + 1] && !a.mask[n + 1] && !b.mask[n + 1]) ++n;
+  return static_cast<int64_t>(n);
+}
+
+// The pieces of a row, in order.
+std::vector<Piece> lay_out(const Dataset& data, const std::vector<int64_t>& row, bool share) {
+  std::vector<Piece> r;
+  if (!share) {
+    for (const int64_t example : row) r.push_back({example, 0, positions_of(data, example), static_cast<int32_t>(r.size())});
+  } else {
+    for (size_t i = 0; i + 1 < row.size(); i += 2) {
+      const int64_t chosen = row[i], rejected = row[i + 1], n = common_positions(data[chosen], data[rejected]);
+      const auto trunk = static_cast<int32_t>(i / 2 + 1) << 16;
+      if (n > 0) r.push_back({chosen, 0, n, trunk, true});
+      r.push_back({chosen, n, positions_of(data, chosen), trunk | 1});
+      r.push_back({rejected, n, positions_of(data, rejected), trunk | 2});
+    }
+  }
+  // Segments below 65,536 are plain documents, the others trunks (at most 32,767) and their branches.
+  if (row.size() > 65'534) fail(Kind::usage, "{} examples in one row; at most 65,534 can be told apart", row.size());
+  return r;
+}
+
+int64_t positions_of(const std::vector<Piece>& row) {
+  int64_t n = 0;
+  for (const Piece& p : row) n += p.end - p.begin;
+  return n;
+}
+
+// First fit over units (examples, or pairs) sorted by length (ties by number): a row count near the minimum, and the same rows on every
+// machine. Rows are searched through a tree of maxima, so that a million short documents take seconds.
+std::vector<std::vector<int64_t>> pack_units(const std::vector<int64_t>& positions, int64_t row_len) {
+  const auto n = static_cast<int64_t>(positions.size());
+  const auto need_of = [&](int64_t unit) { return positions[static_cast<size_t>(unit)]; };
+  std::vector<int64_t> order(positions.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return positions_of(data, a) > positions_of(data, b); });
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return need_of(a) > need_of(b); });
   size_t leaves = 1;
   while (leaves < static_cast<size_t>(n)) leaves *= 2;
   std::vector<int64_t> room(2 * leaves, row_len);  // room[1] is the root; a node holds the largest room below it
   std::vector<std::vector<int64_t>> rows;
-  for (const int64_t example : order) {
-    const int64_t need = positions_of(data, example);
+  for (const int64_t unit : order) {
+    const int64_t need = need_of(unit);
     size_t node = 1;
     while (node < leaves) node = room[2 * node] >= need ? 2 * node : 2 * node + 1;
     const size_t row = node - leaves;
     if (row == rows.size()) rows.emplace_back();
-    rows[row].push_back(example);
+    rows[row].push_back(unit);
     room[node] -= need;
     while (node /= 2) room[node] = std::max(room[2 * node], room[2 * node + 1]);
   }
-  // Examples of a row in file order.
+  // Units of a row in file order.
   for (auto& row : rows) std::sort(row.begin(), row.end());
   std::sort(rows.begin(), rows.end());
   return rows;
@@ -42,9 +84,8 @@ uint64_t mix(uint64_t h, uint64_t v) { return (h ^ v) * 0x100000001b3u; }
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// A preference row stands for two rows of the batch.
-std::vector<std::vector<int64_t>> tensor_rows(std::span<const std::vector<int64_t>> rows, int64_t group) {
-  if (group == 1) return {rows.begin(), rows.end()};
+// Unless its prompt is shared, a pair of preference data is two rows of the batch.
+std::vector<std::vector<int64_t>> apart(std::span<const std::vector<int64_t>> rows) {
   std::vector<std::vector<int64_t>> r;
   for (const auto& row : rows)
     for (const int64_t example : row) r.push_back({example});
@@ -53,15 +94,15 @@ std::vector<std::vector<int64_t>> tensor_rows(std::span<const std::vector<int64_
 
 }  // namespace
 
-Batch make_batch(const Dataset& data, std::span<const std::vector<int64_t>> rows, int32_t pad_id, int64_t bucket) {
+Batch make_batch(const Dataset& data, std::span<const std::vector<int64_t>> rows, int32_t pad_id, int64_t bucket, bool share) {
   Batch b;
   int64_t length = 1;
   bool several = false;
+  std::vector<std::vector<Piece>> pieces;
   for (const auto& row : rows) {
-    int64_t n = 0;
-    for (const int64_t example : row) n += positions_of(data, example);
-    length = std::max(length, n);
-    several = several || row.size() > 1;
+    pieces.push_back(lay_out(data, row, share));
+    length = std::max(length, positions_of(pieces.back()));
+    several = several || pieces.back().size() > 1;
   }
   length = round_up(length, bucket);
   const auto batch = static_cast<int64_t>(rows.size());
@@ -69,21 +110,22 @@ Batch make_batch(const Dataset& data, std::span<const std::vector<int64_t>> rows
   std::vector<int32_t> ids(cells, pad_id), labels(cells, -1), positions(cells, -1), segments(cells, -1);
   for (size_t r = 0; r < rows.size(); ++r) {
     size_t at = r * static_cast<size_t>(length);
-    int32_t segment = 0;
-    for (const int64_t example : rows[r]) {
-      const auto v = data[example];
-      for (size_t t = 0; t + 1 < v.ids.size(); ++t, ++at) {
+    for (const Piece& piece : pieces[r]) {
+      const auto v = data[piece.example];
+      if (!piece.trunk) {
+        b.examples.push_back(piece.example);
+        b.places.push_back({static_cast<int64_t>(at), static_cast<int64_t>(at) + piece.end - piece.begin});
+      }
+      for (auto t = static_cast<size_t>(piece.begin); t < static_cast<size_t>(piece.end); ++t, ++at) {
         ids[at] = v.ids[t];
         positions[at] = static_cast<int32_t>(t);
-        segments[at] = segment;
+        segments[at] = piece.segment;
         ++b.tokens;
         if (v.mask[t + 1]) {
           labels[at] = v.ids[t + 1];
           ++b.supervised;
         }
       }
-      ++segment;
-      b.examples.push_back(example);
     }
   }
   const Shape shape{batch, length};
@@ -99,18 +141,25 @@ Loader::Loader(const Dataset& data, const LoaderOptions& options) : data_(data),
   if (options.batch < 1 || options.accum < 1 || options.accum > options.batch)
     fail(Kind::usage, "batch {} cannot be cut into {} micro-batches", options.batch, options.accum);
   if (options.bucket < 1) fail(Kind::usage, "bucket {} must be at least 1", options.bucket);
-  if (options.pack && data.group() > 1) fail(Kind::usage, "preference data cannot be packed");
+  if (options.share && data.group() != 2) fail(Kind::usage, "prompts are shared between the completions of preference data; {} is none", data.path());
+  std::vector<std::vector<int64_t>> units;  // what stays together
+  for (int64_t i = 0; i < data.size(); i += data.group()) {
+    units.emplace_back();
+    for (int64_t g = 0; g < data.group(); ++g) units.back().push_back(i + g);
+  }
   if (options.pack) {
-    int64_t longest = 0;
-    for (int64_t i = 0; i < data.size(); ++i) longest = std::max(longest, positions_of(data, i));
+    std::vector<int64_t> positions;
+    for (const auto& unit : units) positions.push_back(positions_of(lay_out(data, unit, options.share)));
+    const int64_t longest = *std::max_element(positions.begin(), positions.end());
     const int64_t row_len = options.row_len > 0 ? options.row_len : longest;
-    if (row_len < longest) fail(Kind::usage, "packed rows of {} positions are shorter than the longest example, {}", row_len, longest);
-    rows_ = pack_rows(data, row_len);
-  } else {
-    for (int64_t i = 0; i < data.size(); i += data.group()) {
+    if (row_len < longest)
+      fail(Kind::usage, "packed rows of {} positions are shorter than the longest {}, {}", row_len, data.group() > 1 ? "pair" : "example", longest);
+    for (const auto& row : pack_units(positions, row_len)) {
       rows_.emplace_back();
-      for (int64_t g = 0; g < data.group(); ++g) rows_.back().push_back(i + g);
+      for (const int64_t unit : row) rows_.back().insert(rows_.back().end(), units[static_cast<size_t>(unit)].begin(), units[static_cast<size_t>(unit)].end());
     }
+  } else {
+    rows_ = std::move(units);
   }
   uint64_t h = 0xcbf29ce484222325u;
   for (const uint64_t v : {static_cast<uint64_t>(options.batch), options.seed, uint64_t{options.shuffle}}) h = mix(h, v);
@@ -155,7 +204,9 @@ std::vector<Batch> Loader::at(int64_t step) const {
   std::vector<Batch> micro;
   for (int64_t a = 0; a < options_.accum; ++a) {
     const auto begin = static_cast<size_t>(options_.batch * a / options_.accum), end = static_cast<size_t>(options_.batch * (a + 1) / options_.accum);
-    micro.push_back(make_batch(data_, tensor_rows(std::span(rows).subspan(begin, end - begin), data_.group()), options_.pad_id, options_.bucket));
+    const auto part = std::span(rows).subspan(begin, end - begin);
+    micro.push_back(options_.pack || options_.share ? make_batch(data_, part, options_.pad_id, options_.bucket, options_.share)
+                                                    : make_batch(data_, apart(part), options_.pad_id, options_.bucket));
   }
   return micro;
 }
@@ -170,14 +221,17 @@ double Loader::padding() const {
   return 1 - static_cast<double>(tokens) / static_cast<double>(cells);
 }
 
-std::vector<Batch> batches_in_order(const Dataset& data, int64_t batch, int32_t pad_id, int64_t bucket) {
+std::vector<Batch> batches_in_order(const Dataset& data, int64_t batch, int32_t pad_id, int64_t bucket, bool share) {
   if (batch < 1 || bucket < 1) fail(Kind::usage, "batch {} and bucket {} must be at least 1", batch, bucket);
   std::vector<Batch> r;
-  const int64_t step = batch * data.group();
+  const int64_t step = batch * data.group(), apiece = share ? 2 : 1;
   for (int64_t from = 0; from < data.size(); from += step) {
     std::vector<std::vector<int64_t>> rows;
-    for (int64_t i = from; i < std::min(from + step, data.size()); ++i) rows.push_back({i});
-    r.push_back(make_batch(data, rows, pad_id, bucket));
+    for (int64_t i = from; i < std::min(from + step, data.size()); i += apiece) {
+      rows.emplace_back();
+      for (int64_t k = 0; k < apiece; ++k) rows.back().push_back(i + k);
+    }
+    r.push_back(make_batch(data, rows, pad_id, bucket, share));
   }
   return r;
 }

@@ -20,6 +20,8 @@ struct Batch {
   int64_t supervised = 0;         ///< labels >= 0
   int64_t tokens = 0;             ///< positions that are not padding
   std::vector<int64_t> examples;  ///< of the dataset, in row order
+  struct Place { int64_t begin, end; };
+  std::vector<Place> places;      ///< cells of examples[i] in [B*T]; where its prompt is shared, those of its branch: all of its labels
 };
 
 struct LoaderOptions {
@@ -27,8 +29,9 @@ struct LoaderOptions {
   int64_t accum = 1;     ///< micro-batches a step is cut into
   uint64_t seed = 1;
   bool shuffle = true;   ///< a new order every epoch; else the file's
-  bool pack = false;     ///< put several documents into a row of up to row_len positions
-  int64_t row_len = 0;   ///< positions of a packed row; 0: the longest example
+  bool pack = false;     ///< put several documents (or pairs) into a row of up to row_len positions
+  int64_t row_len = 0;   ///< positions of a packed row; 0: the longest example (or pair)
+  bool share = false;    ///< preference data: a pair is one row, its prompt once and both completions as branches (see make_batch)
   int64_t bucket = 1;    ///< rows are padded to a multiple of this
   int32_t pad_id = 0;
 };
@@ -50,6 +53,7 @@ class Loader {
   /// The batch of the cursor, which then moves on.
   std::vector<Batch> next() { return at(state_.step++); }
 
+  const Dataset& data() const { return data_; }
   const LoaderState& state() const { return state_; }
   /// Throws Error(Kind::usage) when the state belongs to other data or options.
   void restore(const LoaderState&);
@@ -71,9 +75,19 @@ class Loader {
 };
 
 /// All examples once and in order, for evaluation: batches of at most `batch` rows (of preference data: pairs).
-std::vector<Batch> batches_in_order(const Dataset&, int64_t batch, int32_t pad_id = 0, int64_t bucket = 1);
+std::vector<Batch> batches_in_order(const Dataset&, int64_t batch, int32_t pad_id = 0, int64_t bucket = 1, bool share = false);
 
 /// One batch of chosen rows; each row is a list of examples. Rows with several examples get segments.
-Batch make_batch(const Dataset&, std::span<const std::vector<int64_t>> rows, int32_t pad_id = 0, int64_t bucket = 1);
+///
+/// `share`: each row holds pairs (neighbours with one prompt of P tokens), and what they have in common is computed once:
+///
+///     cell      0 ... P-2          P-1 ... a-1             a ... b-1
+///     token     p0 ... p[P-2]      p[P-1] c0 c1 ...        p[P-1] r0 r1 ...       both branches begin with the prompt's last token,
+///     label     -                  c0 c1 ... c[n]          r0 r1 ... r[m]         because the row it makes predicts c0 in one, r0 in
+///     position  0 ... P-2          P-1 P ...               P-1 P ...              the other
+///     segment   k << 16            k << 16 | 1             k << 16 | 2            a trunk and its branches, k from 1 in every row
+///
+/// P is as far as the ids agree and nothing is learned, so pairs with different prompts come out right too, only slower.
+Batch make_batch(const Dataset&, std::span<const std::vector<int64_t>> rows, int32_t pad_id = 0, int64_t bucket = 1, bool share = false);
 
 }  // namespace facet

@@ -167,6 +167,95 @@ TEST_CASE("loader: packed rows hold whole documents with positions of their own"
   CHECK_THROWS_WITH(Loader(d, {.pack = true, .row_len = 8}), Catch::Contains("shorter than the longest"));
 }
 
+namespace {
+
+// Pairs with prompts of 1 to 5 tokens (bos included) and completions that begin alike in every third pair.
+Dataset pairs(int64_t n) {
+  Dataset d(Task::preference, "pairs");
+  for (int64_t i = 0; i < n; ++i)
+    for (int32_t which = 0; which < 2; ++which) {
+      Example e;
+      e.add(2, false);
+      for (int32_t k = 0; k < i % 5; ++k) e.add(10 + k, false);
+      if (i % 3 == 0) e.add(50, true);
+      for (int32_t k = 0; k < 1 + (i + which) % 4; ++k) e.add(100 + 10 * which + k, true);
+      d.add(e, i + 1);
+    }
+  return d;
+}
+
+std::vector<int32_t> list(const Tensor& t) {
+  const auto v = t.data<int32_t>();
+  return {v.begin(), v.end()};
+}
+
+}  // namespace
+
+TEST_CASE("loader: a pair shares its prompt; the token before the completions begins both branches", "[data]") {
+  Dataset d(Task::preference, "pairs");
+  Example chosen, rejected;
+  for (const int32_t id : {2, 11, 12}) chosen.add(id, false), rejected.add(id, false);
+  for (const int32_t id : {21, 22, 1}) chosen.add(id, true);
+  for (const int32_t id : {31, 1}) rejected.add(id, true);
+  d.add(chosen, 1);
+  d.add(rejected, 1);
+  const Batch b = make_batch(d, std::vector<std::vector<int64_t>>{{0, 1}}, 0, 4, true);
+  const int32_t k = 1 << 16;
+  CHECK(list(b.ids) == std::vector<int32_t>{2, 11, 12, 21, 22, 12, 31, 0});
+  CHECK(list(b.labels) == std::vector<int32_t>{-1, -1, 21, 22, 1, 31, 1, -1});
+  CHECK(list(b.positions) == std::vector<int32_t>{0, 1, 2, 3, 4, 2, 3, -1});
+  CHECK(list(b.segments) == std::vector<int32_t>{k, k, k | 1, k | 1, k | 1, k | 2, k | 2, -1});
+  CHECK(b.examples == std::vector<int64_t>{0, 1});
+  CHECK((b.places[0].begin == 2 && b.places[0].end == 5 && b.places[1].begin == 5 && b.places[1].end == 7));
+  CHECK(b.tokens == 7);
+  CHECK(b.supervised == 5);
+}
+
+TEST_CASE("loader: however pairs are laid out, every example's cells say the same", "[data]") {
+  const Dataset d = pairs(24);
+  for (const bool pack : {false, true})
+    for (const bool share : {false, true}) {
+      INFO("pack " << pack << ", share " << share);
+      const Loader loader(d, {.batch = 4, .accum = 2, .seed = 3, .pack = pack, .row_len = pack ? 40 : 0, .share = share});
+      std::set<int64_t> seen;
+      for (int64_t step = 0; step < loader.steps_per_epoch(); ++step)
+        for (const Batch& b : loader.at(step)) {
+          const auto ids = list(b.ids), labels = list(b.labels), positions = list(b.positions);
+          const auto segments = b.segments ? list(b.segments) : std::vector<int32_t>();
+          REQUIRE(b.examples.size() == b.places.size());
+          int64_t supervised = 0;
+          for (size_t i = 0; i < b.examples.size(); ++i) {
+            const auto v = d[b.examples[i]];
+            seen.insert(b.examples[i]);
+            if (i % 2 == 1) CHECK(b.examples[i] == b.examples[i - 1] + 1);
+            const auto begin = static_cast<size_t>(b.places[i].begin), end = static_cast<size_t>(b.places[i].end);
+            REQUIRE(begin < end);
+            CHECK((positions[begin] == 0 || share));
+            for (size_t at = begin; at < end; ++at) {
+              const auto t = static_cast<size_t>(positions[at]);
+              CHECK(ids[at] == v.ids[t]);
+              CHECK(labels[at] == (v.mask[t + 1] ? v.ids[t + 1] : -1));
+              supervised += v.mask[t + 1];
+              if (at > begin) CHECK(positions[at] == positions[at - 1] + 1);
+              if (b.segments) CHECK(segments[at] == segments[begin]);
+            }
+            CHECK(positions[end - 1] + 2 == static_cast<int32_t>(v.ids.size()));
+            if (share) {  // the trunk in front of the first branch is the prompt without its last token
+              CHECK((segments[begin] & 0xFFFF) == static_cast<int32_t>(i % 2 + 1));
+              const auto trunk = static_cast<size_t>(positions[begin]), from = static_cast<size_t>(b.places[i - i % 2].begin) - trunk;
+              for (size_t t = 0; t < trunk; ++t) {
+                CHECK(ids[from + t] == v.ids[t]);
+                CHECK(segments[from + t] == (segments[begin] & ~0xFFFF));
+              }
+            }
+          }
+          CHECK(supervised == b.supervised);
+        }
+      CHECK(seen.size() == 48);
+    }
+  CHECK_THROWS_WITH(Loader(numbers(4), {.share = true}), Catch::Contains("preference data"));
+}
+
 TEST_CASE("loader: in order, for evaluation", "[data]") {
   const Dataset d = numbers(10);
   const auto batches = batches_in_order(d, 4);
