@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "autograd/ops.h"
+#include "tensor/pool_vector.h"
 
 namespace facet {
 
@@ -153,13 +154,24 @@ std::vector<Generation> continue_rows(Generator& g, std::vector<int64_t> rows, c
   if (o.max_new <= 0) rows.clear();
   while (!rows.empty()) {
     g.feed(rows, next);
+    const auto n = static_cast<int64_t>(rows.size()), V = static_cast<int64_t>(g.logits(rows[0]).size());
+    const Tensor logits = Tensor::empty({n, V});  // a copy: what the generator holds stays
+    pool_vector<DrawRow> draw_rows;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t r = rows[static_cast<size_t>(i)];
+      std::ranges::copy(g.logits(r), logits.out().as<float>() + i * V);
+      const Key k = fold_in(fold_in(key(o.seed), static_cast<uint32_t>(r)), static_cast<uint32_t>(g.length(r)));
+      draw_rows.push_back({k, history[place[static_cast<size_t>(r)]]});
+    }
+    pool_vector<Draw> draws(rows.size());
+    draw(logits, 0, o.sampling, draw_rows, draws);
     std::vector<int64_t> running;
     next.clear();
-    for (int64_t r : rows) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const int64_t r = rows[i];
       const size_t at = place[static_cast<size_t>(r)];
       Generation& out = result[at];
-      const Key k = fold_in(fold_in(key(o.seed), static_cast<uint32_t>(r)), static_cast<uint32_t>(g.length(r)));
-      const Draw d = draw(g.logits(r), o.sampling, k, history[at]);
+      const Draw& d = draws[i];
       out.tokens.push_back(d.id);
       out.log_probs.push_back(d.log_prob);
       if (penalty) history[at].push_back(d.id);

@@ -6,7 +6,9 @@
 
 #include "tensor/error.h"
 #include "tensor/kernels/logit_rows.h"
+#include "tensor/parallel.h"
 #include "tensor/pool_vector.h"
+#include "tensor/profile.h"
 
 namespace facet {
 
@@ -31,51 +33,53 @@ struct Scored {
 
 bool more_likely(const Scored& a, const Scored& b) { return a.score != b.score ? a.score > b.score : a.id < b.id; }
 
-// The largest logit and the sum of exp((x - top) / temperature) over the vocabulary.
+// Of a row of scores z = logits / temperature.
 struct Spread {
   float top;
-  double total;
+  float total;  ///< sum of exp(z - top)
+  double log_sum() const { return static_cast<double>(top) + std::log(static_cast<double>(total)); }  // as loss heads compute it
 };
 
-Spread spread_of(std::span<const float> x, double temperature) {
-  float top = -INFINITY;
-  for (float v : x) top = v > top ? v : top;
-  const float inverse = static_cast<float>(std::min(1 / temperature, static_cast<double>(FLT_MAX)));
-  const auto V = static_cast<int64_t>(x.size());
-  const Tensor z = Tensor::empty({1, V}), stats = Tensor::empty({1, 4});
-  float* to = z.out().as<float>();
-  for (float v : x) *to++ = (v - top) * inverse;
-  logit_stats(z.out(), Tensor::zeros({1}, DType::i32).view(), 0, 1, false, stats.out());
-  const double total = stats.data<float>()[1];
-  if (!std::isfinite(total))  // also when every logit is -inf: their differences are NaN
-    fail(Kind::guard, "sampling: the {} logits hold NaN or infinity, or none is left to draw from; the model may have diverged", V);
-  return {top, total};
+// Colder than this is the same as greedy, and 1 / temperature must not overflow.
+double scale_of(const SamplingOptions& o) { return o.temperature > 0 ? 1 / std::max(o.temperature, 1e-20) : 1; }
+
+// Products become scores; their stats are logit_stats', the entropy included.
+Tensor score(const Tensor& products, double cap, double scale) {
+  const int64_t n = products.dim(0);
+  const Tensor stats = Tensor::empty({n, 5});
+  logit_stats(products.out(), Tensor::zeros({n}, DType::i32).view(), cap, scale, false, stats.out());
+  for (int64_t r = 0; r < n; ++r)
+    if (!std::isfinite(stats.data<float>()[static_cast<size_t>(5 * r + 1)]))  // also when all are -inf: their differences are NaN
+      fail(Kind::guard, "sampling: the {} logits hold NaN or infinity, or none is left to draw from; the model may have diverged",
+           products.dim(1));
+  return stats;
 }
 
-// Logits after the filters that act on single tokens; the logits themselves when there is nothing to do.
-std::span<const float> adjust(std::span<const float> logits, const SamplingOptions& o, std::span<const int32_t> history,
-                              pool_vector<float>& space) {
-  const bool penalty = o.repetition_penalty != 1 && !history.empty();
-  if (!penalty && o.forbidden.empty()) return logits;
-  space.assign(logits.begin(), logits.end());
-  const auto inside = [&](int32_t id) { return id >= 0 && static_cast<size_t>(id) < logits.size(); };
-  if (penalty) {
+bool alters(const SamplingOptions& o) { return o.repetition_penalty != 1 || !o.forbidden.empty(); }
+
+// The filters that act on single tokens.
+void alter(std::span<float> scores, const SamplingOptions& o, std::span<const int32_t> history) {
+  const auto inside = [&](int32_t id) { return id >= 0 && static_cast<size_t>(id) < scores.size(); };
+  if (o.repetition_penalty != 1) {
     const auto by = static_cast<float>(o.repetition_penalty);
-    for (int32_t id : history) {  // from the logit itself: once, however often a token occurred
+    pool_vector<int32_t> seen(history.begin(), history.end());  // each token once, however often it occurred
+    std::sort(seen.begin(), seen.end());
+    seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+    for (int32_t id : seen) {
       if (!inside(id)) continue;
-      const float x = logits[static_cast<size_t>(id)];
-      space[static_cast<size_t>(id)] = x > 0 ? x / by : x * by;
+      float& x = scores[static_cast<size_t>(id)];
+      x = x > 0 ? x / by : x * by;
     }
   }
   for (int32_t id : o.forbidden)
-    if (inside(id)) space[static_cast<size_t>(id)] = -INFINITY;
-  return space;
+    if (inside(id)) scores[static_cast<size_t>(id)] = -INFINITY;
 }
 
 // Tokens from the most likely on. Nothing is ranked before somebody looks at it: a draw seldom needs more than a few of 262,144.
 class Ranking {
  public:
-  Ranking(std::span<const float> scores, float top, double temperature) : scores_(scores), top_(top), temperature_(temperature) {}
+  /// `list`: memory that rows share one after the other.
+  Ranking(std::span<const float> scores, float top, pool_vector<Scored>& list) : scores_(scores), top_(top), list_(list) { list_.clear(); }
 
   /// The token in place i; null when there are fewer.
   const Scored* operator[](size_t i) {
@@ -84,7 +88,7 @@ class Ranking {
       const auto begin = list_.begin() + static_cast<ptrdiff_t>(sorted_);
       sorted_ = std::min(list_.size(), std::max<size_t>(64, 2 * sorted_));
       const auto end = list_.begin() + static_cast<ptrdiff_t>(sorted_);
-      std::nth_element(begin, end - 1, list_.end(), more_likely);
+      if (end != list_.end()) std::nth_element(begin, end - 1, list_.end(), more_likely);
       std::sort(begin, end, more_likely);
     }
     return &list_[i];
@@ -94,30 +98,38 @@ class Ranking {
   // Takes the next band of scores in; false when all tokens are.
   bool widen() {
     while (band_ < 3) {
-      const double widths[] = {6, 20, INFINITY};
+      constexpr float widths[] = {6, 20, INFINITY};
       const float below = floor_;
-      floor_ = std::max(-FLT_MAX, static_cast<float>(top_ - widths[band_++] * temperature_));
+      floor_ = std::max(-FLT_MAX, top_ - widths[band_++]);
       const size_t before = list_.size();
-      for (size_t i = 0; i < scores_.size(); ++i)
-        if (scores_[i] >= floor_ && scores_[i] < below) list_.push_back({static_cast<int32_t>(i), scores_[i]});
+      for (size_t begin = 0; begin < scores_.size(); begin += block) {
+        const size_t end = std::min(begin + block, scores_.size());
+        if (end == begin + block) {  // most blocks hold none; the compiler turns this question into vector code
+          int any = 0;
+          for (size_t i = begin; i < begin + block; ++i) any |= scores_[i] >= floor_;
+          if (!any) continue;
+        }
+        for (size_t i = begin; i < end; ++i)
+          if (scores_[i] >= floor_ && scores_[i] < below) list_.push_back({static_cast<int32_t>(i), scores_[i]});
+      }
       if (list_.size() > before) return true;
     }
     return false;
   }
 
+  static constexpr size_t block = 64;
   std::span<const float> scores_;
   float top_, floor_ = INFINITY;
-  double temperature_;
   int band_ = 0;
   size_t sorted_ = 0;
-  pool_vector<Scored> list_;
+  pool_vector<Scored>& list_;
 };
 
 // What is drawn from: the first `count` tokens of the ranking, whose weights add up to `mass`.
 class Distribution {
  public:
-  Distribution(std::span<const float> scores, const Spread& s, const SamplingOptions& o)
-      : ranking_(scores, s.top, o.temperature), top_(s.top), temperature_(o.temperature), mass_(s.total) {
+  Distribution(std::span<const float> scores, const Spread& s, const SamplingOptions& o, pool_vector<Scored>& list)
+      : ranking_(scores, s.top, list), top_(s.top), mass_(s.total) {
     if (o.top_k > 0 && static_cast<size_t>(o.top_k) < scores.size()) {
       const Scored* last = ranking_[static_cast<size_t>(o.top_k) - 1];
       if (last) keep([&, least = last->score](const Scored& t, double, double) { return t.score >= least; });
@@ -131,7 +143,7 @@ class Distribution {
   double share(const Scored& t) const { return weight(t) / mass_; }
 
  private:
-  double weight(const Scored& t) const { return std::exp((static_cast<double>(t.score) - top_) / temperature_); }
+  double weight(const Scored& t) const { return std::exp(static_cast<double>(t.score) - top_); }
 
   // Cuts the list where f(token, weight, mass before it) first says no; one token stays in any case.
   template <class F>
@@ -147,45 +159,80 @@ class Distribution {
   }
 
   Ranking ranking_;
-  double top_, temperature_, mass_;
+  double top_, mass_;
   size_t count_ = SIZE_MAX;
 };
 
 int32_t first_of(std::span<const float> x, float value) { return static_cast<int32_t>(std::find(x.begin(), x.end(), value) - x.begin()); }
 
+int32_t pick(std::span<const float> scores, const Spread& s, const SamplingOptions& o, Key key, pool_vector<Scored>& list) {
+  if (o.temperature == 0) return first_of(scores, s.top);
+  Distribution d(scores, s, o, list);
+  double u = uniform(key);
+  int32_t id = 0;
+  for (size_t i = 0; const Scored* token = d.token(i); ++i) {
+    id = token->id;
+    const double p = d.share(*token);
+    if (u < p) break;
+    u -= p;
+  }
+  return id;
+}
+
+Tensor one_row(std::span<const float> logits) { return Tensor::from(logits, {1, static_cast<int64_t>(logits.size())}); }
+
 }  // namespace
 
-std::vector<Candidate> candidates(std::span<const float> logits, const SamplingOptions& o, std::span<const int32_t> history) {
-  pool_vector<float> space;
-  const auto scores = adjust(logits, o, history, space);
-  const Spread spread = spread_of(scores, o.temperature > 0 ? o.temperature : 1);
-  if (o.temperature == 0) return {{first_of(scores, spread.top), 1.0}};
-  Distribution d(scores, spread, o);
-  std::vector<Candidate> list;
-  for (const Scored* t; (t = d.token(list.size()));) list.push_back({t->id, d.share(*t)});
-  return list;
+void draw(const Tensor& products, double cap, const SamplingOptions& o, std::span<const DrawRow> rows, std::span<Draw> draws) {
+  const KernelScope scope("draw");
+  const int64_t n = products.dim(0), V = products.dim(1);
+  if (products.rank() != 2 || n != static_cast<int64_t>(rows.size()) || rows.size() != draws.size())
+    fail(Kind::usage, "draw: products {}, {} rows, room for {} draws", to_string(products.shape()), rows.size(), draws.size());
+  const Tensor stats = score(products, cap, scale_of(o));
+  const auto row = [V](const Tensor& t, int64_t r) { return t.data<float>().subspan(static_cast<size_t>(r * V), static_cast<size_t>(V)); };
+  const auto spread = [](const Tensor& t, int64_t r) {
+    const float* s = t.data<float>().data() + 5 * r;
+    return Spread{s[0], s[1]};
+  };
+  Tensor scores = products, scores_stats = stats;  // what is drawn from
+  if (alters(o)) {
+    scores = products.clone();
+    float* z = scores.out().as<float>();
+    for (int64_t r = 0; r < n; ++r) alter({z + r * V, static_cast<size_t>(V)}, o, rows[static_cast<size_t>(r)].history);
+    scores_stats = score(scores, 0, 1);
+  }
+  parallel_for(n, 16, 4 * V + 1000, [&](int64_t begin, int64_t end) {
+    pool_vector<Scored> list;
+    list.reserve(static_cast<size_t>(std::min<int64_t>(V, 256)));
+    for (int64_t r = begin; r < end; ++r) {
+      const int32_t id = pick(row(scores, r), spread(scores_stats, r), o, rows[static_cast<size_t>(r)].key, list);
+      const double label = row(products, r)[static_cast<size_t>(id)];
+      draws[static_cast<size_t>(r)] = {id, static_cast<float>(label - spread(stats, r).log_sum()), stats.data<float>()[static_cast<size_t>(5 * r + 4)]};
+    }
+  });
 }
 
 Draw draw(std::span<const float> logits, const SamplingOptions& o, Key key, std::span<const int32_t> history) {
-  pool_vector<float> space;
-  const auto scores = adjust(logits, o, history, space);
-  const double t = o.temperature > 0 ? o.temperature : 1;
-  const Spread spread = spread_of(scores, t);
-  int32_t id = 0;
-  if (o.temperature == 0) {
-    id = first_of(scores, spread.top);
-  } else {
-    Distribution d(scores, spread, o);
-    double u = uniform(key, {}).item();
-    for (size_t i = 0; const Scored* token = d.token(i); ++i) {
-      id = token->id;
-      const double p = d.share(*token);
-      if (u < p) break;
-      u -= p;
-    }
+  Draw d;
+  const DrawRow row{key, history};
+  draw(one_row(logits), 0, o, {&row, 1}, {&d, 1});
+  return d;
+}
+
+std::vector<Candidate> candidates(std::span<const float> logits, const SamplingOptions& o, std::span<const int32_t> history) {
+  const Tensor scores = one_row(logits);
+  Tensor stats = score(scores, 0, scale_of(o));
+  if (alters(o)) {
+    alter({scores.out().as<float>(), logits.size()}, o, history);
+    stats = score(scores, 0, 1);
   }
-  const Spread whole = scores.data() == logits.data() ? spread : spread_of(logits, t);
-  return {id, static_cast<float>((static_cast<double>(logits[static_cast<size_t>(id)]) - whole.top) / t - std::log(whole.total))};
+  const Spread spread{stats.data<float>()[0], stats.data<float>()[1]};
+  if (o.temperature == 0) return {{first_of(scores.data<float>(), spread.top), 1.0}};
+  pool_vector<Scored> room;
+  Distribution d(scores.data<float>(), spread, o, room);
+  std::vector<Candidate> list;
+  for (const Scored* t; (t = d.token(list.size()));) list.push_back({t->id, d.share(*t)});
+  return list;
 }
 
 }  // namespace facet

@@ -20,19 +20,29 @@ struct SamplingOptions {
   void check() const;
 };
 
+/// A draw looks at nothing but the row's logits, this, and the options: never at what else is in the batch.
+struct DrawRow {
+  Key key;
+  std::span<const int32_t> history = {};  ///< tokens the repetition penalty looks at
+};
+struct Draw {
+  int32_t id;
+  float log_prob;  ///< log softmax(logits / temperature)[id] over the whole vocabulary (temperature 1 when greedy)
+  float entropy;   ///< of that distribution
+};
+/// One token for each row of `products`, f32 [n, V], whose logits are cap * tanh(products / cap) (cap 0: the products themselves). Overwrites
+/// them. log_prob is to the bit what linear_log_probs (autograd/ops.h) says of the same products, cap and temperature. Throws
+/// Error(Kind::guard) when a row holds NaN or infinity, or nothing is left to draw from.
+void draw(const Tensor& products, double cap, const SamplingOptions&, std::span<const DrawRow>, std::span<Draw>);
+/// The same for one row of logits.
+Draw draw(std::span<const float> logits, const SamplingOptions&, Key, std::span<const int32_t> history = {});
+
 struct Candidate {
   int32_t id;
   double probability;
 };
-
 /// The distribution that is drawn from: tokens that survive the filters, most likely first (ties by id), summing to 1.
-/// `history`: tokens the repetition penalty looks at. With temperature 0: the one greedy token.
+/// With temperature 0: the one greedy token.
 std::vector<Candidate> candidates(std::span<const float> logits, const SamplingOptions&, std::span<const int32_t> history = {});
-
-struct Draw {
-  int32_t id;
-  float log_prob;  ///< log softmax(logits / temperature)[id] over the whole vocabulary (temperature 1 when greedy)
-};
-Draw draw(std::span<const float> logits, const SamplingOptions&, Key, std::span<const int32_t> history = {});
 
 }  // namespace facet

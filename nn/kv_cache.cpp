@@ -1,6 +1,7 @@
 #include "nn/kv_cache.h"
 
 #include <algorithm>
+#include <span>
 
 #include "tensor/kernels/copy.h"
 #include "tensor/kernels/ring_write.h"
@@ -11,7 +12,8 @@ LayerCache::LayerCache(int64_t batch, int64_t length, int64_t kv_heads, int64_t 
     : keys_(Tensor::empty({batch, length, kv_heads, head_dim}, dtype)),
       values_(Tensor::empty({batch, length, kv_heads, head_dim}, dtype)),
       positions_(Tensor::full({batch, length}, -1, DType::i32)),
-      filled_(static_cast<size_t>(batch), 0),
+      reached_(static_cast<size_t>(batch), 0),
+      clean_(static_cast<size_t>(batch), 0),
       count_(batch) {}
 
 void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions) {
@@ -23,13 +25,17 @@ void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions
   const auto p = positions.data<int32_t>();
   const int64_t highest = p.empty() ? -1 : *std::max_element(p.begin(), p.end());
   used_ = std::max(used_, std::min(length(), highest + 1));
-  // Slots that one row has not reached while another has are masked, yet their products are formed: no NaN may lie there.
+  // Slots that one row has not reached while another has are masked, yet their products are formed: no NaN may lie there. Zeros go in
+  // some slots ahead, so that a step of decoding seldom writes any.
+  constexpr int64_t ahead = 32;
   for (int64_t b = first_; b < first_ + count_; ++b) {
-    int64_t& filled = filled_[static_cast<size_t>(b)];
-    if (filled >= used_) continue;
-    fill(keys_.slice(0, b, b + 1).slice(1, filled, used_).out(), 0);
-    fill(values_.slice(0, b, b + 1).slice(1, filled, used_).out(), 0);
-    filled = used_;
+    reached_[static_cast<size_t>(b)] = used_;
+    int64_t& clean = clean_[static_cast<size_t>(b)];
+    if (clean >= used_) continue;
+    const int64_t end = std::min(length(), (used_ + ahead - 1) / ahead * ahead);
+    fill(keys_.slice(0, b, b + 1).slice(1, clean, end).out(), 0);
+    fill(values_.slice(0, b, b + 1).slice(1, clean, end).out(), 0);
+    clean = end;
   }
   ring_write(k.view(), positions.view(), keys_.slice(0, first_, first_ + count_).out(),
              positions_.slice(0, first_, first_ + count_).out());
@@ -44,29 +50,63 @@ void LayerCache::select(int64_t first, int64_t count) {
   if (first < 0 || count < 1 || first + count > keys_.dim(0))
     fail(Kind::usage, "kv cache: rows {} to {} asked for, it has {}", first, first + count, keys_.dim(0));
   first_ = first, count_ = count;
-  used_ = *std::max_element(filled_.begin() + first, filled_.begin() + first + count);
+  used_ = *std::max_element(reached_.begin() + first, reached_.begin() + first + count);
 }
 
+namespace {
+
+// Bytes of the first `slots` slots of a row.
+std::span<char> bytes_of(const Tensor& t, int64_t row, int64_t slots) {
+  const Out o = t.out();
+  const int64_t size = size_of(o.dtype);
+  return {o.as<char>() + row * o.stride[0] * size, static_cast<size_t>(slots * o.stride[1] * size)};
+}
+
+}  // namespace
+
 void LayerCache::swap(int64_t a, int64_t b) {
-  int64_t &x = filled_[static_cast<size_t>(a)], &y = filled_[static_cast<size_t>(b)];
-  const int64_t slots = std::max(x, y);
-  for (const Tensor& t : {keys_, values_, positions_}) {
-    const Out o = t.out();
-    const int64_t step = o.stride[0] * size_of(o.dtype), bytes = slots * o.stride[1] * size_of(o.dtype);
-    char* data = o.as<char>();
-    std::swap_ranges(data + a * step, data + a * step + bytes, data + b * step);
+  const auto x = static_cast<size_t>(a), y = static_cast<size_t>(b);
+  const int64_t slots = std::max(clean_[x], clean_[y]);
+  for (const Tensor& t : {keys_, values_, positions_})
+    std::ranges::swap_ranges(bytes_of(t, a, slots), bytes_of(t, b, slots));
+  std::swap(reached_[x], reached_[y]);
+  std::swap(clean_[x], clean_[y]);
+}
+
+void LayerCache::copy(const LayerCache& from, int64_t row, int64_t to) {
+  if (row < 0 || row >= from.keys_.dim(0) || to < 0 || to >= keys_.dim(0) || from.keys_.dim(2) != keys_.dim(2) ||
+      from.keys_.dim(3) != keys_.dim(3) || from.keys_.dtype() != keys_.dtype())
+    fail(Kind::usage, "kv cache: row {} of {} {} does not go into row {} of {} {}", row, name_of(from.keys_.dtype()),
+         to_string(from.keys_.shape()), to, name_of(keys_.dtype()), to_string(keys_.shape()));
+  const int64_t slots = from.reached_[static_cast<size_t>(row)];
+  const int32_t* p = from.positions_.view().as<int32_t>() + row * from.length();
+  if (from.length() != length()) {
+    bool in_order = slots <= length();
+    for (int64_t s = 0; s < slots && in_order; ++s) in_order = p[s] < 0 || p[s] == s;
+    if (!in_order)
+      fail(Kind::usage, "kv cache: a row of a ring of {} slots that has gone round, or fills {}, does not go into one of {}",
+           from.length(), slots, length());
   }
-  std::swap(x, y);
+  if (&from == this && row == to) return;
+  int64_t &reached = reached_[static_cast<size_t>(to)], &clean = clean_[static_cast<size_t>(to)];
+  const auto move = [&](const Tensor& source, const Tensor& target) {
+    std::ranges::copy(bytes_of(source, row, slots), bytes_of(target, to, slots).begin());
+  };
+  move(from.keys_, keys_), move(from.values_, values_), move(from.positions_, positions_);
+  int32_t* q = positions_.out().as<int32_t>() + to * length();
+  std::fill(q + slots, q + std::max(slots, reached), -1);
+  clean = reached = slots;
 }
 
 void LayerCache::forget(int64_t b, int32_t from) {
   const Out p = positions_.out();
   int32_t* row = p.as<int32_t>() + b * p.stride[0];
-  int64_t& filled = filled_[static_cast<size_t>(b)];
-  for (int64_t s = 0; s < filled; ++s)
+  int64_t &reached = reached_[static_cast<size_t>(b)], &clean = clean_[static_cast<size_t>(b)];
+  for (int64_t s = 0; s < reached; ++s)
     if (row[s] >= from) row[s] = -1;
   // Below the length a position's slot is the position. Beyond it the ring has wrapped and any slot may hold one that stays.
-  filled = std::min<int64_t>(filled, from);
+  reached = std::min<int64_t>(reached, from);
+  clean = std::min(clean, reached);
   if (b >= first_ && b < first_ + count_) select(first_, count_);
 }
 
@@ -82,6 +122,10 @@ void KvCache::select(int64_t first, int64_t count) {
 
 void KvCache::swap(int64_t a, int64_t b) {
   for (LayerCache& l : layers) l.swap(a, b);
+}
+
+void KvCache::copy(const KvCache& from, int64_t row, int64_t to) {
+  for (size_t i = 0; i < layers.size(); ++i) layers[i].copy(from.layers[i], row, to);
 }
 
 void KvCache::forget(int64_t b, int32_t from) {

@@ -27,6 +27,9 @@ class LayerCache {
   void select(int64_t first, int64_t count);
   /// Exchanges two rows.
   void swap(int64_t a, int64_t b);
+  /// Row `to` becomes what row `row` of `from` is, which may be this cache or one with rings of another length; then nothing of that row
+  /// may have been overwritten yet, and all of it must fit (Error(Kind::usage)).
+  void copy(const LayerCache& from, int64_t row, int64_t to);
   /// Empties row b, or drops its entries at positions >= `from`.
   void forget(int64_t b, int32_t from = 0);
 
@@ -34,7 +37,8 @@ class LayerCache {
   Tensor window(const Tensor& t) const { return t.slice(0, first_, first_ + count_).slice(1, 0, used_); }
 
   Tensor keys_, values_, positions_;
-  std::vector<int64_t> filled_;  ///< of every row: slots below hold keys or zeros
+  std::vector<int64_t> reached_;  ///< of every row: slots below may hold keys
+  std::vector<int64_t> clean_;    ///< of every row: slots below hold keys or zeros; never less than reached_
   int64_t first_ = 0, count_ = 0, used_ = 0;
 };
 
@@ -46,6 +50,7 @@ struct KvCache {
   int64_t bytes() const;
   void select(int64_t first, int64_t count);
   void swap(int64_t a, int64_t b);
+  void copy(const KvCache& from, int64_t row, int64_t to);
   void forget(int64_t b, int32_t from = 0);
 };
 

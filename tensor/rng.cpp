@@ -283,6 +283,14 @@ Tensor uniform(Key k, const Shape& shape, double lo, double hi, DType dtype) {
   return from_uniform(k, shape, Range(lo, hi), [](float*) {});
 }
 
+float uniform(Key k) {
+  uint32_t w[lanes];
+  float u[lanes];
+  words(k, 1, 0, w);
+  to_uniform(w, Range(0, 1), u);
+  return u[0];
+}
+
 Tensor randint(Key k, const Shape& shape, int64_t lo, int64_t hi) {
   if (lo < INT32_MIN || hi > int64_t{INT32_MAX} + 1)
     fail(Kind::usage, "randint: range {} to {} does not fit 32 bits", lo, hi);

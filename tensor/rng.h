@@ -33,6 +33,8 @@ struct Words {
 };
 Words threefry2x32(Key, Words counter);
 
+/// One number of [0, 1): what uniform(key, {}) holds.
+float uniform(Key);
 /// Random 32-bit words, kept in an i32 tensor.
 Tensor bits(Key, const Shape&);
 /// [lo, hi), f32 or bf16; computed in that dtype as JAX does, so bf16 has 128 distinct steps.

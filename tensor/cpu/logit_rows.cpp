@@ -15,7 +15,7 @@ FACET_INLINE double inside(double v, double, All) { return v; }
 FACET_INLINE double inside(double v, double, Some) { return v; }
 
 template <class T>
-FACET_INLINE void stats_row(T* z, int64_t V, int32_t label, double cap, double scale, bool mean, T* stats) {
+FACET_INLINE void stats_row(T* z, int64_t V, int32_t label, double cap, double scale, bool mean, bool entropy, T* stats) {
   const Vec<T> in = broadcast<T>(static_cast<T>(cap > 0 ? 1 / cap : scale));
   const Vec<T> bound = broadcast<T>(static_cast<T>(cap * scale));
   const T lowest = -static_cast<T>(__builtin_inf());
@@ -51,6 +51,19 @@ FACET_INLINE void stats_row(T* z, int64_t V, int32_t label, double cap, double s
     total += static_cast<double>(reduce_add(sum));
   }
   stats[1] = static_cast<T>(total);
+  if (!entropy) return;
+
+  const Vec<T> least = broadcast<T>(-1000);  // exp is 0 there: a logit of -inf adds nothing
+  double spread = 0;  // sum_v exp(z_v - max) (z_v - max)
+  for (int64_t b = 0; b < V; b += block) {
+    Vec<T> sum{};
+    for_row<T>(V - b < block ? V - b : block, [&](int64_t i, auto part) {
+      const Vec<T> d = max(load(z + b + i, part) - highest, least);
+      sum += inside(math::exp(d) * d, T(0), part);
+    });
+    spread += static_cast<double>(reduce_add(sum));
+  }
+  stats[4] = static_cast<T>(math::log(total) - spread / total);
 }
 
 template <class T>
@@ -75,9 +88,10 @@ FACET_INLINE int64_t rows_per_task(int64_t V) { return V >= 8192 ? 1 : 8192 / (V
 void logit_stats(Out z, View labels, double cap, double scale, bool mean, Out stats) {
   const int64_t C = z.shape[0], V = z.shape[1], step = z.stride[0];
   const int32_t* y = labels.as<int32_t>();
+  const bool entropy = stats.shape[1] > 4;
   const auto run = [&]<class T>(T* pz, T* ps) {
     parallel_for(C, rows_per_task(V), 8 * V, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) stats_row<T>(pz + r * step, V, y[r], cap, scale, mean, ps + 4 * r);
+      for (int64_t r = begin; r < end; ++r) stats_row<T>(pz + r * step, V, y[r], cap, scale, mean, entropy, ps + r * stats.stride[0]);
     });
   };
   if (z.dtype == DType::f64) run(z.as<double>(), stats.as<double>());
@@ -89,7 +103,7 @@ void logit_grad(Out z, View labels, View coef, double bound) {
   const int32_t* y = labels.as<int32_t>();
   const auto run = [&]<class T>(T* pz, const T* pc) {
     parallel_for(C, rows_per_task(V), 8 * V, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) grad_row<T>(pz + r * step, V, y[r], pc + 4 * r, bound);
+      for (int64_t r = begin; r < end; ++r) grad_row<T>(pz + r * step, V, y[r], pc + r * coef.stride[0], bound);
     });
   };
   if (z.dtype == DType::f64) run(z.as<double>(), coef.as<double>());

@@ -8,10 +8,12 @@
 //
 //   logit_stats  z [C, V]: replaces the products x by the logits z = cap * tanh(x / cap) * scale (cap 0: z = x * scale) and
 //                writes stats [C, 4] = {max, sum_v exp(z_v - max), z_y, mean}; so lse = max + log(sum). mean is 0 unless asked.
+//                When stats has a fifth column, it gets the entropy, -sum_v p_v log p_v = log(sum) - sum_v p_v (z_v - max) with
+//                p_v = exp(z_v - lse); the other four are the same bits with and without it.
 //   logit_grad   z [C, V]: replaces the logits by dL/dx from coef [C, 4] = {max, f_lse / sum, f_label, f_mean / V}, the last
 //                three already times `scale`. bound = cap * scale: the soft-cap's derivative is 1 - (z / bound)^2; 0: none.
 //
-// z f32 or f64, rows dense, row stride free; stats and coef dense, of z's dtype; labels i32 [C] with 0 <= y < V. Sums run in
+// z f32 or f64, rows dense, row stride free; stats and coef of z's dtype, rows dense; labels i32 [C] with 0 <= y < V. Sums run in
 // blocks of 4,096 columns whose totals are added in f64. Each row is computed by one thread. NaN in a row makes its stats NaN.
 #pragma once
 #include "tensor/cpu/tier.h"
