@@ -75,6 +75,7 @@ void for_each_row(const std::string& path, const DataOptions& o, DataReport& rep
   std::string line;
   std::optional<Task> task = o.format;
   for (;;) {
+    if (o.limit > 0 && report.used >= o.limit) return;
     try {
       if (!lines.next(line)) return;
       Row row = parse_row(line, lines.where(), o.keys, task ? &*task : nullptr);

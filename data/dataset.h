@@ -29,6 +29,7 @@ struct DataOptions {
   bool safe = false;             ///< see ChatOptions; prompts only
   std::optional<Task> format = std::nullopt;  ///< instead of telling it from the keys
   RowKeys keys = {};
+  int64_t limit = 0;             ///< at most so many rows are used; 0: all
   double val_frac = 0;           ///< of a single file: the share of rows (of a document: its end) kept for validation
   uint64_t seed = 1;             ///< of that choice
 };

@@ -83,7 +83,7 @@ void write(const std::string& path, const std::string& text) {
 Dialogues make_dialogues(uint64_t seed, int64_t n) {
   Draws draws(fold_in(key(seed), 0xd1a106u));
   Dialogues d;
-  std::vector<Question> questions;
+  std::vector<Exchange> questions;
   for (const Family& kind : kinds()) {
     // Half of the things are held out in one way of asking each, every way equally often: one combination in eight.
     std::vector<size_t> held(kind.things.size());
@@ -91,17 +91,17 @@ Dialogues make_dialogues(uint64_t seed, int64_t n) {
     draws.shuffle(held);
     for (size_t i = 0; i < kind.things.size(); ++i)
       for (size_t way = 0; way < kind.ways.size(); ++way) {
-        Question q{kind.name, fill(kind.ways[way], kind.things[i].name), fill(kind.reply, kind.things[i].answer)};
+        Exchange q{kind.name, fill(kind.ways[way], kind.things[i].name), fill(kind.reply, kind.things[i].answer)};
         (held[i] == way ? d.test : questions).push_back(std::move(q));
       }
   }
   if (n < static_cast<int64_t>(questions.size() + 1) / 2)
     fail(Kind::usage, "dialogues: {} are too few to ask each of the {} questions once", n, questions.size());
   // Every question once, in a random order; then others again until there are n dialogues, about a third of them with a second turn.
-  std::vector<Question> order;
+  std::vector<Exchange> order;
   const auto twos = std::max<int64_t>(n / 3, static_cast<int64_t>(questions.size()) - n);
   while (static_cast<int64_t>(order.size()) < n + twos) {
-    std::vector<Question> round = questions;
+    std::vector<Exchange> round = questions;
     draws.shuffle(round);
     order.insert(order.end(), round.begin(), round.end());
   }
@@ -123,11 +123,11 @@ void write_dialogues(const std::string& folder, uint64_t seed, int64_t n) {
   std::string train, test;
   for (const auto& dialogue : d.train) {
     std::string messages;
-    for (const Question& q : dialogue)
+    for (const Exchange& q : dialogue)
       messages += fmt::format(R"({}{{"role": "user", "content": "{}"}}, {{"role": "assistant", "content": "{}"}})", messages.empty() ? "" : ", ", q.text, q.answer);
     train += fmt::format("{{\"messages\": [{}]}}\n", messages);
   }
-  for (const Question& q : d.test)
+  for (const Exchange& q : d.test)
     test += fmt::format("{{\"prompt\": [{{\"role\": \"user\", \"content\": \"{}\"}}], \"completion\": \"{}\", \"kind\": \"{}\"}}\n", q.text, q.answer, q.kind);
   write(folder + "/dialogues.jsonl", train);
   write(folder + "/dialogues_test.jsonl", test);

@@ -8,14 +8,14 @@
 
 namespace facet {
 
-struct Question {
+struct Exchange {
   std::string kind;  ///< "sound", "opposite", ...
   std::string text, answer;
 };
 
 struct Dialogues {
-  std::vector<std::vector<Question>> train;  ///< one or two questions each
-  std::vector<Question> test;                ///< the held-out combinations
+  std::vector<std::vector<Exchange>> train;  ///< one or two questions each
+  std::vector<Exchange> test;                ///< the held-out combinations
 };
 
 /// A pure function of the seed.

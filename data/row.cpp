@@ -30,6 +30,13 @@ class Fields {
     return v.get<std::string>();
   }
 
+  bool is_text_or_number(const std::string& key) const { return has(key) && (row_[key].is_string() || row_[key].is_number()); }
+  std::string text_or_number(const std::string& key) const {
+    const Json& v = get(key);
+    if (!is_text_or_number(key)) fail(Kind::data, "{}: \"{}\" must be a string or a number; found {}", where_, key, type_name(v));
+    return v.is_string() ? v.get<std::string>() : v.dump();
+  }
+
   std::vector<Message> messages(const std::string& key) const {
     const Json& list = get(key);
     if (!list.is_array() || list.empty())
@@ -110,7 +117,12 @@ Row parse_row(std::string_view line, const std::string& where, const RowKeys& ke
     case Task::document:
     case Task::text: row.text = f.string(use(keys.text)); break;
     case Task::chat: row.prompt = f.messages(use(keys.messages)); break;
-    case Task::prompt: read_prompt(); break;
+    case Task::prompt:
+      read_prompt();
+      if (!keys.answer.empty()) row.expected = f.text_or_number(keys.answer);
+      else if (f.is_text_or_number("answer")) row.expected = f.text_or_number("answer");
+      else if (f.is_text_or_number("completion")) row.expected = f.text_or_number("completion");
+      break;
     case Task::completion:
       read_prompt();
       row.text = f.string(use(!f.has(keys.completion) && f.has("response") ? "response" : keys.completion));

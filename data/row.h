@@ -24,6 +24,7 @@ Task task_named(std::string_view name);
 /// Keys under which files hold their fields.
 struct RowKeys {
   std::string text = "text", prompt = "prompt", completion = "completion", messages = "messages", chosen = "chosen", rejected = "rejected";
+  std::string answer = {};  ///< of task prompt; empty: "answer", or else "completion", if there is one
 };
 
 struct Row {
@@ -32,6 +33,7 @@ struct Row {
   bool prompt_is_chat = false;      ///< prompt was a list of messages
   std::string text;                 ///< text; completion; chosen
   std::string rejected;
+  std::string expected;             ///< task prompt: what the answer should be; may be empty
   std::vector<std::string> other_keys;  ///< keys that mean nothing to the task
 };
 

@@ -44,12 +44,13 @@ struct Stage {
 };
 
 // What a stage of the tour leaves behind is judged the same way each time.
-Stage judge(const std::string& name, ModelFolder& folder, const std::vector<Asked>& test, size_t shown, uint64_t seed, Console& console) {
+Stage judge(const std::string& name, ModelFolder& folder, const std::vector<Question>& test, size_t shown, uint64_t seed, Console& console) {
   GenerateOptions o;
   o.max_new = 24;
   o.stop = folder.tokenizer.stop_ids();
   o.seed = seed;
-  const Verifier radicals = verifier_named("radicals");
+  Rewards radicals;
+  radicals.add(make_verifier("radicals"));
   Stage stage{name, {}, {}, {}};
   stage.sampled = pass_rate(answer_all(*folder.model, folder.tokenizer, test, o, 1, radicals));
   o.sampling.temperature = 0;

@@ -7,6 +7,7 @@
 #include "app/command.h"
 #include "app/data_settings.h"
 #include "app/sampling_settings.h"
+#include "app/verifier_settings.h"
 #include "tensor/io/text.h"
 #include "tensor/io/durable.h"
 #include "train/sft.h"
@@ -14,8 +15,8 @@
 namespace facet::app {
 namespace {
 
-struct Settings : Common, SamplingSettings, DataSettings {
-  std::string model, task = "lm", verifier = "exact", answers;
+struct Settings : Common, SamplingSettings, DataSettings, VerifierSettings {
+  std::string model, task = "lm", answers;
   int64_t k = 1, limit = 0, batch = 8;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
@@ -23,12 +24,13 @@ struct Settings : Common, SamplingSettings, DataSettings {
     DataSettings::declare(o).required();
     o.section("");
     o.add("task", &task, "lm: loss and perplexity; verifier: answer questions and judge them").choices({"lm", "verifier"});
-    o.add("verifier", &verifier, "how answers are judged").choices(verifier_names());
     o.add("k", &k, "answers per question (with --temp above 0)").alias({"num-samples"}).range(1, 4096);
     o.add("limit", &limit, "at most so many rows; 0: all").range(0, 1e12);
     o.add("answers", &answers, "file to write questions, answers and verdicts to, a JSON object a line");
     o.add("batch", &batch, "rows at once (lm)").range(1, 4096);
     declare_sampling(o);
+    verifier = {"exact"};
+    declare_verifiers(o);
     o.pass_through("model", overrides);
   }
 };
@@ -46,22 +48,39 @@ int run_lm(const Settings& s, ModelFolder& folder, Console& console) {
 }
 
 int run_verifier(const Settings& s, ModelFolder& folder, Console& console) {
-  const auto questions = read_questions(s.data, folder.tokenizer, s.limit);
+  Rewards rewards = s.rewards();
+  const int64_t context = folder.model->context();
+  DataOptions d = s.DataSettings::options(static_cast<uint64_t>(s.seed), context);
+  if (s.max_len == 0) d.max_len = context;
+  d.limit = s.limit;
+  DataReport report;
+  const auto questions = read_questions(s.data, folder.tokenizer, d, &report);
+  rewards.check(questions);
+  if (report.used < report.rows) console.note("{}: {}", s.data, report.summary());
   const auto answers = answer_all(*folder.model, folder.tokenizer, questions, s.SamplingSettings::options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.k,
-                                  verifier_named(s.verifier), [&](int64_t done, int64_t total) { console.progress("answering", done, total); });
+                                  rewards, [&](int64_t done, int64_t total) { console.progress("answering", done, total); });
   const PassRate r = pass_rate(answers);
+  std::string error;
+  for (const auto& list : answers)
+    for (const Answer& a : list)
+      if (error.empty()) error = a.error;
   if (!s.answers.empty()) {
     std::string text;
     for (size_t i = 0; i < questions.size(); ++i)
       for (const Answer& a : answers[i])
         text += nlohmann::json{{"prompt", questions[i].prompt}, {"answer", a.text}, {"expected", questions[i].expected},
-                               {"reward", a.reward}, {"verdict", a.verdict}, {"stop", name_of(a.stop)}}
+                               {"reward", a.reward}, {"verdict", a.verdict}, {"error", a.error}, {"stop", name_of(a.stop)}}
                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
     write_file_atomically(s.answers, text);
   }
+  if (r.failed > 0) {
+    const std::string what = fmt::format("{}; {} of {} answers have no reward", error, r.failed, questions.size() * answers[0].size());
+    if (r.failed == static_cast<int64_t>(questions.size() * answers[0].size())) fail(Kind::data, "{}", what);
+    console.note("{}; they are left out", what);
+  }
   if (console.json()) {
     console.line("{}", nlohmann::json{{"pass1", r.pass1}, {"pass1_error", r.pass1_error}, {"pass_k", r.pass_k}, {"k", answers[0].size()},
-                                      {"mean_reward", r.mean_reward}, {"stopped", r.stopped}, {"questions", questions.size()}}.dump());
+                                      {"mean_reward", r.mean_reward}, {"stopped", r.stopped}, {"failed", r.failed}, {"questions", questions.size()}}.dump());
     return 0;
   }
   console.line("pass@1 {:.3f} +- {:.3f}, mean reward {:.3f}, {:.1f}% ended by themselves, {} questions", r.pass1, r.pass1_error, r.mean_reward,

@@ -8,6 +8,7 @@
 #include "app/answers.h"
 #include "app/command.h"
 #include "app/sampling_settings.h"
+#include "app/verifier_settings.h"
 #include "data/chat.h"
 #include "nn/tap.h"
 #include "tensor/io/safetensors.h"
@@ -16,8 +17,8 @@
 namespace facet::app {
 namespace {
 
-struct Settings : Common, SamplingSettings {
-  std::string model, prompt, prompts, system, verifier, dump, out;
+struct Settings : Common, SamplingSettings, VerifierSettings {
+  std::string model, prompt, prompts, system, dump, out;
   bool raw = false, chat = false, logprobs = false;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
@@ -28,10 +29,10 @@ struct Settings : Common, SamplingSettings {
     o.add("raw", &raw, "the prompt is plain text, whatever the folder says");
     o.add("system", &system, "put before the first message of a chat");
     o.add("logprobs", &logprobs, "print each token with its log-probability");
-    o.add("verifier", &verifier, "judge the answer: radicals or exact").choices({"", "radicals", "exact"});
     o.add("dump", &dump, "write the intermediate values of the prompt's forward pass that match, e.g. 'layers.*.out', to --out");
     o.add("out", &out, "safetensors file for --dump");
     declare_sampling(o);
+    declare_verifiers(o);
     o.pass_through("model", overrides);
     o.rule([this]() -> std::string {
       if (raw && chat) return "--raw and --chat: choose one";
@@ -56,6 +57,7 @@ void dump_taps(const Settings& s, ModelFolder& folder, const Ids& ids, Console& 
 }
 
 int run(Settings& s, Options&, Console& console) {
+  Rewards rewards = s.rewards();
   use_threads(s.threads, console);
   ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
   const Tokenizer& tokenizer = folder.tokenizer;
@@ -63,16 +65,18 @@ int run(Settings& s, Options&, Console& console) {
 
   if (!s.prompts.empty()) {
     const auto questions = read_questions(s.prompts, tokenizer);
-    const auto answers = answer_all(*folder.model, tokenizer, questions, options, 1, s.verifier.empty() ? Verifier{} : verifier_named(s.verifier));
+    rewards.check(questions);
+    const auto answers = answer_all(*folder.model, tokenizer, questions, options, 1, rewards);
     for (size_t i = 0; i < questions.size(); ++i) {
       nlohmann::ordered_json line{{"prompt", questions[i].prompt}, {"completion", answers[i][0].text}, {"stop", name_of(answers[i][0].stop)}};
-      if (!s.verifier.empty()) line["reward"] = answers[i][0].reward, line["verdict"] = answers[i][0].verdict;
+      if (!answers[i][0].error.empty()) line["error"] = answers[i][0].error;
+      else if (rewards.size() > 0) line["reward"] = answers[i][0].reward, line["verdict"] = answers[i][0].verdict;
       console.line("{}", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     }
     return 0;
   }
 
-  Asked asked;
+  Question asked;
   asked.prompt = s.prompt == "-" ? std::string(std::istreambuf_iterator<char>(std::cin), {}) : s.prompt;
   if (s.chat || (!s.raw && folder.chat)) {
     std::vector<Message> messages;
@@ -82,6 +86,8 @@ int run(Settings& s, Options&, Console& console) {
   } else {
     asked.ids = encode_prompt(tokenizer, asked.prompt);
   }
+  asked.where = "--prompt";
+  rewards.check({&asked, 1});
   if (!s.dump.empty()) {
     dump_taps(s, folder, asked.ids, console);
     return 0;
@@ -105,7 +111,11 @@ int run(Settings& s, Options&, Console& console) {
   emit(decoder.finish());
   const int signal = StopSignals::requested();
   std::string verdict;
-  if (!s.verifier.empty()) verdict = verifier_named(s.verifier)(asked, answer).second;
+  if (rewards.size() > 0) {
+    const Judged judged{&asked, answer};
+    const Reward r = rewards.judge({&judged, 1})[0];
+    verdict = r.error.empty() ? r.verdict : r.error;
+  }
   if (console.json()) {
     nlohmann::ordered_json line{{"completion", answer}, {"stop", name_of(result.stop)}, {"tokens", tokens}};
     if (!verdict.empty()) line["verdict"] = verdict;

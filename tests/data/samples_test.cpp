@@ -33,7 +33,7 @@ TEST_CASE("dialogues: held-out combinations are new, their halves are not", "[da
   for (const auto& dialogue : d.train) {
     REQUIRE((dialogue.size() == 1 || dialogue.size() == 2));
     two += dialogue.size() == 2;
-    for (const Question& q : dialogue) {
+    for (const Exchange& q : dialogue) {
       trained[q.text] = q.answer;
       for (const std::string& w : words_of(q.text)) words.insert(w);
     }
@@ -43,7 +43,7 @@ TEST_CASE("dialogues: held-out combinations are new, their halves are not", "[da
   CHECK(d.test.size() >= 32);
   std::set<std::string> answers, kinds;
   for (const auto& [text, answer] : trained) answers.insert(answer);
-  for (const Question& q : d.test) {
+  for (const Exchange& q : d.test) {
     INFO(q.text);
     CHECK(!trained.count(q.text));
     CHECK(answers.count(q.answer));  // seen as the answer to the same thing, asked in another way
