@@ -51,6 +51,26 @@ inline Dataset small_data(int64_t n = 21) {
   return data;
 }
 
+/// `n` pairs: a prompt of 1 to 6 tokens, then completions of 1 to 5 out of four, others for the chosen than for the rejected.
+inline Dataset small_pairs(int64_t n = 13) {
+  Dataset data(Task::preference, "pairs.jsonl");
+  uint32_t state = 4321;
+  const auto draw = [&](uint32_t below) {
+    state = state * 1664525u + 1013904223u;
+    return (state >> 16) % below;
+  };
+  for (int64_t i = 0; i < n; ++i) {
+    Example prompt;
+    for (uint32_t t = 0, length = 1 + draw(6); t < length; ++t) prompt.add(static_cast<int32_t>(draw(40)), false);
+    for (const int32_t half : {0, 20}) {
+      Example e = prompt;
+      for (uint32_t t = 0, length = 1 + draw(5); t < length; ++t) e.add(half + static_cast<int32_t>(draw(4)), true);
+      data.add(e, i + 1);
+    }
+  }
+  return data;
+}
+
 /// Copies of all gradients, in the order of parameters(); zeros where there is none.
 inline std::vector<Tensor> gradients(Module& model) {
   std::vector<Tensor> list;
