@@ -6,6 +6,9 @@
 
 namespace facet::app {
 
+/// A whole page around a body: one file without scripts, fonts or links to elsewhere, readable on light and dark screens.
+std::string html_page(std::string_view title, std::string_view body);
+
 /// & < > " and ' as entities.
 std::string escape_html(std::string_view);
 

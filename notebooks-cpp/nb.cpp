@@ -121,6 +121,7 @@ void show(const std::string& html, const std::string& title) {
 }
 
 void plot(const std::vector<Curve>& curves, const Axes& axes) { show(plot_svg(curves, axes), axes.title); }
+void bars(const std::vector<std::string>& labels, const std::vector<Bars>& bars, const Axes& axes) { show(bars_svg(labels, bars, axes), axes.title); }
 void heatmap(const std::vector<double>& values, int columns, const Axes& axes) {
   show(heatmap_svg(values, columns, axes), axes.title);
 }

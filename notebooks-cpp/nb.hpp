@@ -46,6 +46,13 @@ void plot(const std::vector<Curve>&, const Axes& = {});
 /// values[row * columns + column], the first row on top. Hue tells the sign, strength the size.
 void heatmap(const std::vector<double>& values, int columns, const Axes& = {});
 
+/// Columns side by side over the same labels, e.g. a histogram before and after.
+struct Bars {
+  std::string name;
+  std::vector<double> values;  ///< one per label, >= 0
+};
+void bars(const std::vector<std::string>& labels, const std::vector<Bars>&, const Axes& = {});
+
 void table(const std::vector<std::string>& head, const std::vector<std::vector<std::string>>& rows);
 
 /// Boxes and arrows, from left to right. An arrow goes from an earlier box to a later one.
@@ -62,6 +69,7 @@ void graph(const Graph&);
 
 // ---- the pictures as text
 std::string plot_svg(const std::vector<Curve>&, const Axes&);
+std::string bars_svg(const std::vector<std::string>& labels, const std::vector<Bars>&, const Axes&);
 std::string heatmap_svg(const std::vector<double>& values, int columns, const Axes&);
 std::string graph_svg(const Graph&);
 std::string table_html(const std::vector<std::string>& head, const std::vector<std::vector<std::string>>& rows);

@@ -99,8 +99,65 @@ struct Scale {
 
 }  // namespace
 
+namespace {
+
+constexpr double width = 640, height = 340, left = 66, right = 16, bottom = 46;  // of plots and bars
+
+// One name of the legend, which stands above `top`; moves x on.
+std::string legend_entry(double& x, double top, const std::string& name, size_t color) {
+  const std::string box = fmt::format("<rect x=\"{}\" y=\"{}\" width=\"12\" height=\"4\" rx=\"2\" fill=\"{}\"/>\n", number(x), number(top - 15), hue(color));
+  const std::string out = box + text(x + 17, top - 9, name);
+  x += 17 + text_width(name, 12) + 18;
+  return out;
+}
+
+// Lines across at the ticks of y, the two axes, and what they are called.
+std::string frame(const Scale& x, const Scale& y, const Axes& axes) {
+  std::string out;
+  if (!axes.title.empty()) out += text(left, 18, axes.title, "font-weight=\"600\" font-size=\"13\"");
+  for (double t : y.ticks()) {
+    out += line(x.from, y.pixel(t), x.to, y.pixel(t), 0.13);
+    out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", number(x.from - 8), number(y.pixel(t) + 4), y.label(t));
+  }
+  out += line(x.from, y.from, x.to, y.from, 0.6) + line(x.from, y.from, x.from, y.to, 0.6);
+  out += text((x.from + x.to) / 2, height - 8, axes.x, "text-anchor=\"middle\"");
+  const double middle = (y.from + y.to) / 2;
+  out += text(14, middle, axes.y, fmt::format("text-anchor=\"middle\" transform=\"rotate(-90 14 {})\"", number(middle)).c_str());
+  return out;
+}
+
+}  // namespace
+
+std::string bars_svg(const std::vector<std::string>& labels, const std::vector<Bars>& bars, const Axes& axes) {
+  const bool legend = bars.size() > 1;
+  const double top = (axes.title.empty() ? 12 : 30) + (legend ? 20 : 0);
+  Scale x{false}, y{false};
+  x.from = left, x.to = width - right;
+  for (const Bars& b : bars)
+    for (double v : b.values) y.see(v);
+  y.settle();
+  y.low = 0;  // columns stand on zero
+  y.from = height - bottom, y.to = top;
+  std::string out = frame(x, y, axes);
+  const double slot = (x.to - x.from) / static_cast<double>(std::max<size_t>(1, labels.size()));
+  const double column = 0.8 * slot / static_cast<double>(std::max<size_t>(1, bars.size()));
+  for (size_t i = 0; i < labels.size(); ++i) {
+    const double begin = x.from + slot * static_cast<double>(i);
+    out += text(begin + slot / 2, y.from + 17, labels[i], "text-anchor=\"middle\"");
+    for (size_t k = 0; k < bars.size(); ++k) {
+      if (i >= bars[k].values.size() || !y.shows(bars[k].values[i])) continue;
+      const double v = bars[k].values[i], at = begin + 0.1 * slot + column * static_cast<double>(k);
+      out += fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"><title>{}</title></rect>\n", number(at), number(y.at(v)),
+                         number(column * 0.94), number(y.from - y.at(v)), hue(k), escape(short_value(v)));
+    }
+  }
+  double legend_x = left;
+  if (legend)
+    for (size_t k = 0; k < bars.size(); ++k) out += legend_entry(legend_x, top, bars[k].name, k);
+  return svg(width, height, axes.title, out);
+}
+
 std::string plot_svg(const std::vector<Curve>& curves, const Axes& axes) {
-  constexpr double width = 640, height = 340, left = 66, right = 16, bottom = 46;
   const bool legend = curves.size() > 1;
   const double top = (axes.title.empty() ? 12 : 30) + (legend ? 20 : 0);
   Scale x{axes.log_x}, y{axes.log_y};
@@ -112,20 +169,11 @@ std::string plot_svg(const std::vector<Curve>& curves, const Axes& axes) {
   x.from = left, x.to = width - right;
   y.from = height - bottom, y.to = top;
 
-  std::string out;
-  if (!axes.title.empty()) out += text(left, 18, axes.title, "font-weight=\"600\" font-size=\"13\"");
+  std::string out = frame(x, y, axes);
   for (double t : x.ticks()) {
     out += line(x.pixel(t), y.from, x.pixel(t), y.to, 0.13);
     out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", number(x.pixel(t)), number(y.from + 17), x.label(t));
   }
-  for (double t : y.ticks()) {
-    out += line(x.from, y.pixel(t), x.to, y.pixel(t), 0.13);
-    out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", number(x.from - 8), number(y.pixel(t) + 4), y.label(t));
-  }
-  out += line(x.from, y.from, x.to, y.from, 0.6) + line(x.from, y.from, x.from, y.to, 0.6);
-  out += text((x.from + x.to) / 2, height - 8, axes.x, "text-anchor=\"middle\"");
-  const double middle = (y.from + y.to) / 2;
-  out += text(14, middle, axes.y, fmt::format("text-anchor=\"middle\" transform=\"rotate(-90 14 {})\"", number(middle)).c_str());
 
   double legend_x = left;
   for (size_t k = 0; k < curves.size(); ++k) {
@@ -143,10 +191,7 @@ std::string plot_svg(const std::vector<Curve>& curves, const Axes& axes) {
       pen_down = true;
     }
     if (!path.empty()) out += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n", path, hue(k));
-    if (!legend) continue;
-    out += fmt::format("<rect x=\"{}\" y=\"{}\" width=\"12\" height=\"4\" rx=\"2\" fill=\"{}\"/>\n", number(legend_x), number(top - 15), hue(k));
-    out += text(legend_x + 17, top - 9, c.name);
-    legend_x += 17 + text_width(c.name, 12) + 18;
+    if (legend) out += legend_entry(legend_x, top, c.name, k);
   }
   return svg(width, height, axes.title, out);
 }

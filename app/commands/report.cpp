@@ -26,31 +26,6 @@ struct Settings : Common {
   }
 };
 
-constexpr const char* style = R"(
-:root{color-scheme:light dark;--text:#1d2129;--soft:#5b6472;--page:#fdfdfc;--box:#f4f4f1;--line:#dcdcd6;--link:#1b63a8;--good:#217a48;--bad:#b3261e;
---k:#8a3ab0;--s:#2a7a3b;--c:#6d7683;--n:#a3530f;--p:#8a6100}
-@media(prefers-color-scheme:dark){:root{--text:#e4e6ea;--soft:#9aa3b0;--page:#16181c;--box:#1f2228;--line:#353a43;--link:#7db8f0;--good:#62c48d;--bad:#ff8a80;
---k:#cf9bef;--s:#8fd19e;--c:#8a94a3;--n:#f0a868;--p:#d9b45b}}
-body{margin:0 auto;max-width:60rem;padding:2rem 1.2rem 5rem;background:var(--page);color:var(--text);font:17px/1.6 Charter,Georgia,serif}
-h1,h2,h3,nav,.status,.checks,table{font-family:system-ui,sans-serif}
-h1{font-size:2rem;line-height:1.2;margin:0 0 .6rem}h2{font-size:1.35rem;margin:2.8rem 0 .4rem}h3{font-size:1.1rem;margin:2rem 0 .3rem}
-p,ul,ol,blockquote{max-width:46rem}a{color:var(--link)}p{margin:.6rem 0}li{margin:.25rem 0}
-nav{font-size:.88rem;border-left:3px solid var(--line);padding-left:1rem;margin:1.4rem 0}nav a{display:block;text-decoration:none;line-height:1.7}
-code,pre{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:.84em}
-code{background:var(--box);padding:.08em .3em;border-radius:3px}p code,li code{white-space:nowrap}pre code{background:none;padding:0;font-size:1em}
-pre{font-size:.78rem;line-height:1.5;overflow-x:auto;margin:.9rem 0;padding:.8rem 1rem;background:var(--box);border:1px solid var(--line);border-radius:6px;tab-size:2}
-pre.output{background:none;border-style:none none none solid;border-width:3px;border-radius:0;margin:.4rem 0}
-.outputs{margin:-.2rem 0 1.2rem}.figure{overflow-x:auto;margin:.8rem 0}
-table{border-collapse:collapse;font-size:.88rem;margin:.8rem 0}th,td{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-blockquote{margin:.8rem 0;padding-left:1rem;border-left:3px solid var(--line);color:var(--soft)}
-.checks{list-style:none;padding:0;margin:.4rem 0;font-size:.9rem}.checks li{padding-left:1.6rem;text-indent:-1.6rem}
-.ok{color:var(--good)}.failed{color:var(--bad);font-weight:600}.ok::before{content:"\2713";display:inline-block;width:1.6rem;text-indent:0}.failed::before{content:"\2717";display:inline-block;width:1.6rem;text-indent:0}
-.status{font-size:.9rem;color:var(--soft)}.status.bad{color:var(--bad);font-weight:600}
-.k{color:var(--k)}.s{color:var(--s)}.c{color:var(--c);font-style:italic}.n{color:var(--n)}.p{color:var(--p)}
-@media(max-width:40rem){p code,li code{white-space:normal}}
-@media print{body{max-width:none}pre{white-space:pre-wrap}}
-)";
-
 std::string outputs_html(const std::vector<Output>& outputs, int line) {
   std::string out;
   bool list = false;
@@ -102,10 +77,7 @@ std::string page(const std::vector<Cell>& cells, const NotebookRun& run, bool ra
     }
   }
   if (!contents.empty()) contents = "<nav>\n" + contents + "</nav>\n";
-  return fmt::format(
-      "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, "
-      "initial-scale=1\">\n<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n{}{}{}{}</body>\n</html>\n",
-      escape_html(title.empty() ? name : title), style, intro, status_html(run, ran, quick), contents, body);
+  return html_page(title.empty() ? name : title, intro + status_html(run, ran, quick) + contents + body);
 }
 
 using Json = nlohmann::ordered_json;
