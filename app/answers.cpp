@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace facet::app {
 namespace {
@@ -46,12 +47,13 @@ std::vector<std::vector<Answer>> answer_all(LanguageModel& model, const Tokenize
   return result;
 }
 
-PassRate pass_rate(const std::vector<std::vector<Answer>>& answers) {
+PassRate pass_rate(const std::vector<std::vector<Answer>>& answers, const std::vector<std::string>& cluster) {
   PassRate r;
-  double squares = 0, count = 0, questions = 0;  // of those that were judged
-  for (const auto& list : answers) {
+  double count = 0, questions = 0;                        // of those that were judged
+  std::map<std::string, std::pair<double, double>> sums;  // by cluster: shares of right answers, questions
+  for (size_t i = 0; i < answers.size(); ++i) {
     double right = 0, judged = 0;
-    for (const Answer& a : list) {
+    for (const Answer& a : answers[i]) {
       if (!a.error.empty()) {
         ++r.failed;
         continue;
@@ -62,20 +64,23 @@ PassRate pass_rate(const std::vector<std::vector<Answer>>& answers) {
       ++judged;
     }
     if (judged == 0) continue;
-    const double share = right / judged;
-    r.pass1 += share;
-    squares += share * share;
+    r.pass1 += right / judged;
+    auto& [shares, n] = sums[cluster.empty() ? std::to_string(i) : cluster[i]];
+    shares += right / judged;
+    ++n;
     r.pass_k += right > 0;
     count += judged;
     ++questions;
   }
   if (questions == 0) return r;
-  const double n = questions;
-  r.pass1 /= n;
-  r.pass_k /= n;
+  r.pass1 /= questions;
+  r.pass_k /= questions;
   r.mean_reward /= count;
   r.stopped /= count;
-  r.pass1_error = n > 1 ? std::sqrt(std::max(0.0, squares / n - r.pass1 * r.pass1) / (n - 1)) : 0;
+  // The cluster-robust error of a mean (Liang and Zeger 1986): deviations add up within a cluster before they are squared.
+  double squares = 0;
+  for (const auto& [name, sum] : sums) squares += std::pow(sum.first - r.pass1 * sum.second, 2);
+  if (const auto clusters = static_cast<double>(sums.size()); clusters > 1) r.pass1_error = std::sqrt(squares * clusters / (clusters - 1)) / questions;
   return r;
 }
 

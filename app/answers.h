@@ -26,11 +26,13 @@ std::vector<std::vector<Answer>> answer_all(LanguageModel&, const Tokenizer&, co
 
 struct PassRate {
   double pass1 = 0;         ///< mean over questions of the share of right answers
-  double pass1_error = 0;   ///< its standard error over distinct questions
+  double pass1_error = 0;   ///< its standard error over distinct clusters
   double pass_k = 0;        ///< share of questions with a right answer among k
   double mean_reward = 0, stopped = 0;  ///< stopped: share of answers ended by a stop token
   int64_t failed = 0;       ///< answers that a verifier failed on: counted nowhere else
 };
-PassRate pass_rate(const std::vector<std::vector<Answer>>&);
+/// `cluster`: which problem each question is an instance of, when several are the same one in another spelling; their answers stand
+/// and fall together, so the error counts problems. Empty: every question is its own.
+PassRate pass_rate(const std::vector<std::vector<Answer>>&, const std::vector<std::string>& cluster = {});
 
 }  // namespace facet::app

@@ -153,16 +153,17 @@ void write_radicals(const std::string& folder, const RadicalsOptions& o) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   const std::pair<const char*, RadicalSplit> files[] = {{"train", RadicalSplit::train}, {"valid", RadicalSplit::valid}, {"test", RadicalSplit::test}};
-  for (const auto& [name, split] : files) {
-    const std::string path = fmt::format("{}/{}.jsonl", folder, name);
-    std::ofstream file(path, std::ios::binary);
-    for (const Radical& r : make_radicals(o, split))
-      file << fmt::format(R"({{"prompt": "{}", "completion": "{}", "answer": "{}", "n": {}, "multiset": "{}", "verifier": "radicals"}})", r.prompt,
-                          r.completion, r.answer, r.n, r.multiset)
-           << '\n';
-    file.close();
-    if (!file) fail(Kind::environment, "{}: cannot write", path);
-  }
+  for (const auto& [name, split] : files) write_radicals_file(fmt::format("{}/{}.jsonl", folder, name), o, split);
+}
+
+void write_radicals_file(const std::string& path, const RadicalsOptions& o, RadicalSplit split) {
+  std::ofstream file(path, std::ios::binary);
+  for (const Radical& r : make_radicals(o, split))
+    file << fmt::format(R"({{"prompt": "{}", "completion": "{}", "answer": "{}", "n": {}, "multiset": "{}", "verifier": "radicals"}})", r.prompt,
+                        r.completion, r.answer, r.n, r.multiset)
+         << '\n';
+  file.close();
+  if (!file) fail(Kind::environment, "{}: cannot write", path);
 }
 
 std::string_view radicals_alphabet() { return "√(·)=12357"; }

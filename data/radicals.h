@@ -39,6 +39,8 @@ enum class RadicalSplit : uint32_t { train, valid, test };
 std::vector<Radical> make_radicals(const RadicalsOptions&, RadicalSplit);
 /// Writes train.jsonl, valid.jsonl and test.jsonl into the folder: {"prompt", "completion", "answer", "n", "multiset", "verifier"}.
 void write_radicals(const std::string& folder, const RadicalsOptions& = {});
+/// One split as one file.
+void write_radicals_file(const std::string& path, const RadicalsOptions&, RadicalSplit);
 
 /// The characters of prompts and answers, for char_tokenizer.
 std::string_view radicals_alphabet();
