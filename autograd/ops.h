@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "autograd/tape.h"
+#include "tensor/rng.h"
 #include "tensor/rope_table.h"
 #include "tensor/tensor.h"
 
@@ -102,6 +103,10 @@ Tensor embedding(const Tensor& ids, const Tensor& table, double scale, DType com
 Tensor linear(const Tensor& x, const Tensor& w);
 /// Several outputs from one pass over x: y[i] = x w[i]^T (q, k and v; gate and up).
 pool_vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w);
+/// y + scale * x w^T: y [.., O], x [.., I], w [O, I], all of one dtype, or w bf16 under f32. The product is added into the memory of
+/// a dense y that is moved in and nobody else holds (the fresh result of another operation), so the sum costs no pass of its own;
+/// otherwise into a copy. What an adapter adds to a projection.
+Tensor add_linear(Tensor y, const Tensor& x, const Tensor& w, double scale = 1);
 
 /// y = x * rsqrt(mean(x^2) + eps) * (1 + w) over the last dimension, in the accumulation type, one rounding. w [D].
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps);
@@ -127,6 +132,10 @@ struct AttentionMask {
 /// softmax(cap(scale * q k^T)) v without ever holding T x S. q [B, T, H, Dh], k and v [B, S, K, Dh], H a multiple of K (query head
 /// h reads head h / (H/K)); -> [B, T, H, Dh]. cap 0: none. A row that sees no key gives zeros.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMask& mask, double scale, double cap = 0);
+
+/// x with each element kept with probability 1 - p and scaled by 1 / (1 - p), else 0. The mask is a function of the key and is drawn
+/// again in backward, so a recomputed forward pass that is given the same key drops the same elements.
+Tensor dropout(const Tensor& x, double p, Key key);
 
 /// gelu_tanh(gate) * up.
 Tensor geglu(const Tensor& gate, const Tensor& up);

@@ -5,7 +5,12 @@
 
 namespace facet {
 
-Tensor DenseWeight::apply(const Tensor& x) const { return linear(x, weight.value()); }
+Tensor Weight::apply(const Tensor& x) const {
+  pool_vector<Tensor> w;
+  factors(w);
+  pool_vector<Tensor> products = linear(x, w);
+  return combine(x, products);
+}
 
 Linear::Linear(int64_t inputs, int64_t outputs, DType dtype)
     : weight(std::make_unique<DenseWeight>(Tensor::zeros({outputs, inputs}, dtype))) {}
@@ -13,19 +18,35 @@ Linear::Linear(int64_t inputs, int64_t outputs, DType dtype)
 std::string Linear::describe() const { return fmt::format("Linear {} -> {}", weight->inputs(), weight->outputs()); }
 
 pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers) {
-  pool_vector<Tensor> plain;
-  for (const Linear* l : layers)
-    if (const Tensor* w = l->weight->plain()) plain.push_back(*w);
-  if (plain.size() == layers.size()) return linear(x, plain);
-  pool_vector<Tensor> y;
-  for (const Linear* l : layers) y.push_back((*l)(x));
+  pool_vector<Tensor> w, y;
+  pool_vector<size_t> ends;
+  for (const Linear* l : layers) {
+    l->weight->factors(w);
+    ends.push_back(w.size());
+  }
+  pool_vector<Tensor> products = linear(x, w);
+  size_t begin = 0;
+  for (const Linear* l : layers) {
+    const size_t end = ends[y.size()];
+    y.push_back(l->weight->combine(x, {products.data() + begin, end - begin}));
+    begin = end;
+  }
   return y;
 }
 
 Embedding::Embedding(int64_t vocab, int64_t width, DType dtype) : weight(Tensor::zeros({vocab, width}, dtype)) {}
 
 Tensor Embedding::operator()(const Tensor& ids, double scale, DType compute) const {
-  return embedding(ids, weight.value(), scale, compute);
+  Tensor y = embedding(ids, weight.value(), scale, compute);
+  const LoraFactors* f = adapters.active();
+  if (!f) return y;
+  // The table's rows and the adapter's sum are scaled alike: what is adapted is the table.
+  return add_linear(std::move(y), embedding(ids, f->a.value(), scale, compute), f->b.value(), f->scale);
+}
+
+void Embedding::visit(Visitor& v) {
+  v("weight", weight);
+  adapters.visit(v);
 }
 
 std::string Embedding::describe() const {

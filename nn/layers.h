@@ -1,8 +1,6 @@
 // The small layers: Linear, Embedding, RMSNorm, and the gated feed-forward block made of them.
 #pragma once
-#include <span>
-
-#include "nn/weight.h"
+#include "nn/lora_weight.h"
 
 namespace facet {
 
@@ -15,15 +13,16 @@ struct Linear final : Module {
   std::string describe() const override;
 };
 
-/// Several projections of the same x; one pass over x when all weights are plain.
+/// Several projections of the same x in one pass over it, adapters included.
 pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers);
 
 /// Rows of a table, scaled; the same table serves as the tied head. ids [..] -> [.., D].
 struct Embedding final : Module {
-  Parameter weight;  ///< [V, D]
+  Parameter weight;    ///< [V, D]
+  LoraSlot adapters;   ///< of the rows that go in; the head multiplies with `weight` alone
   Embedding(int64_t vocab, int64_t width, DType dtype = DType::f32);
   Tensor operator()(const Tensor& ids, double scale, DType compute) const;
-  void visit(Visitor& v) override { v("weight", weight); }
+  void visit(Visitor& v) override;
   std::string describe() const override;
 };
 

@@ -1,24 +1,31 @@
 // What a Linear multiplies with. Wrapping weights, not layers, is how quantisation and LoRA come in: Linear is written once.
 #pragma once
+#include <span>
+
 #include "nn/module.h"
+#include "tensor/pool_vector.h"
 
 namespace facet {
 
 struct Weight : Module {
-  virtual Tensor apply(const Tensor& x) const = 0;  ///< y = x W^T, [.., I] -> [.., O]
+  /// The matrices [.., I] that x is multiplied with, appended: layers that read the same x do it in one pass (apply_together).
+  virtual void factors(pool_vector<Tensor>&) const = 0;
+  /// y = x W^T [.., O] from x [.., I] and its products with factors(), in their order. Takes the products.
+  virtual Tensor combine(const Tensor& x, std::span<Tensor> products) const = 0;
   virtual int64_t inputs() const = 0;
   virtual int64_t outputs() const = 0;
-  /// The plain [O, I] tensor when the weight is nothing else: lets several projections share one pass over x.
-  virtual const Tensor* plain() const { return nullptr; }
+  virtual DType compute() const = 0;  ///< of activations: f32 for bf16 weights
+  Tensor apply(const Tensor& x) const;  ///< y = x W^T, [.., I] -> [.., O]
 };
 
 struct DenseWeight final : Weight {
   Parameter weight;  ///< [O, I]
   explicit DenseWeight(Tensor value) : weight(std::move(value)) {}
-  Tensor apply(const Tensor& x) const override;
+  void factors(pool_vector<Tensor>& list) const override { list.push_back(weight.value()); }
+  Tensor combine(const Tensor&, std::span<Tensor> products) const override { return std::move(products[0]); }
   int64_t inputs() const override { return weight.value().dim(1); }
   int64_t outputs() const override { return weight.value().dim(0); }
-  const Tensor* plain() const override { return &weight.value(); }
+  DType compute() const override { return acc_dtype(weight.value().dtype()); }
   void visit(Visitor& v) override { v("weight", weight); }
 };
 

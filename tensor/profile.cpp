@@ -1,5 +1,6 @@
 #include "tensor/profile.h"
 
+#include <atomic>
 #include <cstring>
 #include <ctime>
 
@@ -19,6 +20,8 @@ thread_local int depth = 0;
 const char* current;
 double entered;
 
+std::atomic<int64_t> products, product_flops;
+
 double now() {
   timespec t;
   clock_gettime(clock_kind, &t);
@@ -30,6 +33,12 @@ double now() {
 namespace detail {
 
 bool profiling = false;
+bool counting_products = false;
+
+void add_product(int64_t flops) {
+  products.fetch_add(1, std::memory_order_relaxed);
+  product_flops.fetch_add(flops, std::memory_order_relaxed);
+}
 
 bool enter_kernel(const char* name) {
   if (!counted || !name) return false;
@@ -66,6 +75,16 @@ double profile_seconds() { return now() - begin; }
 KernelTimes profile_stop() {
   counted = detail::profiling = false;
   return {totals, totals + used};
+}
+
+void count_products() {
+  products = product_flops = 0;
+  detail::counting_products = true;
+}
+
+Products counted_products() {
+  detail::counting_products = false;
+  return {products, product_flops};
 }
 
 }  // namespace facet

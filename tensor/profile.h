@@ -26,11 +26,27 @@ double profile_seconds();
 /// Stops and returns the totals in order of first use, valid until the next start. At most 64 names are kept.
 KernelTimes profile_stop();
 
+/// Matrix products that went through the door of tensor/kernels/gemm.h, on every thread: how many, and the multiplications and
+/// additions of their formula (2 M P N each). Integers, so tests can hold them to the last operation. Attention has a
+/// kernel of its own.
+struct Products {
+  int64_t count = 0, flops = 0;
+};
+void count_products();        ///< starts from nothing; one predictable branch a product otherwise
+Products counted_products();  ///< stops and tells
+
 namespace detail {
+extern bool counting_products;  // changes only while no kernel runs
+void add_product(int64_t flops);
 extern bool profiling;  // changes only while no kernel runs
 bool enter_kernel(const char* name);
 void leave_kernel();
 }  // namespace detail
+
+/// Put where a product is handed to the body that computes it.
+FACET_INLINE void count_product(int64_t m, int64_t p, int64_t n) {
+  if (__builtin_expect(detail::counting_products, 0)) detail::add_product(2 * m * p * n);
+}
 
 /// Put at the top of a kernel's door.
 class KernelScope {

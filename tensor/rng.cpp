@@ -9,6 +9,7 @@
 
 #include "tensor/cpu/bf16.h"
 #include "tensor/parallel.h"
+#include "tensor/threefry.h"
 
 namespace facet {
 
@@ -19,29 +20,14 @@ constexpr int64_t chunk_size = 4096;  // elements a task; a multiple of the lane
 
 // ---- Threefry
 
-// Four lanes a register; written with vector types because the compiler leaves the rotating loop scalar.
 using Lane4 = uint32_t __attribute__((vector_size(16)));
 
 void threefry(Key key, const uint32_t* c0, const uint32_t* c1, uint32_t* y0, uint32_t* y1) {
-  constexpr int rotation[8] = {13, 15, 26, 6, 17, 29, 16, 24}, regs = lanes / 4;
-  const uint32_t k[3] = {key.hi, key.lo, key.hi ^ key.lo ^ 0x1BD11BDAu};
+  constexpr int regs = lanes / 4;
   Lane4 a[regs], b[regs];
   std::memcpy(a, c0, sizeof a);
   std::memcpy(b, c1, sizeof b);
-  for (int i = 0; i < regs; ++i) a[i] += k[0], b[i] += k[1];
-#pragma GCC unroll 5
-  for (int group = 0; group < 5; ++group) {
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      const int left = rotation[group % 2 * 4 + r], right = 32 - left;
-      for (int i = 0; i < regs; ++i) {
-        a[i] += b[i];
-        b[i] = (b[i] << left | b[i] >> right) ^ a[i];
-      }
-    }
-    const uint32_t ka = k[(group + 1) % 3], kb = k[(group + 2) % 3] + static_cast<uint32_t>(group) + 1;
-    for (int i = 0; i < regs; ++i) a[i] += ka, b[i] += kb;
-  }
+  threefry_rounds<regs>(key.hi, key.lo, a, b);
   std::memcpy(y0, a, sizeof a);
   std::memcpy(y1, b, sizeof b);
 }

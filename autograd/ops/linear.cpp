@@ -1,29 +1,11 @@
 #include <algorithm>
 
 #include "autograd/ops.h"
+#include "autograd/ops/rows.h"
 #include "tensor/kernels/gemm.h"
 
 namespace facet {
 namespace {
-
-// A [.., D] window as [N, D], when its leading dimensions follow each other in memory; else absent.
-template <class V>
-V as_rows(V v) {
-  const int r = v.shape.rank;
-  Shape shape{v.shape.rows(), v.shape[-1]}, stride{v.shape[-1], v.stride[-1]};
-  bool first = true;
-  int64_t next = 0;
-  for (int i = r - 2; i >= 0; --i) {
-    if (v.shape.dim[i] == 1) continue;
-    if (first) stride.dim[0] = v.stride.dim[i];
-    else if (v.stride.dim[i] != next) return {};
-    first = false;
-    next = v.stride.dim[i] * v.shape.dim[i];
-  }
-  v.shape = shape;
-  v.stride = stride;
-  return v;
-}
 
 void check(const Tensor& x, const Tensor& w) {
   if (x.rank() < 1 || w.rank() != 2 || x.dim(-1) != w.dim(1))

@@ -11,6 +11,25 @@ inline Tensor with_dense_rows(const Tensor& x) {
   return t.rank() == 0 || t.dim(-1) <= 1 || t.stride()[-1] == 1 ? t : t.dense();
 }
 
+/// A [.., D] window as [N, D], when its leading dimensions follow each other in memory; else absent.
+template <class V>
+V as_rows(V v) {
+  const int r = v.shape.rank;
+  Shape shape{v.shape.rows(), v.shape[-1]}, stride{v.shape[-1], v.stride[-1]};
+  bool first = true;
+  int64_t next = 0;
+  for (int i = r - 2; i >= 0; --i) {
+    if (v.shape.dim[i] == 1) continue;
+    if (first) stride.dim[0] = v.stride.dim[i];
+    else if (v.stride.dim[i] != next) return {};
+    first = false;
+    next = v.stride.dim[i] * v.shape.dim[i];
+  }
+  v.shape = shape;
+  v.stride = stride;
+  return v;
+}
+
 inline void check_floating(const char* op, const char* name, const Tensor& x) {
   if (!x) fail(Kind::usage, "{}: {} is absent", op, name);
   if (x.dtype() == DType::i32) fail(Kind::usage, "{}: {} {} is i32, expected f32, bf16 or f64", op, name, to_string(x.shape()));

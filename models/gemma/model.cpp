@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nn/dropout.h"
 #include "nn/tap.h"
 #include "tensor/kernels/copy.h"
 
@@ -92,7 +93,7 @@ Tensor GemmaBlock::operator()(const Tensor& x, const Tokens& tokens, LayerCache*
     tap("post_ffw_norm", m);
     return m;
   };
-  return add(a, recompute == Recompute::mlp ? checkpoint(feed_forward, a) : feed_forward(a));
+  return add(a, recompute == Recompute::mlp ? checkpoint(with_dropout_of_now(feed_forward), a) : feed_forward(a));
 }
 
 void GemmaBlock::visit(Visitor& v) {
@@ -137,7 +138,7 @@ Tensor Gemma::hidden(const Tokens& tokens, KvCache* cache) {
     const TapScope scope("layers", static_cast<int64_t>(i));
     LayerCache* layer = cache ? &cache->layers[i] : nullptr;
     const auto block = [&b = *blocks[i], tokens, layer, r = recompute](const Tensor& t) { return b(t, tokens, layer, r); };
-    x = recompute == Recompute::block ? checkpoint(block, x) : block(x);
+    x = recompute == Recompute::block ? checkpoint(with_dropout_of_now(block), x) : block(x);
     tap("out", x);
   }
   x = norm(x);

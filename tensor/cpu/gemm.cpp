@@ -104,6 +104,7 @@ void gemm(View a, View b, Out c, double alpha) {
       strided = dense;
       return gemm(a, b, c, alpha);
     }
+    count_product(a.shape[0], a.shape[1], b.shape[1]);
     return gemm_f64(a, b, c, alpha);
   }
   if (!writable(c) && c.dtype == DType::f32 && c.stride[0] == 1) {  // c^T = b^T a^T has unit columns
@@ -117,6 +118,7 @@ void gemm(View a, View b, Out c, double alpha) {
     gemm(a, b, f32, alpha);
     return copy(f32, c);
   }
+  count_product(a.shape[0], a.shape[1], b.shape[1]);
   const GemmGroup one{columns_of(b), c.as<float>(), c.stride[0], c.accumulate};
   gemm_packed(rows_of(a), a.shape[1], {&one, 1}, static_cast<float>(alpha));
 }
@@ -130,7 +132,10 @@ void linear(View x, std::span<const View> w, std::span<const Out> y) {
     const View b = transposed(w[i]);
     if (x.dtype != DType::f64) check(x, b, y[i]);
     if (x.dtype == DType::f64 || !writable(y[i]) || x.shape[1] == 0) gemm(x, b, y[i]);
-    else if (y[i].numel()) groups.push_back({columns_of(b), y[i].as<float>(), y[i].stride[0], y[i].accumulate});
+    else if (y[i].numel()) {
+      count_product(x.shape[0], x.shape[1], b.shape[1]);
+      groups.push_back({columns_of(b), y[i].as<float>(), y[i].stride[0], y[i].accumulate});
+    }
   }
   if (!groups.empty()) gemm_packed(rows_of(x), x.shape[1], groups, 1);
 }

@@ -1,0 +1,28 @@
+#include "tensor/kernels/dropout.h"
+
+#include "autograd/ops.h"
+#include "autograd/ops/rows.h"
+
+namespace facet {
+namespace {
+
+struct DropoutGrad {
+  Key key;
+  double q;
+  void operator()(Grads dy, Sinks dx) { dropout(dy[0].view(), key.hi, key.lo, q, dx[0].dst(dy[0].dtype())); }
+};
+
+}  // namespace
+
+Tensor dropout(const Tensor& x, double p, Key key) {
+  check_floating("dropout", "x", x);
+  if (!(p >= 0 && p < 1)) fail(Kind::usage, "dropout: p {}: expected 0 <= p < 1", p);
+  if (key.counters != Counters::partitionable) fail(Kind::usage, "dropout: expected a key with partitionable counters");
+  const double q = 1 - p;
+  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  dropout(with_dense_rows(x).view(), key.hi, key.lo, q, y.out());
+  if (tracing(x)) attach("dropout", {&y}, {&x}, DropoutGrad{key, q});
+  return y;
+}
+
+}  // namespace facet

@@ -1,0 +1,56 @@
+// LoRA (Hu et al. 2021): W + s B A in place of W, with A [r, I], B [O, r] and the base W frozen. The product B A is never formed:
+//   y = x W^T + s (x A^T) B^T
+// DoRA (Liu et al. 2024) also learns the length of every row: y = c (x W^T + s (x A^T) B^T), c = m / ||W + s B A||_row, where the
+// norm counts as a constant (section 4.3), as in PEFT.
+#pragma once
+#include "nn/weight.h"
+
+namespace facet {
+
+/// One adapter at one weight. Of an embedding: a is [V, r], as rows are looked up in it (PEFT's files hold [r, V]).
+struct LoraFactors final : Module {
+  Parameter a;          ///< [r, I]
+  Parameter b;          ///< [O, r]
+  Parameter magnitude;  ///< [O], DoRA only; else absent
+  Tensor row_squares;   ///< [O], DoRA only: ||W||^2 of the base's rows
+  double scale = 1;     ///< s
+  double dropout = 0;   ///< share of x's elements that A does not see, inside a DropoutScope
+  uint32_t salt = 0;    ///< tells this weight's mask from the others'
+  bool of_table = false;
+  void visit(Visitor&) override;
+  int64_t rank() const { return b.value().dim(1); }
+};
+
+/// The adapters at one place; at most one is in use.
+class LoraSlot {
+ public:
+  const LoraFactors* active() const { return active_; }
+  LoraFactors* find(const std::string& adapter) const;
+  LoraFactors& add(const std::string& adapter, std::unique_ptr<LoraFactors>);
+  void use(const std::string& adapter);  ///< none of that name here: the base alone
+  void visit(Visitor&);                  ///< the active one
+
+ private:
+  std::vector<std::pair<std::string, std::unique_ptr<LoraFactors>>> all_;
+  LoraFactors* active_ = nullptr;
+};
+
+/// Any weight with adapters. Lists the base's parameters under the base's names, then those of the active adapter.
+struct LoraWeight final : Weight {
+  std::unique_ptr<Weight> base;
+  LoraSlot adapters;
+  explicit LoraWeight(std::unique_ptr<Weight> b) : base(std::move(b)) {}
+
+  void factors(pool_vector<Tensor>&) const override;
+  Tensor combine(const Tensor& x, std::span<Tensor> products) const override;
+  int64_t inputs() const override { return base->inputs(); }
+  int64_t outputs() const override { return base->outputs(); }
+  DType compute() const override { return base->compute(); }
+  void visit(Visitor&) override;
+};
+
+/// ||W||^2 of every row, and ||W + s B A||_row [O] from it without forming the sum: W A^T is [O, r].
+Tensor row_squares(const Tensor& w);
+Tensor adapted_row_norms(const Tensor& w, const LoraFactors&);
+
+}  // namespace facet
