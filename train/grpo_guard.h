@@ -1,0 +1,19 @@
+// When reinforcement learning is lost. A policy that is certain of everything has stopped exploring; whether that is a collapse or a solved
+// task, the reward tells. A policy far from where it started has usually found a hole in the reward.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace facet {
+
+struct GrpoGuard {
+  // What a resumed run goes on with.
+  double reward = 0, best = 0;  ///< running mean of the reward, and its largest value so far
+  int64_t steps = 0;            ///< seen
+  int64_t certain = 0, far = 0; ///< steps in a row with hardly any entropy, with too much KL
+
+  /// Looks at a step: mean reward, nats of entropy per token, nats of KL per completion. Why the run should stop, or "".
+  std::string check(double reward, double entropy, double kl);
+};
+
+}  // namespace facet

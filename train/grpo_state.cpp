@@ -1,0 +1,105 @@
+// What a run of GRPO needs beside weights and moments to go on bit for bit: counts, the guard, and a rollout that still has updates to serve.
+#include <charconv>
+#include <cstdlib>
+
+#include "train/grpo.h"
+
+namespace facet {
+namespace {
+
+template <class T>
+Tensor column(const std::vector<T>& values) {
+  return Tensor::from(values, {static_cast<int64_t>(values.size())});
+}
+
+class State {
+ public:
+  explicit State(const FoundCheckpoint& found) : found_(found) {}
+  int64_t count(const std::string& name) const {
+    const std::string& text = at(name);
+    int64_t n = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
+    if (error != std::errc{} || end != text.data() + text.size() || n < -1) bad(name, text);
+    return n;
+  }
+  double number(const std::string& name) const {
+    const std::string& text = at(name);
+    char* end = nullptr;
+    const double x = std::strtod(text.c_str(), &end);
+    if (text.empty() || *end) bad(name, text);
+    return x;
+  }
+
+ private:
+  const std::string& at(const std::string& name) const {
+    const auto i = found_.state.find("objective." + name);
+    if (i == found_.state.end()) fail(Kind::file, "{}: the state lacks \"objective.{}\"; was this run started by another trainer?", found_.path, name);
+    return i->second;
+  }
+  [[noreturn]] void bad(const std::string& name, const std::string& text) const {
+    fail(Kind::file, "{}: the state's \"objective.{}\" is \"{}\", expected a number", found_.path, name, text);
+  }
+  const FoundCheckpoint& found_;
+};
+
+template <class T>
+std::vector<T> values(const FoundCheckpoint& found, const Snapshot::Tensors& all, const std::string& name, size_t count) {
+  for (const auto& [n, t] : all) {
+    if (n != name) continue;
+    if (t.dtype() != dtype_of<T>() || t.numel() != static_cast<int64_t>(count)) break;
+    const std::span<const T> d = t.template data<T>();
+    return {d.begin(), d.end()};
+  }
+  fail(Kind::file, "{}: \"{}\" of the rollout is missing, or has not {} values", found.path, name, count);
+}
+
+}  // namespace
+
+void Grpo::save(Snapshot& s) const {
+  const bool serves = done_ % options_.updates != 0;  // this rollout has updates to come
+  s.state["objective.rollout"] = std::to_string(serves ? now_.index : -1);
+  s.state["objective.failures"] = std::to_string(failures_);
+  s.state["objective.said_truncated"] = std::to_string(said_truncated_);
+  s.state["objective.guard.reward"] = fmt::format("{:a}", guard_.reward);
+  s.state["objective.guard.best"] = fmt::format("{:a}", guard_.best);
+  s.state["objective.guard.steps"] = std::to_string(guard_.steps);
+  s.state["objective.guard.certain"] = std::to_string(guard_.certain);
+  s.state["objective.guard.far"] = std::to_string(guard_.far);
+  if (!serves) return;
+  Snapshot::Tensors& f = s.files["objective"];
+  f = {{"lengths", column(now_.lengths)}, {"ended", column(now_.ended)}, {"tokens", column(now_.tokens)},
+       {"log_probs", column(now_.log_probs)}, {"entropy", column(now_.entropy)}, {"rewards", column(now_.rewards)}};
+  if (!now_.reference.empty()) f.push_back({"reference", column(now_.reference)});
+}
+
+void Grpo::restore(const FoundCheckpoint& found) {
+  const State state(found);
+  done_ = found.step;
+  failures_ = state.count("failures");
+  said_truncated_ = state.count("said_truncated") != 0;
+  guard_ = {state.number("guard.reward"), state.number("guard.best"), state.count("guard.steps"), state.count("guard.certain"), state.count("guard.far")};
+  now_ = {};
+  if (const int64_t rollout = state.count("rollout"); rollout >= 0) {
+    const auto n = static_cast<size_t>(options_.prompts * options_.rollout.group);
+    const Snapshot::Tensors f = read_tensors(found, "objective");
+    Sampled s;
+    s.index = rollout;
+    s.lengths = values<int32_t>(found, f, "lengths", n);
+    size_t total = 0;
+    for (const int32_t length : s.lengths) {
+      if (length < 1) fail(Kind::file, "{}: a completion of {} tokens in the rollout", found.path, length);
+      total += static_cast<size_t>(length);
+    }
+    s.ended = values<int32_t>(found, f, "ended", n);
+    s.tokens = values<int32_t>(found, f, "tokens", total);
+    s.log_probs = values<float>(found, f, "log_probs", total);
+    s.entropy = values<float>(found, f, "entropy", total);
+    s.rewards = values<double>(found, f, "rewards", n * (1 + rewards_.size()));
+    if (options_.policy.kl > 0) s.reference = values<double>(found, f, "reference", total);
+    for (const int32_t token : s.tokens)
+      if (token < 0 || token >= model_.vocab()) fail(Kind::file, "{}: token {} in the rollout, the vocabulary has {}", found.path, token, model_.vocab());
+    now_ = std::move(s);
+  }
+}
+
+}  // namespace facet
