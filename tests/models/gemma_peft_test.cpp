@@ -1,0 +1,267 @@
+// Adapters in PEFT's folders: the one PEFT wrote, our own, and broken ones.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "autograd/ops.h"
+#include "models/gemma/hf.h"
+#include "models/gemma/model.h"
+#include "models/gemma/peft.h"
+#include "tensor/io/durable.h"
+#include "tensor/io/json.h"
+#include "tests/support/compare.h"
+#include "tests/support/goldens.h"
+#include "tests/support/temp_folder.h"
+
+using namespace facet;
+using facet::test::bitwise_equal;
+using facet::test::close;
+using facet::test::Golden;
+using facet::test::golden_path;
+using facet::test::TempFolder;
+namespace fs = std::filesystem;
+
+namespace {
+
+std::unique_ptr<Gemma> load(const std::string& name, DType storage = DType::f32) {
+  auto model = std::make_unique<Gemma>(read_hf_config(golden_path(name)), storage);
+  load_hf(golden_path(name), model->config, named_values(*model));
+  return model;
+}
+
+// Largest difference over real positions.
+double max_difference(const Tensor& got, const Tensor& want, const Tensor& mask) {
+  REQUIRE(got.shape() == want.shape());
+  const int64_t n = got.dim(-1);
+  const auto a = got.to_vector(), b = want.to_vector(), m = mask.to_vector();
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (m[i / static_cast<size_t>(n)] == 0) continue;
+    const double d = std::abs(a[i] - b[i]);
+    if (!(d <= worst)) worst = d;
+  }
+  return worst;
+}
+
+Tensor logits(Gemma& model, const Tokens& t) {
+  const NoGrad off;
+  return model.logits(model.hidden(t));
+}
+
+std::string hash_of(Gemma& model) { return hash_text(base_hash(model, WeightHash::Of::bf16)); }
+
+// A copy of the golden adapter with its config and tensors changed.
+struct Changed {
+  TempFolder folder;
+  using Tensors = std::map<std::string, Tensor>;
+  explicit Changed(const std::function<void(Json&, Tensors&)>& change, const Metadata& metadata = {}) {
+    Json config = read_json(golden_path("gemma3-tiny-lora/adapter_config.json"));
+    const Safetensors file(golden_path("gemma3-tiny-lora/adapter_model.safetensors"));
+    Tensors tensors;
+    for (const auto& [name, info] : file.tensors()) tensors[name] = file.load(name);
+    change(config, tensors);
+    write_file_atomically(folder / "adapter_config.json", config.dump());
+    save_safetensors(folder / "adapter_model.safetensors", std::vector<std::pair<std::string, Tensor>>(tensors.begin(), tensors.end()), metadata);
+  }
+};
+
+const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+
+}  // namespace
+
+TEST_CASE("peft: PEFT's own adapter gives PEFT's logits, loss and gradients") {
+  const auto model = load("gemma3-tiny");
+  Adapters adapters(*model);
+  const AdapterFile file = read_adapter(golden_path("gemma3-tiny-lora"));
+  CHECK(file.base == "gemma3-tiny");
+  CHECK(file.base_hash.empty());
+  CHECK(file.options.rank == 4);
+  CHECK(file.options.alpha == 8);
+  CHECK(file.modules.size() == 7 * 7);
+  load_adapter(adapters, "peft", file);
+  const Golden taps("gemma3-tiny-ref/taps.safetensors"), g("posttrain.safetensors");
+  for (const auto& [set, tolerance] : {std::pair{std::string("a"), 1.6e-4}, {std::string("b"), 1.4e-4}}) {
+    const Tensor mask = taps[set + ".attention_mask"];
+    const Tokens t = masked_tokens(taps[set + ".input_ids"], mask);
+    CHECK(max_difference(logits(*model, t), g["lora/" + set + ".logits"], mask) <= tolerance);
+    const AdapterOff off(adapters);
+    CHECK(max_difference(logits(*model, t), taps[set + ".logits"], mask) <= tolerance);
+  }
+
+  const Tensor ids = taps["a.input_ids"], mask = taps["a.attention_mask"];
+  const int64_t B = ids.dim(0), T = ids.dim(1);
+  const Tensor labels = Tensor::full({B * T}, -1, DType::i32);
+  int64_t count = 0;
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t i = 0; i + 1 < T; ++i)
+      if (mask.at({b, i + 1}) != 0) labels.out().as<int32_t>()[b * T + i] = static_cast<int32_t>(ids.at({b, i + 1})), ++count;
+  const Tensor h = model->hidden(masked_tokens(ids, mask));
+  const double loss = linear_cross_entropy_backward(reshape(h, {B * T, h.dim(2)}), model->head().value(), labels,
+                                                    Tensor::full({B * T}, 1.0 / static_cast<double>(count)));
+  CHECK(loss == Approx(g["lora/a.loss"].item()).epsilon(1e-5));
+  int compared = 0;
+  for (Parameter* p : parameters(*model)) {
+    INFO(p->name);
+    if (!is_adapter(p->name)) {
+      CHECK_FALSE(p->grad());
+      continue;
+    }
+    const Tensor want = g["lora/grad/base_model.model.model." + p->name];
+    const auto a = p->grad().to_vector(), b = want.to_vector();
+    REQUIRE(p->grad().shape() == want.shape());
+    double top = 0, worst = 0;
+    for (size_t i = 0; i < a.size(); ++i) top = std::max(top, std::abs(b[i])), worst = std::max(worst, std::abs(a[i] - b[i]));
+    CHECK(worst <= 1e-4 * top);
+    ++compared;
+  }
+  CHECK(compared == 2 * 7 * 7);
+}
+
+TEST_CASE("peft: what is written is read back bit for bit; a switched adapter equals a fresh load") {
+  const TempFolder folder;
+  const Golden taps("gemma3-tiny-ref/taps.safetensors");
+  const Tokens t = plain_tokens(taps["b.input_ids"]);
+  const auto model = load("gemma3-tiny");
+  Adapters adapters(*model);
+  load_adapter(adapters, "peft", read_adapter(golden_path("gemma3-tiny-lora")));
+  LoraOptions o{.rank = 3, .alpha = 7.5, .dropout = 0.25, .rslora = true, .dora = true, .targets = {"q", "layers.*.mlp.down_proj", "layers.2.mlp.up_proj"}};
+  o.ranks["layers.0.self_attn.q_proj"] = 5;
+  o.alphas["layers.1.self_attn.q_proj"] = 3;
+  adapters.add("dora", o, key(1));
+  adapters.add("table", {.rank = 2, .targets = {"embedding", "k"}}, key(2));
+  std::map<std::string, Tensor> want;
+  for (const std::string name : {"dora", "peft", "table"}) {
+    uint32_t seed = 0;
+    for (const auto& [path, f] : adapters.factors(name))
+      for (Parameter* p : {&f->a, &f->b, &f->magnitude})
+        if (name != "peft" && p->value()) p->reset(add(p->value(), mul(normal(key(++seed), p->value().shape()), 0.05)).detach(), true);
+    adapters.use(name);
+    want[name] = logits(*model, t);
+    save_adapter(folder / name, adapters, name, "gemma3-tiny");
+  }
+  for (const std::string name : {"dora", "peft", "table"}) {
+    const auto other = load("gemma3-tiny");
+    Adapters fresh(*other);
+    const AdapterFile file = read_adapter(folder / name);
+    CHECK(file.base_hash == hash_of(*other));
+    CHECK(file.base_width == 64);
+    load_adapter(fresh, "x", file);
+    adapters.use(name);
+    const auto ours = adapters.factors(name), theirs = fresh.factors("x");
+    REQUIRE(ours.size() == theirs.size());
+    for (size_t i = 0; i < ours.size(); ++i) {
+      CHECK(ours[i].first == theirs[i].first);
+      CHECK(bitwise_equal(ours[i].second->a.value().detach(), theirs[i].second->a.value().detach()));
+      CHECK(bitwise_equal(ours[i].second->b.value().detach(), theirs[i].second->b.value().detach()));
+      CHECK(ours[i].second->scale == theirs[i].second->scale);
+    }
+    CHECK(fresh.options("x").dropout == adapters.options(name).dropout);
+    CHECK(bitwise_equal(logits(*other, t), want[name]));
+    CHECK(bitwise_equal(logits(*model, t), want[name]));
+  }
+  const Json config = read_json(folder / "dora/adapter_config.json");
+  CHECK(config["target_modules"] == Json({"down_proj", "model.layers.2.mlp.up_proj", "q_proj"}));
+  CHECK(config["rank_pattern"] == Json({{"model.layers.0.self_attn.q_proj", 5}}));
+  CHECK(config["alpha_pattern"] == Json({{"model.layers.1.self_attn.q_proj", 3}}));
+  CHECK_THROWS_AS(save_adapter(folder / "dora", adapters, "dora", "x"), Error);
+  save_adapter(folder / "dora", adapters, "dora", "x", true);
+}
+
+TEST_CASE("peft: an adapter fits the base it was made on, however that is kept in memory") {
+  const TempFolder folder;
+  const auto model = load("gemma3-tiny");
+  Adapters adapters(*model);
+  adapters.add("x", {}, key(1));
+  save_adapter(folder / "x", adapters, "x", "gemma3-tiny");
+  for (DType storage : {DType::bf16, DType::f64}) {
+    const auto other = load("gemma3-tiny", storage);
+    Adapters a(*other);
+    load_adapter(a, "x", read_adapter(folder / "x"));
+    CHECK(a.factors("x")[0].second->a.value().dtype() == acc_dtype(storage));
+  }
+  const auto changed = load("gemma3-tiny");
+  Parameter* norm = parameters(*changed).back();
+  norm->reset(add(norm->value().detach(), 0.5), true);
+  Adapters a(*changed);
+  CHECK_THROWS_WITH(load_adapter(a, "x", read_adapter(folder / "x")),
+                    Catch::Contains(fmt::format("adapter was trained on base {} hidden 64; this model is {} hidden 64", hash_of(*model), hash_of(*changed))));
+  CHECK(a.names().empty());
+  const auto rope8 = load("gemma3-rope8");
+  Adapters b(*rope8);
+  CHECK_THROWS_WITH(load_adapter(b, "x", read_adapter(folder / "x")), Catch::Contains("hidden 64; this model is") && Catch::Contains("hidden 48"));
+  // Without a record of the base, its shapes tell.
+  CHECK_THROWS_WITH(load_adapter(b, "x", read_adapter(golden_path("gemma3-tiny-lora"))), Catch::Contains("this model is") && Catch::Contains("hidden 48"));
+}
+
+TEST_CASE("peft: adapters that do not fit or are broken are refused with a reason") {
+  const auto model = load("gemma3-tiny");
+  const auto message = [&](const std::function<void(Json&, Changed::Tensors&)>& change) -> std::string {
+    const Changed folder(change);
+    Adapters adapters(*model);
+    try {
+      load_adapter(adapters, "x", read_adapter(folder.folder / ""));
+    } catch (const Error& e) {
+      CHECK(e.kind() == Kind::file);
+      CHECK(adapters.names().empty());
+      return e.what();
+    }
+    return "nothing";
+  };
+  using Tensors = Changed::Tensors;
+  using Catch::Contains;
+  const auto config = [&](const char* key, const Json& value) {
+    return message([&](Json& c, Tensors&) { c[key] = value; });
+  };
+  CHECK_THAT(config("peft_type", "LOHA"), Contains("\"peft_type\": expected \"LORA\", found \"LOHA\""));
+  CHECK_THAT(config("modules_to_save", {"lm_head"}), Contains("\"modules_to_save\" is set to"));
+  CHECK_THAT(config("bias", "all"), Contains("\"bias\": expected \"none\", found \"all\""));
+  CHECK_THAT(config("lora_bias", true), Contains("\"lora_bias\" is set to true"));
+  CHECK_THAT(config("layer_replication", Json({{0, 2}, {1, 3}})), Contains("\"layer_replication\""));
+  CHECK_THAT(config("use_qalora", true), Contains("\"use_qalora\""));
+  CHECK_THAT(config("something_of_tomorrow", true), Contains("\"something_of_tomorrow\""));
+  CHECK_THAT(config("init_lora_weights", "pissa"), Contains("\"init_lora_weights\""));
+  CHECK_THAT(config("r", 8), Contains("lora_A is [4, 64], lora_B is [128, 4]; adapter_config.json says rank 8") || Contains("says rank 8"));
+  CHECK_THAT(config("r", "four"), Contains("\"r\": expected numbers"));
+  CHECK_THAT(config("r", 1e300), Contains("\"r\": expected"));
+  CHECK_THAT(config("lora_alpha", 0), Contains("\"lora_alpha\""));
+  CHECK_THAT(config("use_dora", true), Contains("has no lora_magnitude_vector; adapter_config.json says use_dora true"));
+  CHECK_THAT(config("rank_pattern", {{".*q_proj", 4}}), Contains("is an expression"));
+  CHECK_THAT(config("rank_pattern", Json({{"q_proj", 4}, {"self_attn.q_proj", 5}})), Contains("two keys speak of"));
+
+  const auto renamed = [&](const std::string& to) {
+    return message([&](Json&, Tensors& t) {
+      for (const char* part : {"lora_A.weight", "lora_B.weight"}) {
+        auto node = t.extract("base_model.model.model.layers.0.self_attn.q_proj." + std::string(part));
+        node.key() = "base_model.model." + to + "." + part;
+        t.insert(std::move(node));
+      }
+    });
+  };
+  CHECK_THAT(renamed("model.layers.0.self_attn.qq_proj"), Contains("\"layers.0.self_attn.qq_proj\" that this model (7 layers) does not have, nearest: layers.0.self_attn.q_proj"));
+  CHECK_THAT(renamed("model.layers.77.self_attn.q_proj"), Contains("layers.77.self_attn.q_proj"));
+  CHECK_THAT(renamed("lm_head"), Contains("\"lm_head\" that this model"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t.erase(q); }), Contains("has lora_B but no lora_A"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t[q] = Tensor::zeros({4, 65}); }), Contains("lora_A [4, 65] and lora_B [128, 4], expected [r, 64] and [128, r]"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t[q] = Tensor::zeros({256}); }), Contains("is no matrix"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t[q] = Tensor::zeros({4, 64}, DType::i32); }), Contains("is not F32"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t["base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias"] = Tensor::zeros({128}); }), Contains("is not supported"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t["model.layers.0.self_attn.q_proj.weight"] = Tensor::zeros({2}); }), Contains("is no tensor of an adapter"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t["base_model.model.model.embed_tokens.base_layer.weight"] = Tensor::zeros({512, 64}); }), Contains("an embedding of its own"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t.clear(); }), Contains("holds no adapter"));
+  // What changes nothing, or says the same in other words, is no reason.
+  CHECK(config("something_of_tomorrow", nullptr) == "nothing");
+}
+
+TEST_CASE("peft: folders that are no adapters") {
+  const TempFolder folder;
+  CHECK_THROWS_WITH(read_adapter(folder / ""), Catch::Contains("no adapter_config.json in"));
+  write_file_atomically(folder / "adapter_config.json", "{}");
+  CHECK_THROWS_WITH(read_adapter(folder / ""), Catch::Contains("no adapter_model.safetensors"));
+  write_file_atomically(folder / "adapter_model.bin", "x");
+  CHECK_THROWS_WITH(read_adapter(folder / ""), Catch::Contains("can hold code and is not read"));
+  write_file_atomically(folder / "adapter_model.safetensors", "x");
+  CHECK_THROWS_AS(read_adapter(folder / ""), Error);
+  write_file_atomically(folder / "adapter_config.json", "[1]");
+  CHECK_THROWS_WITH(read_adapter(folder / ""), Catch::Contains("expected an object"));
+}
