@@ -27,6 +27,8 @@ Option& DataSettings::declare(Options& o) {
   o.add("prompt-key", &prompt_key, "key of prompts").metavar("KEY").alias({"prompt-feature"});
   o.add("completion-key", &completion_key, "key of completions").metavar("KEY").alias({"completion-feature"});
   o.add("messages-key", &messages_key, "key of conversations").metavar("KEY").alias({"chat-feature"});
+  o.add("chosen-key", &chosen_key, "key of preferred completions").metavar("KEY");
+  o.add("rejected-key", &rejected_key, "key of the others").metavar("KEY");
   o.add("answer-key", &answer_key, "key of expected answers, for verifiers; by default answer, else completion").metavar("KEY");
   return result;
 }
@@ -46,6 +48,8 @@ DataOptions DataSettings::options(uint64_t seed, int64_t context) const {
   d.keys.prompt = prompt_key;
   d.keys.completion = completion_key;
   d.keys.messages = messages_key;
+  d.keys.chosen = chosen_key;
+  d.keys.rejected = rejected_key;
   d.keys.answer = answer_key;
   d.val_frac = val_frac;
   d.seed = seed;

@@ -31,7 +31,7 @@ std::string_view trim(std::string_view text) {
 }
 
 struct Turn {
-  bool model = false;
+  bool model = false, learn = false;
   std::vector<Part> parts;
 };
 
@@ -42,7 +42,7 @@ std::vector<Turn> normal_turns(const std::vector<Message>& messages, const ChatO
   std::string system;
   for (size_t i = 0; i < messages.size(); ++i) {
     const Message& m = messages[i];
-    const bool model = m.role == "model" || m.role == "assistant";
+    const bool model = m.from_model();
     if (m.role == "system") {
       if (i != 0) fail(Kind::data, "turn {} is \"system\"; only the first turn can be", i + 1);
       for (const Part& p : m.parts) system += p.text;
@@ -56,7 +56,7 @@ std::vector<Turn> normal_turns(const std::vector<Message>& messages, const ChatO
     if (same_as_last && !options.merge_roles)
       fail(Kind::data, "turn {} is \"{}\" after \"{}\"; turns must alternate (--merge-roles joins neighbours)", i + 1, m.role,
            messages[i - 1].role);
-    if (!same_as_last) turns.push_back({model, {}});
+    if (!same_as_last) turns.push_back({model, model && i >= options.learn_from, {}});
     auto& parts = turns.back().parts;
     if (same_as_last) parts.push_back({"\n\n", false});
     if (turns.size() == 1 && !same_as_last && !system.empty()) parts.push_back({system, false});  // not trimmed
@@ -101,7 +101,7 @@ Example encode_chat(const Tokenizer& tokenizer, const std::vector<Message>& mess
     e.add(special.start_of_turn, false);
     text = std::string(role_name(turn)) + "\n";
     if (turn.model) flush();
-    learn = turn.model;
+    learn = turn.learn;
     for (const Part& p : turn.parts) {
       if (!p.image) {
         text += p.text;
@@ -112,7 +112,7 @@ Example encode_chat(const Tokenizer& tokenizer, const std::vector<Message>& mess
       e.add(special.start_of_image, false);
     }
     flush();
-    e.add(special.end_of_turn, turn.model);
+    e.add(special.end_of_turn, turn.learn);
     learn = false;
     text.assign(1, '\n');
   }

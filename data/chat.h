@@ -15,11 +15,14 @@ namespace facet {
 struct Part {
   std::string text;
   bool image = false;
+  bool operator==(const Part&) const = default;
 };
 
 struct Message {
   std::string role;  ///< "user", "model" (or "assistant"), or "system" in first place
   std::vector<Part> parts;
+  bool from_model() const { return role == "model" || role == "assistant"; }
+  bool operator==(const Message& o) const { return parts == o.parts && (role == o.role || (from_model() && o.from_model())); }
   Message(std::string role_, std::string text) : role(std::move(role_)), parts{{std::move(text), false}} {}
   Message(std::string role_, std::vector<Part> parts_) : role(std::move(role_)), parts(std::move(parts_)) {}
 };
@@ -28,6 +31,7 @@ struct ChatOptions {
   bool generation_prompt = false;  ///< end with "<start_of_turn>model\n", for the model to go on
   bool merge_roles = false;        ///< join neighbours of one role with two newlines instead of refusing them
   bool safe = false;               ///< tags inside contents are spelled as ordinary text (Tokenizer::encode_without_tags)
+  size_t learn_from = 0;           ///< messages before this one are a prompt: turns of the model that begin there are not learned
 };
 
 /// Token ids of a conversation, bos included. The mask marks the model's contents and the `<end_of_turn>` after them.

@@ -23,16 +23,16 @@ void cut(Example& e, int64_t max_len) {
   e.mask.resize(e.ids.size());
 }
 
-Example joined(const Tokenizer& t, const Row& row, const std::string& answer, const DataOptions& o) {
-  if (row.prompt_is_chat || o.chat_template) {
+Example joined(const Tokenizer& t, const Row& row, const std::vector<Message>& answer, const DataOptions& o) {
+  if (row.is_chat || o.chat_template) {
     std::vector<Message> messages = row.prompt;
-    messages.emplace_back("model", answer);
-    return encode_chat(t, messages, {.merge_roles = o.merge_roles, .safe = o.safe});
+    messages.insert(messages.end(), answer.begin(), answer.end());
+    return encode_chat(t, messages, {.merge_roles = o.merge_roles, .safe = o.safe, .learn_from = row.prompt.size()});
   }
   Example e = begin_sequence(t);
   const std::string& prompt = row.prompt[0].parts[0].text;
   e.add(o.safe ? t.encode_without_tags(prompt) : t.encode(prompt), false);
-  e.add(t.encode(answer), true);
+  e.add(t.encode(answer[0].parts[0].text), true);
   if (t.specials().eos >= 0) e.add(t.specials().eos, true);
   return e;
 }
@@ -93,6 +93,35 @@ void for_each_row(const std::string& path, const DataOptions& o, DataReport& rep
   }
 }
 
+template <class Use>
+void each_text(const Row& row, Use use) {
+  use(row.text);
+  for (const std::vector<Message>* list : {&row.prompt, &row.answer, &row.rejected})
+    for (const Message& m : *list)
+      for (const Part& p : m.parts) use(p.text);
+}
+
+// Whoever renders a chat template into the text has bos in it, and a model sees two: spelled in ordinary pieces where the tokenizer does not
+// match it in text, as itself where it does.
+void refuse_bos(const Tokenizer& t, std::string_view text, bool safe, const std::string& where) {
+  const int32_t bos = t.specials().bos;
+  if (bos < 0 || (safe && t.type(bos) == PieceType::control) || text.find(t.piece(bos)) == text.npos) return;
+  fail(Kind::data, "{}: the text holds {}, which every sequence begins with anyway; take it out{}", where, t.piece(bos),
+       t.type(bos) == PieceType::control ? " (with --safe it is ordinary text)" : "");
+}
+
+// What a pair must be for one half to be preferred.
+void check_pair(const std::vector<Example>& pair, const Tokenizer& t, const RowKeys& keys, const std::string& where) {
+  const std::string* names[] = {&keys.chosen, &keys.rejected};
+  for (size_t half = 0; half < 2; ++half) {
+    const Example& e = pair[half];
+    bool said = false;  // something besides the end of the answer
+    for (size_t i = 1; i < e.ids.size(); ++i) said = said || (e.mask[i] && e.ids[i] != t.specials().eos && e.ids[i] != t.specials().end_of_turn);
+    if (!said) fail(Kind::data, "{}: \"{}\" is empty, spaces aside", where, *names[half]);
+  }
+  if (pair[0].ids == pair[1].ids) fail(Kind::data, "{}: \"{}\" and \"{}\" are identical, spaces aside", where, keys.chosen, keys.rejected);
+}
+
 std::string find_split(const std::string& folder, const char* name) {
   for (const char* ending : {".jsonl", ".txt"})
     if (const std::string path = fmt::format("{}/{}{}", folder, name, ending); std::filesystem::exists(path)) return path;
@@ -115,13 +144,13 @@ std::vector<Example> encode_row(const Tokenizer& t, const Row& row, const DataOp
       break;
     }
     case Task::chat: r.push_back(encode_chat(t, row.prompt, {.merge_roles = o.merge_roles, .safe = o.safe})); break;
-    case Task::completion: r.push_back(joined(t, row, row.text, o)); break;
+    case Task::completion: r.push_back(joined(t, row, row.answer, o)); break;
     case Task::preference:
-      r.push_back(joined(t, row, row.text, o));
+      r.push_back(joined(t, row, row.answer, o));
       r.push_back(joined(t, row, row.rejected, o));
       break;
     case Task::prompt:
-      if (row.prompt_is_chat || o.chat_template) {
+      if (row.is_chat || o.chat_template) {
         r.push_back(encode_chat(t, row.prompt, {.generation_prompt = true, .merge_roles = o.merge_roles, .safe = o.safe}));
       } else {
         Example e;
@@ -200,13 +229,16 @@ Dataset read_dataset(const std::string& path, const Tokenizer& t, const DataOpti
   if (is_document(path, o)) {
     d.task_ = Task::document;
     report.rows = 1;
-    for (const Example& e : encode_document(t, read_document(path), o.max_len)) d.add(e, d.size() + 1);
+    const std::string text = read_document(path);
+    refuse_bos(t, text, o.safe, path);
+    for (const Example& e : encode_document(t, text, o.max_len)) d.add(e, d.size() + 1);
     report.used = d.size() > 0;
     if (d.size() == 0) fail(Kind::data, "{}: the text is empty", path);
   } else {
     report.shortest = INT64_MAX;
     for_each_row(path, o, report, [&](Row& row, std::string& line, const LineReader& lines) {
       d.task_ = row.task;
+      each_text(row, [&](const std::string& s) { refuse_bos(t, s, o.safe, lines.where()); });
       std::vector<Example> examples;
       try {
         if (row.task == Task::text && o.too_long == TooLong::split) examples = encode_document(t, row.text, o.max_len, true);
@@ -219,9 +251,10 @@ Dataset read_dataset(const std::string& path, const Tokenizer& t, const DataOpti
       for (const Example& e : examples) {
         longest = std::max(longest, positions(e));
         if (row.task != Task::prompt && e.supervised() == 0)
-          fail(Kind::data, "{}: example {} has no tokens to learn{}", lines.where(), d.size() / d.group() + 1,
-               row.task == Task::chat ? " (no turn of the model?)" : " (empty text?)");
+          fail(Kind::data, "{}: example {} has no tokens to learn ({}); complete the row or remove it", lines.where(), d.size() / d.group() + 1,
+               row.task == Task::chat ? "no turn of the model?" : "empty text?");
       }
+      if (row.task == Task::preference) check_pair(examples, t, o.keys, lines.where());
       for (const std::string& key : row.other_keys)
         if (row.task != Task::prompt && report.ignored_keys.size() < 32) ++report.ignored_keys[key];
       report.shortest = std::min(report.shortest, longest);
@@ -232,7 +265,8 @@ Dataset read_dataset(const std::string& path, const Tokenizer& t, const DataOpti
         }
         for (Example& e : examples)
           if (positions(e) > o.max_len) cut(e, o.max_len);
-        if (std::any_of(examples.begin(), examples.end(), [](const Example& e) { return e.supervised() == 0; })) {
+        const bool alike = row.task == Task::preference && examples[0].ids == examples[1].ids;
+        if (alike || std::any_of(examples.begin(), examples.end(), [](const Example& e) { return e.supervised() == 0; })) {
           ++report.no_target;
           return;
         }
@@ -294,14 +328,14 @@ std::vector<std::string> read_texts(const std::string& path, const DataOptions& 
   if (file.empty()) fail(Kind::data, "{}: holds no train.jsonl (or train.txt)", path);
   if (is_document(file, o)) return {read_document(file)};
   std::vector<std::string> texts;
+  bool chats = false;
   DataReport report;
   for_each_row(file, o, report, [&](Row& row, std::string&, const LineReader&) {
-    for (const Message& m : row.prompt)
-      for (const Part& p : m.parts) texts.push_back(p.text);
-    texts.push_back(row.text);
-    texts.push_back(row.rejected);
+    each_text(row, [&](const std::string& s) { texts.push_back(s); });
+    chats = chats || row.is_chat || row.task == Task::chat || (o.chat_template && row.task != Task::text);
   });
   std::erase(texts, "");
+  if (chats) texts.push_back("user\nmodel\n\n");  // what the template puts between them
   return texts;
 }
 

@@ -167,7 +167,7 @@ std::string ending(int status) {
 }
 
 Conversation converse(const std::string& command, std::string_view input, double seconds, size_t output_limit) {
-  constexpr size_t errors_kept = 400;
+  constexpr size_t errors_kept = 4096;
   const NoSigpipe off;
   Conversation c;
   Child child(command);
@@ -223,7 +223,7 @@ class Exec final : public Verifier {
     }
     if (broken.empty() && lines.size() != answers.size())
       broken = fmt::format("{} line{} for {} sample{}", lines.size(), lines.size() == 1 ? "" : "s", answers.size(), answers.size() == 1 ? "" : "s");
-    if (!broken.empty() && !c.errors.empty()) broken += "; it said: " + printable(std::string_view(c.errors).substr(0, c.errors.find_last_not_of(" \n") + 1), 400);
+    if (const std::string_view said = last_line(c.errors); !broken.empty() && !said.empty()) broken += "; it said: " + printable(said, 200);
     for (size_t i = 0; i < answers.size(); ++i) {
       if (broken.empty()) r[i] = number_in(lines[i]);
       else r[i].error = broken;
@@ -242,6 +242,12 @@ class Exec final : public Verifier {
       text += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     }
     return text;
+  }
+
+  // Where most programs say what went wrong.
+  static std::string_view last_line(std::string_view text) {
+    text = text.substr(0, text.find_last_not_of(" \t\r\n") + 1);
+    return text.substr(text.rfind('\n') + 1);
   }
 
   static Verdict number_in(std::string_view line) {

@@ -87,6 +87,25 @@ Task detect(const Fields& f, const std::string& where, const RowKeys& k) {
        k.messages, f.keys());
 }
 
+// Moves the turns that two whole conversations begin with to row.prompt, which may hold some of them already.
+void take_shared_prompt(Row& row, const std::string& where, const RowKeys& k) {
+  const auto parted = std::mismatch(row.answer.begin(), row.answer.end(), row.rejected.begin(), row.rejected.end());
+  const auto n = parted.first - row.answer.begin();
+  const std::vector<Message> shared(row.answer.begin(), parted.first);
+  if (n == 0) fail(Kind::data, "{}: \"{}\" and \"{}\" have no first turn in common and no \"{}\" in front of both", where, k.chosen, k.rejected, k.prompt);
+  if (parted.first == row.answer.end() || parted.second == row.rejected.end())
+    fail(Kind::data, "{}: one of \"{}\" and \"{}\" is only the beginning of the other", where, k.chosen, k.rejected);
+  if (!parted.first->from_model() || !parted.second->from_model())
+    fail(Kind::data, "{}: \"{}\" and \"{}\" part at turn {}; expected a turn of the model there", where, k.chosen, k.rejected, n + 1);
+  // A prompt beside whole conversations repeats one of their turns (as text) or their first turns.
+  const auto holds = [&](const std::vector<Message>& some) { return std::search(shared.begin(), shared.end(), some.begin(), some.end()) != shared.end(); };
+  if (!holds(row.prompt))
+    fail(Kind::data, "{}: \"{}\" is not in the turns that \"{}\" and \"{}\" begin with", where, k.prompt, k.chosen, k.rejected);
+  row.prompt = shared;
+  row.answer.erase(row.answer.begin(), parted.first);
+  row.rejected.erase(row.rejected.begin(), parted.second);
+}
+
 }  // namespace
 
 const char* name_of(Task t) { return task_names[static_cast<int>(t)]; }
@@ -107,31 +126,48 @@ Row parse_row(std::string_view line, const std::string& where, const RowKeys& ke
   row.task = task ? *task : detect(f, where, keys);
   std::vector<std::string> used;
   const auto use = [&](const std::string& key) -> const std::string& { return used.push_back(key), key; };
-  const auto read_prompt = [&] {
-    use(keys.prompt);
-    row.prompt_is_chat = f.get(keys.prompt).is_array();
-    if (row.prompt_is_chat) row.prompt = f.messages(keys.prompt);
-    else row.prompt.emplace_back("user", f.string(keys.prompt));
+  const auto read = [&](const std::string& key, const char* role) {
+    use(key);
+    if (!f.get(key).is_array()) return std::vector<Message>{{role, f.string(key)}};
+    row.is_chat = true;
+    return f.messages(key);
+  };
+  const auto add_system = [&] {
+    if (!f.has("system")) return;
+    use("system");
+    if (json["system"].is_null() || f.string("system").empty()) return;
+    if (row.prompt.front().role == "system") fail(Kind::data, "{}: \"system\", and a first turn of that role; one of them is too many", where);
+    row.prompt.emplace(row.prompt.begin(), "system", f.string("system"));
+    row.is_chat = true;
   };
   switch (row.task) {
     case Task::document:
     case Task::text: row.text = f.string(use(keys.text)); break;
-    case Task::chat: row.prompt = f.messages(use(keys.messages)); break;
+    case Task::chat:
+      row.prompt = f.messages(use(keys.messages));
+      add_system();
+      break;
+    case Task::completion:
+      row.prompt = read(keys.prompt, "user");
+      row.answer = read(!f.has(keys.completion) && f.has("response") ? "response" : keys.completion, "model");
+      add_system();
+      break;
+    case Task::preference:
+      row.answer = read(keys.chosen, "model");
+      row.rejected = read(keys.rejected, "model");
+      if (row.answer == row.rejected) fail(Kind::data, "{}: \"{}\" and \"{}\" are identical", where, keys.chosen, keys.rejected);
+      if (f.has(keys.prompt)) row.prompt = read(keys.prompt, "user");
+      else if (!f.get(keys.chosen).is_array() || !f.get(keys.rejected).is_array())
+        fail(Kind::data, "{}: \"{}\" is missing; found {}", where, keys.prompt, f.keys());
+      if (row.prompt.empty() || !row.answer.front().from_model() || !row.rejected.front().from_model()) take_shared_prompt(row, where, keys);
+      add_system();
+      break;
     case Task::prompt:
-      read_prompt();
+      row.prompt = read(keys.prompt, "user");
+      add_system();
       if (!keys.answer.empty()) row.expected = f.text_or_number(keys.answer);
       else if (f.is_text_or_number("answer")) row.expected = f.text_or_number("answer");
       else if (f.is_text_or_number("completion")) row.expected = f.text_or_number("completion");
-      break;
-    case Task::completion:
-      read_prompt();
-      row.text = f.string(use(!f.has(keys.completion) && f.has("response") ? "response" : keys.completion));
-      break;
-    case Task::preference:
-      read_prompt();
-      row.text = f.string(use(keys.chosen));
-      row.rejected = f.string(use(keys.rejected));
-      if (row.text == row.rejected) fail(Kind::data, "{}: \"{}\" and \"{}\" are identical", where, keys.chosen, keys.rejected);
       break;
   }
   for (const auto& [key, value] : json.items())

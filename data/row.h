@@ -13,7 +13,7 @@ enum class Task {
   text,        ///< {"text"}: learn every token
   completion,  ///< {"prompt", "completion"} (or "response"): learn the completion
   chat,        ///< {"messages": [{"role", "content"}, ...]}: learn the model's turns
-  preference,  ///< {"prompt", "chosen", "rejected"}: two completions
+  preference,  ///< {"prompt", "chosen", "rejected"}: two completions; lists of messages may hold the prompt themselves
   prompt,      ///< {"prompt", ...}: the model writes, a verifier that sees the whole row judges
   document,    ///< a *.txt file: one long text, cut into windows
 };
@@ -27,12 +27,14 @@ struct RowKeys {
   std::string answer = {};  ///< of task prompt; empty: "answer", or else "completion", if there is one
 };
 
+/// `prompt`, `completion`, `chosen`, `rejected` are text or lists of messages. Beside `prompt` or `messages` there may be a text "system",
+/// the first message of the conversation.
 struct Row {
   Task task = Task::text;
-  std::vector<Message> prompt;      ///< the conversation up to the answer; a plain prompt is one "user" message
-  bool prompt_is_chat = false;      ///< prompt was a list of messages
-  std::string text;                 ///< text; completion; chosen
-  std::string rejected;
+  std::vector<Message> prompt;      ///< the conversation up to the answer (task chat: all of it); a plain prompt is one "user" message
+  std::vector<Message> answer, rejected;  ///< completion or chosen, and rejected; a plain one is one "model" message
+  bool is_chat = false;             ///< something was a list of messages, or there is a "system" text
+  std::string text;                 ///< of tasks text and document
   std::string expected;             ///< task prompt: what the answer should be; may be empty
   std::vector<std::string> other_keys;  ///< keys that mean nothing to the task
 };

@@ -70,7 +70,7 @@ TEST_CASE("broken data: what a user sees", "[data]") {
       {R"({"messages": [{"role": "user", "content": [{"type": "image"}]}, {"role": "model", "content": "a"}]})", {":1: a message holds an image, but the tokenizer has no <start_of_image>"}},
       {fmt::format(R"({{"messages": [{}, {{"role": "user", "content": "a"}}, {{"role": "user", "content": "c"}}]}})", user_model), {":1: turn 4 is \"user\" after \"user\""}},
       {R"({"messages": [{"role": "assistant", "content": "a"}]})", {":1: turn 1 is \"assistant\"; the first turn must be \"user\""}},
-      {R"({"messages": [{"role": "user", "content": "a"}]})", {":1: example 1 has no tokens to learn (no turn of the model?)"}},
+      {R"({"messages": [{"role": "user", "content": "a"}]})", {":1: example 1 has no tokens to learn (no turn of the model?); complete the row or remove it"}},
       {std::string("{\"text\": \"a\xff\"}"), {":1: byte 12: invalid UTF-8"}},
       {std::string("{\"text\": \"\xed\xa0\x80\"}"), {":1: byte 11: invalid UTF-8"}},
       {R"({"prompt": "a", "chosen": "b"})", {":1: \"rejected\" is missing"}},

@@ -43,11 +43,11 @@ TEST_CASE("dataset: tasks are told by their keys", "[data]") {
   CHECK(d.task() == Task::chat);
   CHECK(marked(t, d, 0) == "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n[[b<end_of_turn>]]\n");
   CHECK(preview(d, t, 0).starts_with("example 1 (" + files.path("a.jsonl") + ":1): 20 tokens, 2 learned; ids 2 4 26 24 "));
-  d = read("{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"chosen\": \"b\", \"rejected\": \"\"}");
+  d = read("{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"chosen\": \"b\", \"rejected\": \"c d\"}");
   CHECK(d.task() == Task::preference);
   CHECK(d.size() == 4);
   CHECK(marked(t, d, 1) == "<bos>a[[c<eos>]]");
-  CHECK(marked(t, d, 3) == "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n[[<end_of_turn>]]\n");
+  CHECK(marked(t, d, 3) == "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n[[c d<end_of_turn>]]\n");
   d = read(R"({"prompt": "ab", "n": 12, "verifier": "exact"})");
   CHECK(d.task() == Task::prompt);
   CHECK(marked(t, d, 0) == "<bos>ab");
