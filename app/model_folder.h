@@ -6,6 +6,7 @@
 
 #include "data/tokenizer.h"
 #include "models/gemma/model.h"
+#include "nn/lora.h"
 
 namespace facet::app {
 
@@ -13,6 +14,7 @@ struct ModelFolder {
   std::string path;
   std::unique_ptr<Gemma> model;
   Tokenizer tokenizer;  ///< absent when the folder has none and it was not asked for
+  std::unique_ptr<Adapters> adapters = nullptr;  ///< those over the model, if there are any
   bool chat = false;    ///< the folder comes with a chat template: the model was taught to take turns
 };
 

@@ -22,7 +22,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   if (data.task() == Task::preference || data.task() == Task::prompt)
     fail(Kind::data, "{}: sft learns from texts, completions or conversations; these rows are of another kind (facet {} learns from them)",
          data.path(), data.task() == Task::preference ? "dpo" : "grpo");
-  prepare_model(s, model);
+  prepare_model(s, seed, folder, console);
 
   LoaderOptions l;
   l.batch = s.batch;

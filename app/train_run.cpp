@@ -9,6 +9,7 @@
 #include "app/version.h"
 #include "infer/generator.h"
 #include "models/gemma/hf_config.h"
+#include "models/gemma/peft.h"
 #include "optim/adamw.h"
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
@@ -19,6 +20,8 @@
 namespace facet::app {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr const char* adapter_name = "default";
 
 std::string bytes_text(double n) { return human_bytes(static_cast<uint64_t>(n)); }
 
@@ -67,7 +70,7 @@ void TrainSettings::declare_batches(Options& o) {
 void TrainSettings::declare_train(Options& o) {
   o.section("train");
   o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"}).range(1, 1e12);
-  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5").alias({"learning-rate"}).range(0, 100);
+  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5, for an adapter 2e-4").alias({"learning-rate"}).range(0, 100);
   o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine"});
   o.add("warmup", &warmup, "steps until the peak").alias({"warmup-steps"}).range(0, 1e12);
   o.add("min-lr-ratio", &min_lr_ratio, "last rate as a share of the peak").range(0, 1);
@@ -78,6 +81,19 @@ void TrainSettings::declare_train(Options& o) {
   o.add("recompute", &recompute, "what backward computes again to save memory").alias({"grad-checkpoint"}).choices({"none", "mlp", "block"});
   o.add("freeze", &freeze, "parameters that stay as they are, e.g. 'embed_tokens.*'");
   o.pass_through("model", model_overrides);
+  o.section("lora");
+  o.add("adapter", &adapter, "train a low-rank adapter (LoRA, or DoRA) and leave the model as it is").alias({"fine-tune-type", "train-type"}).choices({"none", "lora", "dora"});
+  o.add("lora-rank", &lora.rank, "rank of the update").alias({"lora-r"}).range(1, 65536);
+  o.add("lora-alpha", &lora.alpha, "the update is scaled by alpha / rank").range(0, 1e6);
+  o.add("lora-dropout", &lora.dropout, "share of an adapter's inputs that is dropped in training").range(0, 0.99);
+  o.add("lora-targets", &lora.targets, "q, k, v, o, gate, up, down, embedding, all-linear, or paths with *").alias({"lora-target-modules"});
+  o.add("rslora", &lora.rslora, "scale by alpha / sqrt(rank) instead").alias({"use-rslora"});
+  o.rule([this, &o]() -> std::string {
+    for (const char* name : {"lora-rank", "lora-alpha", "lora-dropout", "lora-targets", "rslora"})
+      if (adapter == "none" && std::as_const(o).find(name)->layer() == Layer::flag) return fmt::format("--{} has no effect without --adapter lora", name);
+    if (adapter != "none" && !freeze.empty()) return "--freeze and --adapter: an adapter freezes the whole model";
+    return {};
+  });
 }
 
 void TrainSettings::declare_run(Options& o) {
@@ -152,14 +168,25 @@ std::vector<ParameterGroup> parameter_groups(Module& model, double weight_decay)
   return {matrices, vectors};
 }
 
-void prepare_model(const TrainSettings& s, LanguageModel& model) {
+void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, Console& console) {
+  Gemma& model = *folder.model;
+  if (s.adapter != "none") {
+    folder.adapters = std::make_unique<Adapters>(model);
+    LoraOptions lora = s.lora;
+    lora.dora = s.adapter == "dora";
+    folder.adapters->add(adapter_name, lora, fold_in(key(seed), 0x10fau));
+    const auto all = static_cast<double>(count_parameters(model)), trained = static_cast<double>(count_parameters(model, true));
+    console.note("adapter: {} of rank {} on {} modules, {} of {} parameters train ({:.2f}%)", s.adapter, lora.rank,
+                 folder.adapters->factors(adapter_name).size(), grouped(static_cast<uint64_t>(trained)), grouped(static_cast<uint64_t>(all)), 100 * trained / all);
+  }
   for (const std::string& pattern : s.freeze)
     if (set_trains(model, pattern, false) == 0) fail(Kind::usage, "--freeze {}: no parameter has such a name; facet inspect model lists them", pattern);
   model.recompute = recompute_of(s.recompute);
 }
 
 double learning_rate(const TrainSettings& s, Module& model) {
-  return s.lr > 0 ? s.lr : count_parameters(model) < 10'000'000 ? 2e-3 : 2e-5;
+  if (s.lr > 0) return s.lr;
+  return count_parameters(model) < 10'000'000 ? 2e-3 : s.adapter != "none" ? 2e-4 : 2e-5;
 }
 
 int64_t count_steps(const TrainSettings& s, int64_t steps_per_epoch) {
@@ -196,6 +223,10 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
       {"wd", fmt::format("{}", s.weight_decay)}, {"beta1", fmt::format("{}", s.beta1)}, {"beta2", fmt::format("{}", s.beta2)},
       {"tokenizer", fmt::format("{:016x}", folder.tokenizer.hash())}};
   if (const uint32_t frozen = hash_of_frozen(model)) identity["frozen weights"] = fmt::format("{:08x}", frozen);
+  if (s.adapter != "none")
+    identity.insert({{"adapter", s.adapter}, {"lora-rank", std::to_string(s.lora.rank)}, {"lora-alpha", fmt::format("{}", s.lora.alpha)},
+                     {"lora-dropout", fmt::format("{}", s.lora.dropout)}, {"lora-targets", fmt::format("{}", fmt::join(s.lora.targets, ","))},
+                     {"rslora", s.lora.rslora ? "yes" : "no"}});
   identity.insert(training.identity.begin(), training.identity.end());
   Loop loop(model, optimizer, training.objective, run, o, identity);
   loop.sample = training.sample;
@@ -216,7 +247,8 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   result.tokens = static_cast<double>(loop.tokens());
   result.steps = o.steps;
   result.evaluation = loop.last_evaluation();
-  save_model(run.file("final"), model, folder.tokenizer, folder.chat || training.chat, folder.path);
+  if (folder.adapters) save_adapter(run.file("final"), *folder.adapters, adapter_name, folder.path, true);
+  else save_model(run.file("final"), model, folder.tokenizer, folder.chat || training.chat, folder.path);
   console.note("wrote {}", run.file("final"));
   return result;
 }

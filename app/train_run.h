@@ -10,6 +10,7 @@
 #include "app/data_settings.h"
 #include "app/model_folder.h"
 #include "app/options.h"
+#include "nn/lora.h"
 #include "optim/optimizer.h"
 #include "train/loop.h"
 
@@ -27,6 +28,8 @@ struct TrainSettings : DataSettings {
   std::string schedule = "cosine", recompute = "none";
   int64_t eval_every = 0, save_every = 0, sample_every = 0, keep = 2, log_every = 0;
   Values samples, freeze, allow_changed;
+  std::string adapter = "none";
+  LoraOptions lora;
   std::map<std::string, std::string> model_overrides;
 
   void declare_start(Options&);    ///< model, out, data
@@ -64,8 +67,8 @@ struct TrainResult {
   double seconds = 0, tokens = 0;
 };
 
-/// Freezes what --freeze names and sets what backward recomputes. Before the objective is made.
-void prepare_model(const TrainSettings&, LanguageModel&);
+/// Decides what trains (--adapter, --freeze) and what backward recomputes. Before the objective is made.
+void prepare_model(const TrainSettings&, uint64_t seed, ModelFolder&, Console&);
 /// Runs to the end, or to where it was stopped, and writes the run folder with final/. Errors as the parts raise them.
 TrainResult run_training(const TrainSettings&, uint64_t seed, ModelFolder&, const Training&, const Options&, Console&);
 

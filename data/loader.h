@@ -54,6 +54,7 @@ class Loader {
   std::vector<Batch> next() { return at(state_.step++); }
 
   const Dataset& data() const { return data_; }
+  const LoaderOptions& options() const { return options_; }
   const LoaderState& state() const { return state_; }
   /// Throws Error(Kind::usage) when the state belongs to other data or options.
   void restore(const LoaderState&);

@@ -26,7 +26,7 @@ SftFigures evaluate_loss(LanguageModel& model, const std::vector<Batch>& batches
 Sft::Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid)
     : model_(model), train_(train), valid_(std::move(valid)) {}
 
-StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro) {
+StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro, std::optional<Key> dropout) {
   StepReport r;
   for (const Batch& b : micro) {
     r.tokens += b.tokens;
@@ -34,11 +34,16 @@ StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro) {
   }
   // One weight for every token of the step: micro-batches of any shape add up to the big batch's mean.
   const double weight = r.supervised > 0 ? 1.0 / static_cast<double>(r.supervised) : 0.0;
-  for (const Batch& b : micro) r.loss += batch_loss(model, b, weight);
+  for (size_t i = 0; i < micro.size(); ++i) {
+    const DropoutScope scope(dropout ? std::optional(fold_in(*dropout, static_cast<uint32_t>(i))) : std::nullopt);
+    r.loss += batch_loss(model, micro[i], weight);
+  }
   return r;
 }
 
-StepReport Sft::accumulate(int64_t step) { return accumulate_sft(model_, train_.at(step)); }
+StepReport Sft::accumulate(int64_t step) {
+  return accumulate_sft(model_, train_.at(step), fold_in(key(train_.options().seed), static_cast<uint32_t>(step)));
+}
 
 std::map<std::string, double> Sft::evaluate() {
   if (valid_.empty()) return {};

@@ -1,6 +1,7 @@
 // Supervised fine-tuning: token-weighted cross-entropy on the tokens that the loss mask marks.
 #pragma once
 #include "data/loader.h"
+#include "nn/dropout.h"
 #include "nn/language_model.h"
 #include "train/loop.h"
 
@@ -16,8 +17,9 @@ double batch_loss(LanguageModel&, const Batch&, double weight);
 /// Forward only.
 SftFigures evaluate_loss(LanguageModel&, const std::vector<Batch>&);
 
-/// Adds the gradients of the token-weighted mean over all micro-batches: what one step learns from.
-StepReport accumulate_sft(LanguageModel&, std::span<const Batch> micro);
+/// Adds the gradients of the token-weighted mean over all micro-batches: what one step learns from. `dropout`: the step's key, of which
+/// every micro-batch gets its own; absent: nothing is dropped.
+StepReport accumulate_sft(LanguageModel&, std::span<const Batch> micro, std::optional<Key> dropout = {});
 
 class Sft final : public Objective {
  public:
