@@ -6,6 +6,7 @@ namespace facet::app {
 Command bench_op_command();
 Command bench_step_command();
 Command bench_infer_command();
+Command bench_rollout_command();
 Command chat_command();
 Command check_blocks_command();
 Command check_generation_command();
@@ -37,6 +38,7 @@ const std::vector<Command>& commands() {
       chat_command(),
       eval_command(),
       bench_infer_command(),
+      bench_rollout_command(),
       check_logits_command(),
       check_blocks_command(),
       check_grads_command(),
