@@ -19,6 +19,7 @@ Command data_make_command();
 Command data_preview_command();
 Command data_stats_command();
 Command demo_radicals_command();
+Command dpo_command();
 Command env_command();
 Command eval_command();
 Command generate_command();
@@ -34,6 +35,7 @@ const std::vector<Command>& commands() {
       demo_radicals_command(),
       init_command(),
       sft_command(),
+      dpo_command(),
       generate_command(),
       chat_command(),
       eval_command(),
