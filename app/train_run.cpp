@@ -70,7 +70,7 @@ void TrainSettings::declare_batches(Options& o) {
 void TrainSettings::declare_train(Options& o) {
   o.section("train");
   o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"}).range(1, 1e12);
-  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5, for an adapter 2e-4").alias({"learning-rate"}).range(0, 100);
+  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5, for an adapter 2e-4 (grpo: 1e-4, 1e-6, 1e-5)").alias({"learning-rate"}).range(0, 100);
   o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine"});
   o.add("warmup", &warmup, "steps until the peak").alias({"warmup-steps"}).range(0, 1e12);
   o.add("min-lr-ratio", &min_lr_ratio, "last rate as a share of the peak").range(0, 1);

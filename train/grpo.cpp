@@ -279,7 +279,8 @@ StepReport Grpo::accumulate(int64_t step) {
   const int64_t rollout = step / options_.updates;
   const bool fresh = now_.index != rollout;
   if (fresh) sample(rollout, step + 1, r.extra);
-  const double sampling = seconds_since(begin);
+  const double sampling = fresh ? seconds_since(begin) : 0;
+  sampling_seconds_ += sampling;
   const Figures f = figures_of(now_);
   const std::vector<PolicySequence> list = sequences(f);
   if (options_.policy.kl > 0 && now_.reference.empty()) reference_log_probs(list);

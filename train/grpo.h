@@ -57,6 +57,7 @@ class Grpo final : public Objective {
 
   /// The questions of a rollout: epochs of shuffled questions follow each other without a gap.
   std::vector<int64_t> questions_of(int64_t rollout) const;
+  double sampling_seconds() const { return sampling_seconds_; }  ///< spent on drawing and judging by this object
 
  private:
   // A rollout as numbers: all that its updates read, and all that a checkpoint between two of them keeps. Tokens of all completions lie
@@ -90,6 +91,7 @@ class Grpo final : public Objective {
   int64_t done_ = 0;             // steps
   int64_t failures_ = 0;         // rows without a reward
   bool said_truncated_ = false;
+  double sampling_seconds_ = 0;
 };
 
 }  // namespace facet

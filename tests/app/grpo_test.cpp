@@ -1,0 +1,142 @@
+// facet grpo as a user runs it: on radicals and on word problems with a model that knows nothing, killed and resumed, with bad input.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <sstream>
+
+#include "tensor/io/json.h"
+#include "tests/app/process.h"
+#include "tests/support/temp_folder.h"
+
+using namespace facet::test;
+using facet::Json;
+using Words = std::vector<std::string>;
+namespace fs = std::filesystem;
+
+namespace {
+
+const std::string samples = FACET_SAMPLES;
+
+struct Setting : TempFolder {
+  Setting() {
+    REQUIRE(run_process({"data", "make", "radicals", "--out", *this / "data", "--n", "60"}, *this / "log") == 0);
+    REQUIRE(run_process({"init", *this / "m", "--data", *this / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"},
+                        *this / "log") == 0);
+  }
+  Words grpo(const std::string& out, Words more = {}) const {
+    Words w = {"grpo", *this / "m", "--data", *this / "data", "--out", *this / out, "--verifier", "length:3..5", "--steps", "5", "--save-every", "1",
+               "--prompts-per-step", "3", "--group", "4", "--max-new", "6", "--eval-limit", "5", "--threads", "1", "--log-every", "1"};
+    for (size_t i = 0; i < more.size(); ++i) {
+      const auto at = more[i].rfind("--", 0) == 0 ? std::find(w.begin(), w.end(), more[i]) : w.end();
+      if (at != w.end()) at[1] = more[++i];
+      else w.push_back(more[i]);
+    }
+    return w;
+  }
+  int run(const Words& w) const { return run_process(w, *this / "log"); }
+  std::string said() const { return content_of(*this / "log"); }
+};
+
+std::vector<Json> lines_of(const std::string& path) {
+  std::vector<Json> list;
+  std::istringstream in(content_of(path));
+  for (std::string line; std::getline(in, line);) list.push_back(Json::parse(line));
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("grpo: the folder holds every answer with its rewards, samples, metrics and a model") {
+  const Setting s;
+  REQUIRE(s.run(s.grpo("run", {"--verifier", "radicals", "--updates-per-rollout", "2", "--kl", "0.1"})) == 0);
+  CHECK_THAT(s.said(), Catch::Contains("[G] step     1") && Catch::Contains("zero-std") && Catch::Contains("gap") && Catch::Contains("surrogate"));
+  for (const char* name : {"config.resolved.yaml", "samples/step-000005.txt", "completions/step-000001.jsonl", "completions/step-000003.jsonl",
+                           "checkpoints/LATEST", "final/model.safetensors", "final/tokenizer.model"}) {
+    INFO(name);
+    CHECK(fs::exists(s / (std::string("run/") + name)));
+  }
+  CHECK_FALSE(fs::exists(s / "run/completions/step-000002.jsonl"));  // the second update of a rollout
+  const auto completions = lines_of(s / "run/completions/step-000003.jsonl");
+  CHECK(completions.size() == 12);
+  for (const char* key : {"prompt", "text", "rewards", "total", "verdict", "advantage", "stop"}) CHECK(completions[0].contains(key));
+  CHECK(completions[0].at("rewards").contains("radicals"));
+  for (const Json& j : lines_of(s / "run/metrics.jsonl")) {
+    if (j.at("kind") == "valid") CHECK(j.contains("pass"));
+    else for (const char* key : {"reward", "pass", "zero_std", "entropy", "kl", "clip_low", "clip_high", "ratio", "length", "truncated"}) CHECK(j.contains(key));
+  }
+  CHECK(s.run({"grpo", "--config", s / "run/config.resolved.yaml", "--out", s / "again"}) == 0);
+  CHECK(content_of(s / "again/final/model.safetensors") == content_of(s / "run/final/model.safetensors"));
+  CHECK(s.run(s.grpo("dry", {"--dry-run"})) == 0);
+  CHECK_THAT(s.said(), Catch::Contains("memory:") && Catch::Contains("a rollout of 3 x 4 answers"));
+  CHECK_FALSE(fs::exists(s / "dry"));
+}
+
+TEST_CASE("grpo: a run killed with -9 and resumed gives the same bytes", "[full]") {
+  const Setting s;
+  for (const Words& kind : {Words{"--updates-per-rollout", "3", "--kl", "0.05"}, Words{"--adapter", "lora", "--lr", "1e-3", "--kl", "0.05"}}) {
+    Words longer = {"--steps", "20"};
+    longer.insert(longer.end(), kind.begin(), kind.end());
+    const std::string name = kind[0].substr(2);
+    REQUIRE(s.run(s.grpo("whole-" + name, longer)) == 0);
+    const auto want = files_of(s / ("whole-" + name + "/final")), answers = files_of(s / ("whole-" + name + "/completions"));
+    const std::string out = "cut-" + name;
+    {
+      Process p(s.grpo(out, longer), s / "log");
+      REQUIRE(p.wait_for("[G] step     7"));
+      p.kill(SIGKILL);
+      CHECK(p.wait() == 1009);
+    }
+    longer.insert(longer.end(), {"--resume", "--threads", "2"});
+    CHECK(s.run(s.grpo(out, longer)) == 0);
+    CHECK(files_of(s / (out + "/final")) == want);
+    CHECK(files_of(s / (out + "/completions")) == answers);
+  }
+}
+
+TEST_CASE("grpo: a file of word problems, with its own keys, judged by the final number") {
+  const Setting s;
+  const Words w = s.grpo("run", {"--verifier", "numeric", "--data", samples + "/word_problems.jsonl", "--prompt-key", "question", "--val-frac", "0.2"});
+  fs::copy_file(samples + "/word_problems.jsonl", s / "words.txt");  // the characters it is made of
+  REQUIRE(run_process({"init", s / "words", "--data", s / "words.txt", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"}, s / "log") == 0);
+  Words with = w;
+  with[1] = s / "words";
+  INFO(s.said());
+  REQUIRE(s.run(with) == 0);
+  const auto completions = lines_of(s / "run/completions/step-000001.jsonl");
+  REQUIRE(completions.size() == 12);
+  CHECK(completions[0].at("prompt").get<std::string>().find("How many") != std::string::npos);
+}
+
+TEST_CASE("grpo: what cannot work is refused before anything is written") {
+  const Setting s;
+  const auto refused = [&](const Words& more, int code, const std::string& word) {
+    INFO(word);
+    CHECK(s.run(s.grpo("run", more)) == code);
+    CHECK_THAT(s.said(), Catch::Contains(word));
+    CHECK_FALSE(fs::exists(s / "run"));
+  };
+  refused({"--verifier", "radical"}, 2, "radicals");
+  refused({"--group", "1"}, 2, "group");
+  refused({"--temp", "0"}, 2, "temp");
+  refused({"--top-p", "0.9"}, 2, "top-p");
+  refused({"--loss", "ppo"}, 2, "dapo");
+  refused({"--format", "completion"}, 2, "asks questions");
+  refused({"--adapter", "lora", "--lora-dropout", "0.1"}, 2, "what samples has to be what learns");
+  refused({"--verifier", "numeric", "--data", s / "data/train.jsonl", "--answer-key", "no_such"}, 4, "no_such");
+  refused({"--data", samples + "/word_problems.jsonl"}, 4, "prompt");
+  refused({"--resume"}, 2, "no run to resume");
+}
+
+TEST_CASE("grpo: a verifier that keeps failing ends the run with exit code 6 and a checkpoint") {
+  const Setting s;
+  CHECK(s.run(s.grpo("run", {"--verifier", "exec:false"})) == 6);
+  CHECK_THAT(s.said(), Catch::Contains("12 rows excluded (12 of 10 allowed)") && Catch::Contains("--max-failures") && Catch::Contains("checkpoint kept"));
+  CHECK(fs::exists(s / "run/checkpoints/LATEST"));
+}
+
+TEST_CASE("grpo: other trainers' names for the same settings") {
+  const Setting s;
+  CHECK(s.run({"grpo", s / "m", "--data", s / "data", "--out", s / "run", "--reward", "radicals", "--max-steps", "1", "--num-generations", "2",
+               "--max_completion_length", "4", "--temperature", "0.9", "--beta", "0", "--epsilon", "0.2", "--epsilon-high", "0.28", "--loss-type", "dr_grpo",
+               "--scale-rewards", "none", "--num-iterations", "1", "--mask-truncated-completions", "--prompts-per-step", "2", "--threads", "1"}) == 0);
+}
