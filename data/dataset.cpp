@@ -249,7 +249,7 @@ Dataset read_dataset(const std::string& path, const Tokenizer& t, const DataOpti
       }
       int64_t longest = 0;
       for (const Example& e : examples) {
-        longest = std::max(longest, positions(e));
+        longest = std::max(longest, positions(e) + (row.task == Task::prompt));  // the last token of a prompt is not just a label
         if (row.task != Task::prompt && e.supervised() == 0)
           fail(Kind::data, "{}: example {} has no tokens to learn ({}); complete the row or remove it", lines.where(), d.size() / d.group() + 1,
                row.task == Task::chat ? "no turn of the model?" : "empty text?");
@@ -334,6 +334,7 @@ std::vector<std::string> read_texts(const std::string& path, const DataOptions& 
     each_text(row, [&](const std::string& s) { texts.push_back(s); });
     chats = chats || row.is_chat || row.task == Task::chat || (o.chat_template && row.task != Task::text);
   });
+  if (report.bad > 0 && report.bad == report.rows) fail(Kind::data, "{}", report.bad_rows[0]);
   std::erase(texts, "");
   if (chats) texts.push_back("user\nmodel\n\n");  // what the template puts between them
   return texts;
@@ -354,15 +355,15 @@ std::string DataReport::summary() const {
 
 DataStats stats(const Dataset& d) {
   DataStats s;
-  s.examples = d.size();
+  s.examples = d.size() / d.group();
   std::vector<int64_t> lengths;
   std::map<int32_t, int64_t> counts;
   for (int64_t i = 0; i < d.size(); ++i) {
     const auto v = d[i];
     s.tokens += static_cast<int64_t>(v.ids.size());
-    lengths.push_back(static_cast<int64_t>(v.ids.size()) - 1);
+    lengths.push_back(static_cast<int64_t>(v.ids.size()) - (d.task() != Task::prompt));
     for (size_t k = 1; k < v.ids.size(); ++k)
-      if (v.mask[k]) ++counts[v.ids[k]], ++s.supervised;
+      if (v.mask[k]) ++counts[v.ids[k]], ++s.supervised, s.rejected += d.group() == 2 && i % 2 == 1;
   }
   for (const auto& [id, n] : counts) {
     const double p = static_cast<double>(n) / static_cast<double>(s.supervised);
@@ -378,10 +379,11 @@ DataStats stats(const Dataset& d) {
   return s;
 }
 
-std::string preview(const Dataset& d, const Tokenizer& t, int64_t example, std::string_view open, std::string_view close) {
-  const auto v = d[example];
+std::string preview(const Dataset& d, const Tokenizer& t, int64_t sequence, std::string_view open, std::string_view close) {
+  const auto v = d[sequence];
   const auto learned = std::count(v.mask.begin() + !v.mask.empty(), v.mask.end(), 1);
-  std::string s = fmt::format("example {} ({}:{}): {} tokens, {} learned; ids {}{}\n", example + 1, d.path(), v.line, v.ids.size(), learned,
+  const char* half = d.group() == 1 ? "" : sequence % 2 == 0 ? ", chosen" : ", rejected";
+  std::string s = fmt::format("example {}{} ({}:{}): {} tokens, {} learned; ids {}{}\n", sequence / d.group() + 1, half, d.path(), v.line, v.ids.size(), learned,
                               fmt::join(v.ids.first(std::min<size_t>(v.ids.size(), 8)), " "), v.ids.size() > 8 ? " ..." : "");
   StreamDecoder decoder(t);
   bool inside = false;

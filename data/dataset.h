@@ -103,13 +103,14 @@ Splits read_splits(const std::string& path, const Tokenizer&, const DataOptions&
 std::vector<std::string> read_texts(const std::string& path, const DataOptions& = {});
 
 struct DataStats {
-  int64_t examples = 0, tokens = 0, supervised = 0;
+  int64_t examples = 0, tokens = 0, supervised = 0;  ///< preference data: a pair is one example of two sequences
+  int64_t rejected = 0;                              ///< supervised tokens of rejected halves
   int64_t shortest = 0, median = 0, p95 = 0, longest = 0;  ///< positions
   double entropy = 0;  ///< nats per learned token of their own frequencies: the loss of a model that knows nothing else
 };
 DataStats stats(const Dataset&);
 
-/// One example for people: where it is from, its first ids, and its text with the learned parts between marks.
-std::string preview(const Dataset&, const Tokenizer&, int64_t example, std::string_view open = "[[", std::string_view close = "]]");
+/// One sequence for people: where it is from, its first ids, and its text with the learned parts between marks.
+std::string preview(const Dataset&, const Tokenizer&, int64_t sequence, std::string_view open = "[[", std::string_view close = "]]");
 
 }  // namespace facet

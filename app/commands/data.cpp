@@ -6,6 +6,7 @@
 
 #include "app/command.h"
 #include "app/data_settings.h"
+#include "app/verifier_settings.h"
 #include "data/make_tokenizer.h"
 #include "tensor/io/text.h"
 
@@ -30,6 +31,13 @@ struct PreviewSettings : Settings {
     Settings::declare(o);
     o.add("count", &count, "how many examples").letter('n').range(1, 1e6);
     o.add("first", &first, "number of the first one").range(1, 1e12);
+  }
+};
+
+struct CheckSettings : Settings, VerifierSettings {
+  void declare(Options& o) {
+    Settings::declare(o);
+    declare_verifiers(o);
   }
 };
 
@@ -62,11 +70,17 @@ int run_stats(Settings& s, Options&, Console& console) {
     if (console.json()) {
       out[name] = {{"task", name_of(d.task())}, {"examples", t.examples}, {"tokens", t.tokens}, {"learned", t.supervised}, {"shortest", t.shortest},
                    {"median", t.median}, {"p95", t.p95}, {"longest", t.longest}, {"entropy", t.entropy}, {"rows", d.report().rows}};
+      if (d.task() == Task::preference) out[name]["learned_of_rejected"] = t.rejected;
       return;
     }
     const auto n = [](int64_t v) { return grouped(static_cast<uint64_t>(v)); };
-    console.line("{:<6} {:<10} {:>9} {:>12} {:>12} {:>8} {:>7} {:>7} {:>7} {:>8.3f}", name, name_of(d.task()), n(t.examples), n(t.tokens), n(t.supervised),
-                 n(t.shortest), n(t.median), n(t.p95), n(t.longest), t.entropy);
+    console.line("{:<6} {:<10} {:>9} {:>12} {:>12} {:>8} {:>7} {:>7} {:>7} {:>8}", name, name_of(d.task()), n(t.examples), n(t.tokens), n(t.supervised),
+                 n(t.shortest), n(t.median), n(t.p95), n(t.longest),
+                 t.supervised > 0 ? fmt::format("{:.3f}", t.entropy) : "-");
+    if (d.task() == Task::preference)
+      console.line("{:<6} pairs of two sequences; learned tokens: {:.1f} of chosen, {:.1f} of rejected on average", "",
+                   static_cast<double>(t.supervised - t.rejected) / static_cast<double>(t.examples),
+                   static_cast<double>(t.rejected) / static_cast<double>(t.examples));
   });
   if (console.json()) {
     console.line("{}", out.dump(2));
@@ -80,28 +94,40 @@ int run_stats(Settings& s, Options&, Console& console) {
 int run_preview(PreviewSettings& s, Options&, Console& console) {
   const Tokenizer tokenizer = tokenizer_of(s, console);
   const Dataset data = read(s, tokenizer).train;
-  if (s.first > data.size()) fail(Kind::usage, "--first {}: there are {} examples", s.first, grouped(static_cast<uint64_t>(data.size())));
-  console.note("{}; learned parts stand in [[ ]]", name_of(data.task()));
-  for (int64_t i = s.first - 1; i < std::min(data.size(), s.first - 1 + s.count); ++i) console.line("{}\n", preview(data, tokenizer, i));
+  const int64_t group = data.group(), examples = data.size() / group;
+  if (s.first > examples) fail(Kind::usage, "--first {}: there are {} examples", s.first, grouped(static_cast<uint64_t>(examples)));
+  const bool asked = data.task() == Task::prompt;
+  const auto questions = asked ? questions_of(data, s.data.options(0).keys) : std::vector<Question>();
+  console.note("{}; {}", name_of(data.task()), asked ? "the model goes on where the text ends" : "learned parts stand in [[ ]]");
+  for (int64_t i = s.first - 1; i < std::min(examples, s.first - 1 + s.count); ++i) {
+    for (int64_t half = 0; half < group; ++half) console.line("{}\n", preview(data, tokenizer, i * group + half));
+    if (asked && !questions[static_cast<size_t>(i)].expected.empty()) console.line("expected: {}\n", questions[static_cast<size_t>(i)].expected);
+  }
   return 0;
 }
 
-int run_check(Settings& s, Options& options, Console& console) {
+int run_check(CheckSettings& s, Options& options, Console& console) {
+  const Rewards rewards = s.rewards();
+  if (rewards.size() > 0) s.data.format = "prompt";
   if (!options.given("max-bad-rows")) s.data.max_bad_rows = INT64_MAX;  // report them all, then fail
   const Tokenizer tokenizer = tokenizer_of(s, console);
   const Splits splits = read(s, tokenizer);
   int64_t bad = 0, left_out = 0, leaked = 0;
   std::unordered_set<std::string_view> seen;
-  const auto key = [](const Dataset::View& v) { return std::string_view(reinterpret_cast<const char*>(v.ids.data()), v.ids.size_bytes()); };
+  const auto key = [](const Dataset& d, int64_t i) {  // the ids of an example, both halves of a pair
+    const Dataset::View first = d[i * d.group()], last = d[(i + 1) * d.group() - 1];
+    const int32_t* end = last.ids.data() + last.ids.size();
+    return std::string_view(reinterpret_cast<const char*>(first.ids.data()), static_cast<size_t>(end - first.ids.data()) * sizeof(int32_t));
+  };
   each_part(splits, [&](const char* name, const Dataset& d) {
     const DataReport& r = d.report();
     bad += r.bad;
     left_out += r.too_long + r.no_target;
     int64_t repeated = 0, shared = 0;
     std::unordered_set<std::string_view> own;
-    for (int64_t i = 0; i < d.size(); ++i) {
-      if (!own.insert(key(d[i])).second) ++repeated;
-      else if (&d != &splits.train && seen.count(key(d[i]))) ++shared;
+    for (int64_t i = 0; i < d.size() / d.group(); ++i) {
+      if (!own.insert(key(d, i)).second) ++repeated;
+      else if (&d != &splits.train && seen.count(key(d, i))) ++shared;
     }
     if (&d == &splits.train) seen = std::move(own);
     leaked += shared;
@@ -109,6 +135,8 @@ int run_check(Settings& s, Options& options, Console& console) {
     if (repeated) console.line("{}: {} examples occur more than once", name, grouped(static_cast<uint64_t>(repeated)));
     if (shared) console.line("{}: {} examples are in the training part, too", name, grouped(static_cast<uint64_t>(shared)));
   });
+  if (rewards.size() > 0)
+    each_part(splits, [&](const char*, const Dataset& d) { rewards.check(questions_of(d, s.data.options(0).keys)); });
   if (bad) fail(Kind::data, "{}: {} broken row{}", s.data.data, bad, bad == 1 ? "" : "s");
   console.line("{}", left_out || leaked ? "usable, see above" : "all good");
   return 0;
@@ -126,8 +154,9 @@ Command data_preview_command() {
 }
 
 Command data_check_command() {
-  return command<Settings>("data check", "Read a dataset as training would and report broken, long, repeated and leaked rows",
-                           "Exit code 4 when a row is broken.\n\n  facet data check data/chat.jsonl --model gemma-3-270m-it --max-len 2048", run_check);
+  return command<CheckSettings>("data check", "Read a dataset as training would and report broken, long, repeated and leaked rows",
+                           "Exit code 4 when a row is broken.\n\n  facet data check data/chat.jsonl --model gemma-3-270m-it --max-len 2048\n"
+                           "  facet data check problems.jsonl --prompt-key question --verifier numeric", run_check);
 }
 
 }  // namespace facet::app

@@ -183,6 +183,12 @@ TEST_CASE("bad input: datasets") {
   s.data_refused("", {".jsonl", "0"});
   s.data_refused("\n\n", {".jsonl"});
   s.data_refused("{\"prompt\": \"2\", \"chosen\": \"3\", \"rejected\": \"3\"}\n", {".jsonl:1", "identical"});
+  const std::string half = "{\"prompt\": \"2\", \"chosen\": \"3\"";
+  s.data_refused(half + "}\n", {".jsonl:1: \"rejected\" is missing; found chosen, prompt"});
+  s.data_refused(half + ", \"rejected\": \"\"}\n", {".jsonl:1: \"rejected\" is empty, spaces aside"});
+  s.data_refused("{\"chosen\": \"2\", \"rejected\": \"3\"}\n", {".jsonl:1: \"prompt\" is missing"});
+  s.data_refused(half + ", \"rejected\": \"<bos>2\"}\n", {".jsonl:1: the text holds <bos>", "take it out", "--safe"});
+  s.data_refused(good + "{\"prompt\": \"<bos>2\", \"completion\": \"2\"}\n", {".jsonl:2: the text holds <bos>"});
   const Words base = {"sft", s / "m", "--out", s / "run", "--steps", "1", "--data"};
   const auto with = [&](const std::string& d) {
     Words w = base;
@@ -192,6 +198,36 @@ TEST_CASE("bad input: datasets") {
   s.refused(with(s / "none.jsonl"), 4, {"none.jsonl", "No such file"});
   fs::create_directories(s / "empty");
   s.refused(with(s / "empty"), 4, {"empty", "train.jsonl"});
+}
+
+TEST_CASE("bad input: questions and rewards") {
+  const Setting s;
+  const std::string rows = s.rows("{\"prompt\": \"2·3=\", \"answer\": \"2\"}\n{\"prompt\": \"2·2=\"}\n");
+  const auto judged = [&](Words more) {
+    Words w = {"eval", s / "m", "--task", "verifier", "--greedy", "-n", "2", "--data", rows};
+    w.insert(w.end(), more.begin(), more.end());
+    return w;
+  };
+  s.refused(judged({}), 4, {".jsonl:2: verifier exact needs the expected answer", "--answer-key"});
+  s.refused(judged({"--verifier", "radicals"}), 4, {".jsonl:1: verifier radicals: the prompt \"2·3=\" is no radical"});
+  s.refused(judged({"--verifier", "length:1..9", "--answer-key", "gold"}), 4, {".jsonl:1: \"gold\" is missing; found answer, prompt"});
+  s.refused(judged({"--verifier", "exac"}), 2, {"verifier \"exac\" is unknown, did you mean exact?", "regex:PATTERN"});
+  s.refused(judged({"--verifier", "regex:(a"}), 2, {"pattern \"(a\": character 3: a ) is missing"});
+  s.refused(judged({"--verifier", "length:9..1"}), 2, {"expected length:N..M"});
+  s.refused(judged({"--verifier", "length:1..", "--reward-weights", "1,2"}), 2, {"--reward-weights: 2 for 1 verifiers"});
+  s.refused(judged({"--verifier", "length:1..", "--reward-weights", "x"}), 2, {"--reward-weights: \"x\" is not a number"});
+  s.refused(judged({"--verifier", "length:1..", "--reward-weights", "inf"}), 2, {"the weight of reward \"length:1..\" is inf"});
+  const std::string all = "2 of 2 answers have no reward";
+  s.refused(judged({"--verifier", "exec:cat >&2; echo no luck >&2; exit 3"}), 4, {"raised at sample 1: exit status 3; it said: no luck", all});
+  s.refused(judged({"--verifier", "exec:cat >/dev/null; echo 1"}), 4, {"raised at sample 1: 1 line for 2 samples", all});
+  s.refused(judged({"--verifier", "exec:cat >/dev/null; echo nan; echo x"}), 4, {"\"nan\" is no finite number", all});
+  s.refused(judged({"--verifier", "exec:sleep 60", "--reward-timeout", "0.1"}), 4, {"no answer within 0.3 s, killed", all});
+  s.refused(judged({"--verifier", "exec:yes"}), 4, {"it wrote more than 65,664 bytes", all});
+  // One row that fails is left out, and said.
+  CHECK(run_process(judged({"--verifier", "exec:cat >/dev/null; echo 1; echo nan"}), s / "log") == 0);
+  const std::string said = content_of(s / "log");
+  CHECK(said.find("raised at sample 2: \"nan\" is no finite number; 1 of 2 answers have no reward; they are left out") != std::string::npos);
+  CHECK(said.find("pass@1 1.000") != std::string::npos);
 }
 
 TEST_CASE("bad input: options, prompts and places") {

@@ -32,6 +32,38 @@ TEST_CASE("data stats: counts tokens of every part") {
   CHECK(split.at("valid").at("examples") == 1);
 }
 
+TEST_CASE("data: pairs and prompts are shown as what they are") {
+  const std::string samples = FACET_GOLDENS "/../../data/samples/";
+  const Result pairs = run_facet("data preview -q -n 1 --first 3 " + samples + "preferences.jsonl");
+  CHECK(pairs.code == 0);
+  const size_t chosen = pairs.out.find("example 3, chosen ("), rejected = pairs.out.find("example 3, rejected (");
+  REQUIRE(chosen != std::string::npos);
+  REQUIRE(rejected != std::string::npos);
+  CHECK(pairs.out.find("preferences.jsonl:3)") != std::string::npos);
+  CHECK(pairs.out.find("; ids 2 4 ") != std::string::npos);  // bos once, then <start_of_turn>
+  CHECK(pairs.out.find("<start_of_turn>model\n[[Cut thin slices") > chosen);
+  CHECK(pairs.out.find("<start_of_turn>model\n[[That depends") > rejected);
+  CHECK(run_facet("data preview --first 41 " + samples + "preferences.jsonl").code == 2);
+  const auto j = nlohmann::json::parse(run_facet("data stats --json " + samples + "preferences.jsonl").out).at("train");
+  CHECK(j.at("examples") == 40);
+  CHECK(j.at("learned_of_rejected") > 1000);
+  CHECK(run_facet("data check " + samples + "preferences.jsonl").out.find("(preference), 40 of 40 rows used\nall good") != std::string::npos);
+  TempFile renamed("p.jsonl", R"({"q":"a","good":"b","bad":"c"})");
+  CHECK(run_facet("data preview -q --prompt-key q --chosen-key good --rejected-key bad " + renamed.path).out.find("<bos>a[[c<eos>]]") != std::string::npos);
+
+  const std::string problems = "--prompt-key question " + samples + "word_problems.jsonl";
+  const Result prompt = run_facet("data preview -q -n 1 " + problems);
+  CHECK(prompt.out.find("[[") == std::string::npos);
+  CHECK(prompt.out.find("expected: Finn has 12 + 2 = 14 pens.") != std::string::npos);
+  CHECK(run_facet("data check --verifier numeric " + problems).code == 0);
+  const Result wrong = run_facet("data check --verifier radicals " + problems);
+  CHECK(wrong.code == 4);
+  CHECK(wrong.err.find("word_problems.jsonl:1: verifier radicals: the prompt \"Finn has") != std::string::npos);
+  const Result none = run_facet("data check --verifier numeric --answer-key gold " + problems);
+  CHECK(none.code == 4);
+  CHECK(none.err.find("word_problems.jsonl:1: \"gold\" is missing; found answer, question") != std::string::npos);
+}
+
 TEST_CASE("data check: names broken, repeated and leaked rows; exit code 4") {
   TempFile file("train.jsonl", rows);
   const Result good = run_facet("data check " + file.folder + " --valid " + file.path);

@@ -53,6 +53,7 @@ bool gone(const std::string& path) {
     if (!(stat >> number >> name >> state) || state == "Z") return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+  ::kill(std::stoi(pid), SIGKILL);  // nobody else will
   return false;
 }
 

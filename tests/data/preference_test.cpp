@@ -140,6 +140,10 @@ TEST_CASE("samples: preferences and word problems are what people's files look l
   const Dataset pairs = read_dataset(samples + "preferences.jsonl", t);
   CHECK(pairs.task() == Task::preference);
   CHECK(pairs.size() == 80);
+  const DataStats s = stats(pairs);
+  CHECK(s.examples == 40);
+  CHECK(s.rejected > s.supervised / 2);
+  CHECK(preview(pairs, t, 5).starts_with("example 3, rejected ("));
   CHECK(pairs.report().summary() == "40 of 40 rows used");
   const DataOptions o{.format = Task::prompt, .keys = {.prompt = "question", .answer = "answer"}};
   const Tokenizer words = Tokenizer::from_bytes(make_tokenizer("char", read_texts(samples + "word_problems.jsonl", o)), "problems");

@@ -62,6 +62,7 @@ TEST_CASE("numeric: the final number, however it is spelled", "[data]") {
       {"-0", "0"},
       {"10/4", "2.5"},
       {"1/3", "2/6"},
+      {"3/0.5", "6"},
       {"1,2,3", "3"},
       {"1,234,5678", "5678"},
       {"12,345,678", "12345678"},
@@ -252,7 +253,7 @@ TEST_CASE("questions: columns by name, text or messages", "[data]") {
   o.limit = 1;
   CHECK(read_questions(gsm, t, o).size() == 1);
   o.limit = 0;
-  o.max_len = 11;
+  o.max_len = 12;
   DataReport report;
   CHECK(read_questions(gsm, t, o, &report).size() == 1);
   CHECK(report.too_long == 1);
