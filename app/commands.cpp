@@ -6,6 +6,7 @@ namespace facet::app {
 Command bench_op_command();
 Command bench_step_command();
 Command bench_infer_command();
+Command bench_rollout_command();
 Command chat_command();
 Command check_blocks_command();
 Command check_generation_command();
@@ -18,6 +19,7 @@ Command data_make_command();
 Command data_preview_command();
 Command data_stats_command();
 Command demo_radicals_command();
+Command dpo_command();
 Command env_command();
 Command eval_command();
 Command generate_command();
@@ -34,11 +36,13 @@ const std::vector<Command>& commands() {
       demo_radicals_command(),
       init_command(),
       sft_command(),
+      dpo_command(),
       grpo_command(),
       generate_command(),
       chat_command(),
       eval_command(),
       bench_infer_command(),
+      bench_rollout_command(),
       check_logits_command(),
       check_blocks_command(),
       check_grads_command(),

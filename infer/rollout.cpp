@@ -38,7 +38,9 @@ class Run {
       : model_(model), cache_(rows), prompt_cache_(prompts), places_(places), staged_most_(staged), prompts_(list), o_(o) {
     result_.resize(prompts_.size() * static_cast<size_t>(o.group));
     if (o.sampling.repetition_penalty != 1) histories_.resize(result_.size());
+    const auto room = static_cast<size_t>(std::min<int64_t>(o.max_new, 256));
     for (size_t s = 0; s < result_.size(); ++s) {
+      result_[s].tokens.reserve(room), result_[s].log_probs.reserve(room), result_[s].entropy.reserve(room);
       result_[s].prompt = static_cast<int64_t>(s) / o.group;
       result_[s].member = static_cast<int64_t>(s) % o.group;
     }

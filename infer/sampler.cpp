@@ -35,8 +35,8 @@ bool more_likely(const Scored& a, const Scored& b) { return a.score != b.score ?
 
 // Of a row of scores z = logits / temperature.
 struct Spread {
-  float top;
-  float total;  ///< sum of exp(z - top)
+  float top, total;  ///< total: sum of exp(z - top)
+  explicit Spread(const float* stats) : top(stats[0]), total(stats[1]) {}
   double log_sum() const { return static_cast<double>(top) + std::log(static_cast<double>(total)); }  // as loss heads compute it
 };
 
@@ -165,8 +165,10 @@ class Distribution {
 
 int32_t first_of(std::span<const float> x, float value) { return static_cast<int32_t>(std::find(x.begin(), x.end(), value) - x.begin()); }
 
-int32_t pick(std::span<const float> scores, const Spread& s, const SamplingOptions& o, Key key, pool_vector<Scored>& list) {
-  if (o.temperature == 0) return first_of(scores, s.top);
+// Filters that need the tokens in order of their probability.
+bool ranks(const SamplingOptions& o) { return o.top_k > 0 || o.top_p < 1 || o.min_p > 0; }
+
+int32_t pick_ranked(std::span<const float> scores, const Spread& s, const SamplingOptions& o, Key key, pool_vector<Scored>& list) {
   Distribution d(scores, s, o, list);
   double u = uniform(key);
   int32_t id = 0;
@@ -179,6 +181,29 @@ int32_t pick(std::span<const float> scores, const Spread& s, const SamplingOptio
   return id;
 }
 
+// i32 [n], one token for each row of scores.
+Tensor pick(const Tensor& scores, const Tensor& stats, const SamplingOptions& o, std::span<const DrawRow> rows) {
+  const int64_t n = scores.dim(0), V = scores.dim(1);
+  const Tensor ids = Tensor::empty({n}, DType::i32);
+  if (o.temperature > 0 && !ranks(o)) {
+    const Tensor u = Tensor::empty({n});
+    std::ranges::transform(rows, u.out().as<float>(), [](const DrawRow& r) { return uniform(r.key); });
+    logit_draw(scores.view(), stats.view(), u.view(), ids.out());
+    return ids;
+  }
+  int32_t* id = ids.out().as<int32_t>();
+  const float *z = scores.data<float>().data(), *s = stats.data<float>().data();
+  parallel_for(n, std::clamp<int64_t>(4096 / V, 1, 16), 4 * V + 1000, [&](int64_t begin, int64_t end) {
+    pool_vector<Scored> list;
+    for (int64_t r = begin; r < end; ++r) {
+      const std::span<const float> row(z + r * V, static_cast<size_t>(V));
+      const Spread spread(s + 5 * r);
+      id[r] = o.temperature == 0 ? first_of(row, spread.top) : pick_ranked(row, spread, o, rows[static_cast<size_t>(r)].key, list);
+    }
+  });
+  return ids;
+}
+
 Tensor one_row(std::span<const float> logits) { return Tensor::from(logits, {1, static_cast<int64_t>(logits.size())}); }
 
 }  // namespace
@@ -189,11 +214,6 @@ void draw(const Tensor& products, double cap, const SamplingOptions& o, std::spa
   if (products.rank() != 2 || n != static_cast<int64_t>(rows.size()) || rows.size() != draws.size())
     fail(Kind::usage, "draw: products {}, {} rows, room for {} draws", to_string(products.shape()), rows.size(), draws.size());
   const Tensor stats = score(products, cap, scale_of(o));
-  const auto row = [V](const Tensor& t, int64_t r) { return t.data<float>().subspan(static_cast<size_t>(r * V), static_cast<size_t>(V)); };
-  const auto spread = [](const Tensor& t, int64_t r) {
-    const float* s = t.data<float>().data() + 5 * r;
-    return Spread{s[0], s[1]};
-  };
   Tensor scores = products, scores_stats = stats;  // what is drawn from
   if (alters(o)) {
     scores = products.clone();
@@ -201,15 +221,12 @@ void draw(const Tensor& products, double cap, const SamplingOptions& o, std::spa
     for (int64_t r = 0; r < n; ++r) alter({z + r * V, static_cast<size_t>(V)}, o, rows[static_cast<size_t>(r)].history);
     scores_stats = score(scores, 0, 1);
   }
-  parallel_for(n, 16, 4 * V + 1000, [&](int64_t begin, int64_t end) {
-    pool_vector<Scored> list;
-    list.reserve(static_cast<size_t>(std::min<int64_t>(V, 256)));
-    for (int64_t r = begin; r < end; ++r) {
-      const int32_t id = pick(row(scores, r), spread(scores_stats, r), o, rows[static_cast<size_t>(r)].key, list);
-      const double label = row(products, r)[static_cast<size_t>(id)];
-      draws[static_cast<size_t>(r)] = {id, static_cast<float>(label - spread(stats, r).log_sum()), stats.data<float>()[static_cast<size_t>(5 * r + 4)]};
-    }
-  });
+  const Tensor ids = pick(scores, scores_stats, o, rows);
+  const float *z = products.data<float>().data(), *s = stats.data<float>().data();
+  for (int64_t r = 0; r < n; ++r, z += V, s += 5) {
+    const int32_t id = ids.data<int32_t>()[static_cast<size_t>(r)];
+    draws[static_cast<size_t>(r)] = {id, static_cast<float>(z[id] - Spread(s).log_sum()), s[4]};
+  }
 }
 
 Draw draw(std::span<const float> logits, const SamplingOptions& o, Key key, std::span<const int32_t> history) {
@@ -226,7 +243,7 @@ std::vector<Candidate> candidates(std::span<const float> logits, const SamplingO
     alter({scores.out().as<float>(), logits.size()}, o, history);
     stats = score(scores, 0, 1);
   }
-  const Spread spread{stats.data<float>()[0], stats.data<float>()[1]};
+  const Spread spread(stats.data<float>().data());
   if (o.temperature == 0) return {{first_of(scores.data<float>(), spread.top), 1.0}};
   pool_vector<Scored> room;
   Distribution d(scores.data<float>(), spread, o, room);

@@ -1,5 +1,7 @@
 // From logits to a token. Filters act in the order of Hugging Face's processors: repetition penalty, forbidden tokens, temperature,
-// top-k, top-p, min-p; then one draw. The draw depends on the key alone, never on what else is in the batch.
+// top-k, top-p, min-p; then one draw, the token under one uniform number. For it tokens lie along [0, 1) in the order of their ids, or,
+// when one of the last three filters has ranked them, from the most likely on. It depends on the key alone, never on what else is in the
+// batch.
 #pragma once
 #include <cstdint>
 #include <span>

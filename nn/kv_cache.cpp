@@ -3,10 +3,26 @@
 #include <algorithm>
 #include <span>
 
-#include "tensor/kernels/copy.h"
 #include "tensor/kernels/ring_write.h"
 
 namespace facet {
+namespace {
+
+// The memory of a cache tensor by rows and slots.
+struct Slots {
+  explicit Slots(const Tensor& t) : Slots(t.out()) {}
+  std::span<char> operator()(int64_t row, int64_t begin, int64_t end) const {
+    return {data + row * row_bytes + begin * slot_bytes, static_cast<size_t>((end - begin) * slot_bytes)};
+  }
+
+ private:
+  explicit Slots(const Out& o)
+      : data(o.as<char>()), row_bytes(o.stride[0] * size_of(o.dtype)), slot_bytes(o.stride[1] * size_of(o.dtype)) {}
+  char* data;
+  int64_t row_bytes, slot_bytes;
+};
+
+}  // namespace
 
 LayerCache::LayerCache(int64_t batch, int64_t length, int64_t kv_heads, int64_t head_dim, DType dtype)
     : keys_(Tensor::empty({batch, length, kv_heads, head_dim}, dtype)),
@@ -28,13 +44,14 @@ void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions
   // Slots that one row has not reached while another has are masked, yet their products are formed: no NaN may lie there. Zeros go in
   // some slots ahead, so that a step of decoding seldom writes any.
   constexpr int64_t ahead = 32;
+  const Slots key_slots(keys_), value_slots(values_);
   for (int64_t b = first_; b < first_ + count_; ++b) {
     reached_[static_cast<size_t>(b)] = used_;
     int64_t& clean = clean_[static_cast<size_t>(b)];
     if (clean >= used_) continue;
     const int64_t end = std::min(length(), (used_ + ahead - 1) / ahead * ahead);
-    fill(keys_.slice(0, b, b + 1).slice(1, clean, end).out(), 0);
-    fill(values_.slice(0, b, b + 1).slice(1, clean, end).out(), 0);
+    std::ranges::fill(key_slots(b, clean, end), 0);
+    std::ranges::fill(value_slots(b, clean, end), 0);
     clean = end;
   }
   ring_write(k.view(), positions.view(), keys_.slice(0, first_, first_ + count_).out(),
@@ -53,22 +70,13 @@ void LayerCache::select(int64_t first, int64_t count) {
   used_ = *std::max_element(reached_.begin() + first, reached_.begin() + first + count);
 }
 
-namespace {
-
-// Bytes of the first `slots` slots of a row.
-std::span<char> bytes_of(const Tensor& t, int64_t row, int64_t slots) {
-  const Out o = t.out();
-  const int64_t size = size_of(o.dtype);
-  return {o.as<char>() + row * o.stride[0] * size, static_cast<size_t>(slots * o.stride[1] * size)};
-}
-
-}  // namespace
-
 void LayerCache::swap(int64_t a, int64_t b) {
   const auto x = static_cast<size_t>(a), y = static_cast<size_t>(b);
   const int64_t slots = std::max(clean_[x], clean_[y]);
-  for (const Tensor& t : {keys_, values_, positions_})
-    std::ranges::swap_ranges(bytes_of(t, a, slots), bytes_of(t, b, slots));
+  for (const Tensor* t : {&keys_, &values_, &positions_}) {
+    const Slots of(*t);
+    std::ranges::swap_ranges(of(a, 0, slots), of(b, 0, slots));
+  }
   std::swap(reached_[x], reached_[y]);
   std::swap(clean_[x], clean_[y]);
 }
@@ -90,7 +98,7 @@ void LayerCache::copy(const LayerCache& from, int64_t row, int64_t to) {
   if (&from == this && row == to) return;
   int64_t &reached = reached_[static_cast<size_t>(to)], &clean = clean_[static_cast<size_t>(to)];
   const auto move = [&](const Tensor& source, const Tensor& target) {
-    std::ranges::copy(bytes_of(source, row, slots), bytes_of(target, to, slots).begin());
+    std::ranges::copy(Slots(source)(row, 0, slots), Slots(target)(to, 0, slots).data());
   };
   move(from.keys_, keys_), move(from.values_, values_), move(from.positions_, positions_);
   int32_t* q = positions_.out().as<int32_t>() + to * length();

@@ -38,7 +38,10 @@ struct LanguageModel : Module {
   /// Floating-point operations of one forward pass over n tokens at mean context t, the head for `head_rows` of them.
   virtual double forward_flops(double n, double t, double head_rows) const = 0;
 
-  /// About how many bytes a training step over `tokens` tokens keeps for backward.
+  /// The same of a step: forward, the gradients that are passed on, and those of what trains. Default: three forward passes.
+  virtual double step_flops(double n, double t, double head_rows) const { return 3 * forward_flops(n, t, head_rows); }
+
+  /// About how many bytes a training step over `tokens` tokens keeps for backward, given what trains.
   virtual double activation_bytes(double tokens, Recompute) const = 0;
 
   /// hidden rows [.., D] -> logits [.., V], capped.

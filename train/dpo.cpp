@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "autograd/ops.h"
+#include "nn/dropout.h"
 
 namespace facet {
 namespace {
@@ -84,6 +85,13 @@ LogProbs reference_pass(LanguageModel& model, const Dataset& data, int64_t batch
   return all;
 }
 
+Reference adapter_off_reference(Adapters& adapters, const Dataset& data) {
+  return [&](const Batch& b) {
+    const AdapterOff off(adapters);
+    return completion_log_probs(adapters.model(), data, b);
+  };
+}
+
 void check_pairs(const Dataset& data) {
   if (data.group() != 2) fail(Kind::data, "{}: dpo learns from preference data, rows with \"chosen\" and \"rejected\"; these are of another kind", data.path());
   for (int64_t i = 0; i + 1 < data.size(); i += 2) {
@@ -96,7 +104,8 @@ void check_pairs(const Dataset& data) {
   }
 }
 
-DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<const Batch> micro, const Reference& reference, const DpoLossOptions& o) {
+DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<const Batch> micro, const Reference& reference, const DpoLossOptions& o,
+                       std::optional<Key> dropout) {
   DpoStep step;
   int64_t pairs = 0;  // of the whole step: micro-batches of any cut add up to the big batch's mean
   for (const Batch& b : micro) {
@@ -104,8 +113,10 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
     step.tokens += b.tokens;
     step.supervised += b.supervised;
   }
-  for (const Batch& b : micro) {
-    const LogProbs fixed = reference(b);  // before the policy's graph takes its memory
+  for (size_t m = 0; m < micro.size(); ++m) {
+    const Batch& b = micro[m];
+    const LogProbs fixed = reference(b);  // before the policy's graph takes its memory, and without dropout
+    const DropoutScope scope(dropout ? std::optional(fold_in(*dropout, static_cast<uint32_t>(m))) : std::nullopt);
     const Tensor log_probs = token_log_probs(model, b);
     const Tensor dy = Tensor::zeros(log_probs.shape(), log_probs.dtype());
     const Tensor labels = b.labels.reshape({b.labels.numel()});
@@ -143,7 +154,8 @@ Dpo::Dpo(LanguageModel& model, const Loader& train, Reference reference, HeldOut
 }
 
 StepReport Dpo::accumulate(int64_t step) {
-  const DpoStep s = accumulate_dpo(model_, train_.data(), train_.at(step), reference_, options_);
+  const DpoStep s = accumulate_dpo(model_, train_.data(), train_.at(step), reference_, options_,
+                                  fold_in(key(train_.options().seed), static_cast<uint32_t>(step)));
   const DpoFigures& f = s.figures;
   StepReport r;
   r.loss = f.loss;

@@ -2,9 +2,10 @@
 // step, with log-probabilities from the chunked head (temperature 1, final cap; [T, V] never exists).
 #pragma once
 #include <functional>
+#include <optional>
 
 #include "data/loader.h"
-#include "nn/language_model.h"
+#include "nn/lora.h"
 #include "train/dpo_loss.h"
 #include "train/loop.h"
 
@@ -21,6 +22,9 @@ LogProbs completion_log_probs(LanguageModel&, const Dataset&, const Batch&);
 LogProbs reference_pass(LanguageModel&, const Dataset&, int64_t batch, bool share, int32_t pad_id,
                         const std::function<void(int64_t done, int64_t all)>& progress);
 
+/// The base that an adapter stands on: no second copy of the weights.
+Reference adapter_off_reference(Adapters&, const Dataset&);
+
 /// Throws Error(Kind::data) with the line of the first pair that teaches nothing: no learned token on a side, or both sides equal after
 /// tokenising and cutting.
 void check_pairs(const Dataset&);
@@ -34,12 +38,14 @@ struct DpoFigures {
   double margin() const { return chosen_reward - rejected_reward; }
 };
 
-/// The gradient of the mean loss over all pairs of all micro-batches, added to the parameters.
 struct DpoStep {
   DpoFigures figures;
   int64_t tokens = 0, supervised = 0;
 };
-DpoStep accumulate_dpo(LanguageModel&, const Dataset&, std::span<const Batch> micro, const Reference&, const DpoLossOptions&);
+/// Adds the gradient of the mean loss over all pairs of all micro-batches to the parameters. `dropout`: the step's key, of which every
+/// micro-batch gets its own; absent: nothing is dropped.
+DpoStep accumulate_dpo(LanguageModel&, const Dataset&, std::span<const Batch> micro, const Reference&, const DpoLossOptions&,
+                       std::optional<Key> dropout = {});
 /// Forward only.
 DpoFigures evaluate_dpo(LanguageModel&, const Dataset&, std::span<const Batch>, const Reference&, const DpoLossOptions&);
 

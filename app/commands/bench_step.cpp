@@ -90,7 +90,7 @@ int run(Settings& s, Options&, Console& console) {
   for (const KernelTime& k : kernels) inside += k.seconds;
 
   const double typical = bench::median(seconds), best = *std::min_element(seconds.begin(), seconds.end()), n = static_cast<double>(tokens);
-  const double flops = 3 * model.forward_flops(n, (static_cast<double>(length) + 1) / 2, n);  // a row sees half of the others on average
+  const double flops = model.step_flops(n, (static_cast<double>(length) + 1) / 2, n);  // a row sees half of the others on average
   const double peak = bench::median(limit), share = flops / typical / peak / 1e9;
   const PoolStats memory = pool_stats();
   if (console.json()) {

@@ -44,11 +44,12 @@ Counts count(const std::vector<WeightShape>& weights, int64_t rank) {
   for (const WeightShape& w : weights) {
     const int64_t n = w.shape.numel();
     const bool matrix = w.shape.rank == 2;
-    if (w.name.find("embed") != std::string::npos) c.embedding += n;
+    const bool table = w.name.find("embed") != std::string::npos || w.name.starts_with("lm_head");
+    if (table) c.embedding += n;
     else if (!matrix) c.norms += n;
     else if (w.name.find(".mlp.") != std::string::npos) c.feed_forward += n;
     else c.attention += n;
-    if (matrix && w.name.find("embed") == std::string::npos) c.lora += rank * (w.shape[0] + w.shape[1]);
+    if (matrix && !table) c.lora += rank * (w.shape[0] + w.shape[1]);
   }
   return c;
 }

@@ -27,7 +27,7 @@ double GemmaConfig::query_scale() const { return 1 / std::sqrt(query_scale_denom
 int64_t GemmaConfig::count_parameters() const {
   const int64_t attention = 2 * width * head_dim * (heads + kv_heads) + (qk_norm ? 2 * head_dim : 0);
   const int64_t block = attention + 3 * width * hidden + (post_norms ? 4 : 2) * width;
-  return vocab * width + layers * block + width;
+  return (tied_head ? 1 : 2) * vocab * width + layers * block + width;
 }
 
 int64_t GemmaConfig::kv_bytes_per_token(int64_t bytes_per_element) const {

@@ -28,6 +28,7 @@ struct GemmaConfig {
   double attention_cap = 0;          ///< cap * tanh(score / cap); 0: none (Gemma 2: 50)
   double final_cap = 0;              ///< the same for the logits (Gemma 2: 30)
   bool qk_norm = true;               ///< RMSNorm on each query and key head (Gemma 3)
+  bool tied_head = true;             ///< logits are products with the embedding table; false: with a table of their own
   bool post_norms = true;            ///< norms after attention and feed-forward too (Gemma 2, 3)
   double norm_eps = 1e-6;
   int64_t context = 32768;           ///< positions the model was made for
@@ -36,7 +37,7 @@ struct GemmaConfig {
   std::vector<int32_t> stop = {1, 106};  ///< tokens that end a generation
 
   double query_scale() const;                ///< query_scale_denominator^-0.5
-  int64_t count_parameters() const;          ///< tied table once
+  int64_t count_parameters() const;          ///< a tied table once
   int64_t kv_bytes_per_token(int64_t bytes_per_element) const;
   /// Throws Error(Kind::usage) naming the field, what was expected and what was found.
   void check() const;

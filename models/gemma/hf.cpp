@@ -44,7 +44,11 @@ Found find_weights(const Safetensors& file, const GemmaConfig& c) {
         if (!fresh) fail(Kind::file, "{}: \"{}\" and \"{}\" are the same weight", file.path(), at->second, name);
         break;
       }
-      case WeightRole::head: found.head = name; break;
+      case WeightRole::head:
+        if (c.tied_head) found.head = name;
+        else if (const auto [at, fresh] = found.decoder.emplace("lm_head.weight", name); !fresh)
+          fail(Kind::file, "{}: \"{}\" and \"{}\" are the same weight", file.path(), at->second, name);
+        break;
       case WeightRole::vision: ++found.report.vision_skipped; break;
       case WeightRole::buffer: ++found.report.buffers_skipped; break;
       case WeightRole::unknown: unknown.push_back(name);
@@ -80,7 +84,7 @@ Found find_weights(const Safetensors& file, const GemmaConfig& c) {
   if (!found.head.empty()) {
     const std::string& table = found.decoder.at("embed_tokens.weight");
     if (!file.same(found.head, table))
-      fail(Kind::file, "{}: \"{}\" differs from \"{}\"; a head of its own is not supported", file.path(), found.head, table);
+      fail(Kind::file, "{}: \"{}\" differs from \"{}\", but config.json ties them (tie_word_embeddings)", file.path(), found.head, table);
     found.report.has_head = true;
   }
   found.report.tensors = static_cast<int64_t>(expected.size());

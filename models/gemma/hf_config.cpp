@@ -72,6 +72,7 @@ class Reader {
     }
     // The converter wrote 3584 / 16 into Gemma 2 9B; the model was trained with 256 (transformers issue 31891).
     if (generation == 2 && c_.width == 3584 && c_.query_scale_denominator == 224) c_.query_scale_denominator = 256;
+    tie();
     stop_tokens();
     layer_kinds();
     rope();
@@ -130,6 +131,15 @@ class Reader {
     for (const Architecture& a : architectures) names.push_back(fmt::format("{} ({})", a.name, a.model_type));
     fail(Kind::file, "{}: architecture \"{}\" with model_type \"{}\" is not supported; supported: {}", where_, printable(architecture),
          printable(type), fmt::join(names, ", "));
+  }
+
+  // Models with an image tower say it outside of text_config.
+  void tie() {
+    for (const Json* at : {json_, &root_})
+      if (const auto v = at->find("tie_word_embeddings"); v != at->end() && !v->is_null()) {
+        if (!v->is_boolean()) wrong("tie_word_embeddings", "true or false");
+        c_.tied_head = v->get<bool>();
+      }
   }
 
   void stop_tokens() {
@@ -212,7 +222,6 @@ class Reader {
     };
     off("attention_bias", false);
     off("use_bidirectional_attention", false);
-    off("tie_word_embeddings", true);
     // Gemma 1 files say "gelu"; every implementation computes the tanh form whatever they say.
     const std::string act = text(*json_, "hidden_activation");
     if (!act.empty() && act != "gelu_pytorch_tanh" && c_.generation > 1)
@@ -315,7 +324,7 @@ std::string hf_config_json(const GemmaConfig& c, DType stored) {
             {"num_key_value_heads", c.kv_heads},
             {"pad_token_id", c.pad},
             {"rms_norm_eps", c.norm_eps},
-            {"tie_word_embeddings", true},
+            {"tie_word_embeddings", c.tied_head},
             {"transformers_version", schema_version},
             {"use_bidirectional_attention", nullptr},
             {"use_cache", true},

@@ -115,6 +115,7 @@ Gemma::Gemma(const GemmaConfig& c, DType storage)
     const bool is_local = c.kinds[static_cast<size_t>(i)] == LayerKind::local;
     blocks.push_back(std::make_unique<GemmaBlock>(c, i, is_local ? local : global, storage));
   }
+  if (!c.tied_head) lm_head = std::make_unique<Head>(c.vocab, c.width, storage);
   parameters(*this);  // sets every parameter's name once
 }
 
@@ -159,32 +160,11 @@ KvCache Gemma::new_cache(int64_t batch, int64_t capacity, int64_t chunk) const {
   return cache;
 }
 
-double Gemma::forward_flops(double n, double t, double head_rows) const {
-  const double body = static_cast<double>(config.count_parameters() - config.vocab * config.width);
-  double attention = 0;
-  for (LayerKind kind : config.kinds) {
-    const double seen = kind == LayerKind::local ? std::min(t, static_cast<double>(config.window)) : t;
-    attention += 4.0 * static_cast<double>(config.heads * config.head_dim) * seen;
-  }
-  return n * (2 * body + attention) + head_rows * 2 * static_cast<double>(config.vocab * config.width);
-}
-
-double Gemma::activation_bytes(double tokens, Recompute r) const {
-  const auto D = static_cast<double>(config.width), F = static_cast<double>(config.hidden);
-  const auto q = static_cast<double>(config.heads * config.head_dim), kv = static_cast<double>(config.kv_heads * config.head_dim);
-  // Kept per block: the residual, four norms' outputs and inputs, q, k, v before and after RoPE, the attention's result, gate, up
-  // and their product.
-  const double attention = 4 * D + 3 * q + 3 * kv, mlp = 4 * D + 3 * F;
-  const double block = r == Recompute::block ? D : attention + (r == Recompute::mlp ? D : mlp);
-  const double working = attention + mlp;  // the block whose backward runs: values again and their gradients
-  return tokens * static_cast<double>(size_of(acc_dtype(embed_tokens.weight.value().dtype()))) *
-         (static_cast<double>(config.layers) * block + 2 * working);
-}
-
 void Gemma::visit(Visitor& v) {
   v("embed_tokens", embed_tokens);
   v("layers", blocks);
   v("norm", norm);
+  v("lm_head", lm_head);
 }
 
 std::string Gemma::describe() const {

@@ -35,6 +35,13 @@ struct GemmaBlock final : Module {
   std::unique_ptr<RmsNorm> post_ffw_norm;
 };
 
+/// A table of logits' own.
+struct Head final : Module {
+  Parameter weight;  ///< [V, D]
+  Head(int64_t vocab, int64_t width, DType dtype) : weight(Tensor::zeros({vocab, width}, dtype)) {}
+  void visit(Visitor& v) override { v("weight", weight); }
+};
+
 struct Gemma final : LanguageModel {
   /// Weights are zero until initialised or loaded. `storage` is what they are kept in (bf16 halves the memory); activations
   /// are f32, or f64 for f64 weights.
@@ -43,13 +50,14 @@ struct Gemma final : LanguageModel {
   void init(Key);
 
   Tensor hidden(const Tokens&, KvCache* = nullptr) override;
-  const Parameter& head() const override { return embed_tokens.weight; }
+  const Parameter& head() const override { return lm_head ? lm_head->weight : embed_tokens.weight; }
   double final_cap() const override { return config.final_cap; }
   int64_t vocab() const override { return config.vocab; }
   int64_t layers() const override { return config.layers; }
   int64_t context() const override { return config.context; }
   KvCache new_cache(int64_t batch, int64_t capacity, int64_t chunk) const override;
   double forward_flops(double n, double t, double head_rows) const override;
+  double step_flops(double n, double t, double head_rows) const override;
   double activation_bytes(double tokens, Recompute) const override;
   void visit(Visitor&) override;
   std::string describe() const override;
@@ -58,6 +66,7 @@ struct Gemma final : LanguageModel {
   Embedding embed_tokens;
   std::vector<std::unique_ptr<GemmaBlock>> blocks;
   RmsNorm norm;
+  std::unique_ptr<Head> lm_head;  ///< absent when the embedding serves as head
 };
 
 }  // namespace facet

@@ -25,6 +25,7 @@ enum class Layout : uint8_t {
 bool always(const GemmaConfig&) { return true; }
 bool qk_norm(const GemmaConfig& c) { return c.qk_norm; }
 bool four_norms(const GemmaConfig& c) { return c.post_norms; }
+bool own_head(const GemmaConfig& c) { return !c.tied_head; }
 bool two_norms(const GemmaConfig& c) { return !c.post_norms; }
 
 struct Row {
@@ -64,14 +65,15 @@ const Row in_layer[] = {
     {"mlp.down_proj.weight", "mlp/linear/w", Layout::transposed, 0, rows_down, always},
     {"post_feedforward_layernorm.weight", "post_ffw_norm/scale", Layout::same, 0, norm, four_norms},
 };
-const Row after[] = {{"norm.weight", "final_norm/scale", Layout::same, 0, norm, always}};
+const Row after[] = {{"norm.weight", "final_norm/scale", Layout::same, 0, norm, always},
+                     {"lm_head.weight", nullptr, Layout::same, 0, table, own_head}};  // DeepMind's heads are tied
 
 // Calls f(row, our name, flax name) for every weight of the config.
 template <class F>
 void for_each_weight(const GemmaConfig& c, F&& f) {
   const auto visit = [&](const auto& rows, const std::string& ours, const std::string& flax) {
     for (const Row& r : rows)
-      if (r.present(c)) f(r, ours + r.ours, flax + r.flax);
+      if (r.present(c)) f(r, ours + r.ours, r.flax ? flax + r.flax : std::string());
   };
   visit(before, "", "transformer/");
   for (int64_t i = 0; i < c.layers; ++i) visit(in_layer, fmt::format("layers.{}.", i), fmt::format("transformer/layer_{}/", i));
@@ -116,7 +118,7 @@ std::string module_name(const std::string& name) {
   return name;
 }
 
-std::string hf_name(const std::string& ours) { return "model." + ours; }
+std::string hf_name(const std::string& ours) { return ours.starts_with("lm_head") ? ours : "model." + ours; }
 
 WeightRole role_of(std::string_view name) {
   if (begins(name, vision_prefixes)) return WeightRole::vision;
@@ -140,6 +142,7 @@ Tensor from_flax(const GemmaConfig& c, const std::string& ours, const FlaxLookup
   std::string flax;
   const Row* row = row_of(c, ours, flax);
   if (!row) fail(Kind::usage, "from_flax: this config has no weight \"{}\"", printable(ours));
+  if (flax.empty()) fail(Kind::file, "model: DeepMind's checkpoints have no \"{}\"; set tie_word_embeddings", ours);
   int part = row->part, parts = row->layout == Layout::heads_part ? 2 : 1;
   Tensor x = lookup(flax);
   if (!x && (row->layout == Layout::heads || row->layout == Layout::heads_part)) {
@@ -201,6 +204,7 @@ NamedTensors to_flax(const GemmaConfig& c, const NamedTensors& ours, bool gate_r
     if (at == by_name.end() || !(at->second.shape() == r.shape(c)))
       fail(Kind::usage, "to_flax: expected \"{}\" {}, found {}", name, to_string(r.shape(c)),
            at == by_name.end() ? "none" : to_string(at->second.shape()));
+    if (flax.empty()) fail(Kind::usage, "to_flax: DeepMind's layout has no place for \"{}\"; the head must be tied", name);
     const Tensor x = at->second.dense();
     const int64_t n = x.dim(0) / c.head_dim;
     switch (r.layout) {

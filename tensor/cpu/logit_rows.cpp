@@ -80,6 +80,43 @@ FACET_INLINE void grad_row(T* z, int64_t V, int32_t label, const T* coef, double
   z[label] += coef[2] * (T(1) - t * t);
 }
 
+// Sums go on in f64 from block to block; within the block that crosses the target, weight by weight.
+template <class T>
+FACET_INLINE int32_t draw_row(const T* z, int64_t V, T top, double target) {
+  constexpr int64_t few = 256;
+  const Vec<T> highest = broadcast<T>(top);
+  alignas(64) T weight[few];
+  double before = 0;
+  int64_t last = 0;  // start of the last block with a positive weight
+  bool crossed = false;
+  const auto block_of = [&](int64_t b) {
+    Vec<T> sum{};
+    for_row<T>(V - b < few ? V - b : few, [&](int64_t i, auto part) {
+      const Vec<T> w = inside(math::exp(load(z + b + i, part) - highest), T(0), part);
+      store(weight + i, w, part);
+      sum += w;
+    });
+    return static_cast<double>(reduce_add(sum));
+  };
+  for (int64_t b = 0; b < V; b += few) {
+    const double after = before + block_of(b);
+    if (after > before) last = b;
+    crossed = after > target;
+    if (crossed) break;
+    before = after;
+  }
+  block_of(last);
+  if (!crossed) target = static_cast<double>(__builtin_inff());  // rounding leaves nobody above it: the last one of positive weight
+  int32_t id = 0;
+  for (int64_t i = 0; i < few && last + i < V; ++i) {
+    if (!(weight[i] > 0)) continue;
+    id = static_cast<int32_t>(last + i);
+    before += static_cast<double>(weight[i]);
+    if (before > target) break;
+  }
+  return id;
+}
+
 // Rows per task: enough that short vocabularies do not pay for handing out work.
 FACET_INLINE int64_t rows_per_task(int64_t V) { return V >= 8192 ? 1 : 8192 / (V + 1) + 1; }
 
@@ -110,7 +147,22 @@ void logit_grad(Out z, View labels, View coef, double bound) {
   else run(z.as<float>(), coef.as<float>());
 }
 
+void logit_draw(View z, View stats, View u, Out ids) {
+  const int64_t C = z.shape[0], V = z.shape[1], step = z.stride[0], wide = stats.stride[0];
+  const float* pu = u.as<float>();
+  int32_t* to = ids.as<int32_t>();
+  const auto run = [&]<class T>(const T* pz, const T* ps) {
+    parallel_for(C, rows_per_task(V), 4 * V, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        to[r] = draw_row<T>(pz + r * step, V, ps[r * wide], static_cast<double>(pu[r]) * static_cast<double>(ps[r * wide + 1]));
+    });
+  };
+  if (z.dtype == DType::f64) run(z.as<double>(), stats.as<double>());
+  else run(z.as<float>(), stats.as<float>());
+}
+
 }  // namespace facet::cpu::FACET_TIER
 
+FACET_TIERED(logit_draw)
 FACET_TIERED(logit_stats)
 FACET_TIERED(logit_grad)

@@ -1,4 +1,4 @@
-// logit_rows: the two passes of a loss head over a block of logits, in place.
+// logit_rows: the two passes of a loss head over a block of logits, in place, and a draw from them.
 //
 // A loss that depends on a row of logits z only through three numbers,
 //     L = f(lse, label, mean),   lse = log sum_v exp(z_v),   label = z_y,   mean = sum_v z_v / V,
@@ -12,6 +12,8 @@
 //                p_v = exp(z_v - lse); the other four are the same bits with and without it.
 //   logit_grad   z [C, V]: replaces the logits by dL/dx from coef [C, 4] = {max, f_lse / sum, f_label, f_mean / V}, the last
 //                three already times `scale`. bound = cap * scale: the soft-cap's derivative is 1 - (z / bound)^2; 0: none.
+//   logit_draw   z [C, V] and stats as logit_stats leaves them, u f32 [C] in [0, 1): ids i32 [C] gets the first v with
+//                exp(z_0 - max) + ... + exp(z_v - max) > u * sum; where rounding leaves none, the last v of positive weight.
 //
 // z f32 or f64, rows dense, row stride free; stats and coef of z's dtype, rows dense; labels i32 [C] with 0 <= y < V. Sums run in
 // blocks of 4,096 columns whose totals are added in f64. Each row is computed by one thread. NaN in a row makes its stats NaN.
@@ -23,7 +25,9 @@ namespace facet {
 namespace cpu {
 extern const Kernel<void(Out z, View labels, double cap, double scale, bool mean, Out stats)> logit_stats;
 extern const Kernel<void(Out z, View labels, View coef, double bound)> logit_grad;
+extern const Kernel<void(View z, View stats, View u, Out ids)> logit_draw;
 }  // namespace cpu
+using cpu::logit_draw;
 using cpu::logit_grad;
 using cpu::logit_stats;
 }  // namespace facet

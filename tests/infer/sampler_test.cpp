@@ -76,7 +76,7 @@ TEST_CASE("sampler: greedy, forbidden tokens, refused options") {
   CHECK_THROWS_WITH((SamplingOptions{.top_p = 1.5}.check()), Catch::Contains("--top-p"));
 }
 
-TEST_CASE("sampler: a draw walks the candidates in order, however few of them it ranks") {
+TEST_CASE("sampler: a draw is the token under the number: by id, or by rank when filters rank") {
   std::vector<float> flat(5000), peaked(5000);
   const Tensor noise = normal(key(4), {5000});
   for (size_t i = 0; i < flat.size(); ++i) {
@@ -86,13 +86,14 @@ TEST_CASE("sampler: a draw walks the candidates in order, however few of them it
   for (const auto& logits : {flat, peaked}) {
     for (const SamplingOptions& o : {SamplingOptions{}, SamplingOptions{.temperature = 0.5, .top_p = 0.95}, SamplingOptions{.top_k = 700, .min_p = 0.01},
                                      SamplingOptions{.temperature = 3, .top_k = 70, .top_p = 0.7, .repetition_penalty = 1.5, .forbidden = {3, 8}},
-                                     SamplingOptions{.temperature = 1e-6}}) {
+                                     SamplingOptions{.temperature = 1e-6}, SamplingOptions{.repetition_penalty = 1.5, .forbidden = {4999, 8, 0}}}) {
       const std::vector<int32_t> history = {1, 2, 3, 2};
-      const auto list = candidates(logits, o, history);
+      auto list = candidates(logits, o, history);
       double total = 0;
       for (const Candidate& c : list) total += c.probability;
       CHECK(std::is_sorted(list.begin(), list.end(), [](const Candidate& a, const Candidate& b) { return a.probability > b.probability; }));
       CHECK(total == Approx(1).margin(1e-6));
+      if (o.top_k == 0 && o.top_p == 1 && o.min_p == 0) std::sort(list.begin(), list.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
       for (uint32_t i = 0; i < 50; ++i) {
         double u = uniform(fold_in(key(9), i), {}).item();
         size_t pick = 0;

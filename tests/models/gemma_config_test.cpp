@@ -173,7 +173,7 @@ TEST_CASE("gemma config: what is refused", "[config]") {
   refused("eos_token_id", {1, "a"}, "eos_token_id");
   refused("attention_bias", true, "attention_bias");
   refused("use_bidirectional_attention", true, "use_bidirectional_attention");
-  refused("tie_word_embeddings", false, "tie_word_embeddings");
+  refused("tie_word_embeddings", 3, "\"tie_word_embeddings\" must be true or false");
   refused("hidden_activation", "silu", "silu");
   refused("rope_parameters", {{"full_attention", {{"rope_type", "yarn"}, {"factor", 4.0}}}}, "yarn");
   refused("rope_parameters", {{"full_attention", {{"rope_type", "linear"}}}}, "linear");

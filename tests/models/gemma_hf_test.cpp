@@ -3,7 +3,9 @@
 #include <filesystem>
 #include <map>
 
+#include "autograd/ops.h"
 #include "models/gemma/hf.h"
+#include "models/gemma/model.h"
 #include "tensor/error.h"
 #include "tensor/io/json.h"
 #include "tests/support/temp_folder.h"
@@ -138,6 +140,38 @@ TEST_CASE("gemma weights: saved and loaded, bytes stay", "[hf]") {
   }
 }
 
+TEST_CASE("gemma weights: a head of its own", "[hf]") {
+  const std::string source = goldens + "/gemma3-tiny";
+  GemmaConfig c = read_hf_config(source);
+  c.tied_head = false;
+  CHECK(c.count_parameters() == read_hf_config(source).count_parameters() + 512 * 64);
+  NamedTensors list = load_hf(source, read_hf_config(source));
+  list.emplace_back("lm_head.weight", mul(list[0].second, 2).detach());
+  const TempFolder t;
+  save_hf(t / "own", c, list);
+  CHECK(read_hf_config(t / "own").tied_head == false);
+  CHECK(Safetensors(t / "own").info("lm_head.weight").shape == Shape{512, 64});
+
+  Gemma tied(read_hf_config(source)), own(read_hf_config(t / "own"));
+  load_hf(source, tied.config, named_values(tied));
+  const LoadReport report = load_hf(t / "own", own.config, named_values(own));
+  CHECK_FALSE(report.has_head);
+  CHECK(report.tensors == static_cast<int64_t>(list.size()));
+  CHECK(&own.head() != &own.embed_tokens.weight);
+  const Tokens tokens = plain_tokens(Tensor::from(std::vector<int32_t>{2, 5, 7, 11}, {1, 4}));
+  const NoGrad off;
+  CHECK(own.logits(own.hidden(tokens)).to_vector() == mul(tied.logits(tied.hidden(tokens)), 2).to_vector());
+  CHECK(own.forward_flops(4, 2, 4) == tied.forward_flops(4, 2, 4));
+
+  // Missing, and where it has no place.
+  NamedTensors headless = list;
+  headless.pop_back();
+  CHECK_THROWS_WITH(save_hf(t / "none", c, headless), Contains("no tensor for \"lm_head.weight\" [512, 64]"));
+  CHECK_THROWS_WITH(check_weights(Safetensors(source), c), Contains("missing \"lm_head.weight\"; expected [512, 64]"));
+  CHECK_THROWS_WITH(to_flax(c, list), Contains("no place for \"lm_head.weight\""));
+  CHECK_THROWS_WITH(check_weights(Safetensors(t / "own"), read_hf_config(source)), Contains("but config.json ties them"));
+}
+
 TEST_CASE("gemma weights: into destinations, converted", "[hf]") {
   const std::string folder = goldens + "/gemma3-rope8";
   const GemmaConfig c = read_hf_config(folder);
@@ -182,7 +216,7 @@ TEST_CASE("gemma weights: differences from the config are named and counted", "[
                head.out().template as<float>()[77] += 1;
                w["lm_head.weight"] = head;
              }).says(),
-             Contains("a head of its own is not supported"));
+             Contains("but config.json ties them"));
   // A multimodal file: other prefixes, an image tower that is skipped and counted, buffers.
   const Changed vision([](auto& w) {
     std::map<std::string, Tensor> renamed;

@@ -144,6 +144,34 @@ TEST_CASE("lora: backward computes no gradient of a base weight") {
   for (Parameter* q : parameters(*model)) CHECK(static_cast<bool>(q->grad()) == is_adapter(q->name));
 }
 
+TEST_CASE("lora: the model knows what its passes cost") {
+  const Tokens t = some_tokens();
+  const auto N = static_cast<double>(t.ids.numel());
+  const auto counted = [&](Gemma& model) {
+    count_products();
+    mean_square_backward(model, t);
+    return static_cast<double>(counted_products().flops);
+  };
+  const auto model = load("gemma3-tiny");
+  const double forward = model->forward_flops(N, 0, 0);
+  CHECK(model->step_flops(N, 0, 0) == 3 * forward);
+  CHECK(counted(*model) == 3 * forward);
+  CHECK(model->step_flops(N, 0, N) == 3 * model->forward_flops(N, 0, N));
+  const double all = model->activation_bytes(N, Recompute::none);
+
+  Adapters adapters(*model);
+  adapters.add("all", {.rank = 4, .targets = {"all-linear", "embedding"}}, key(1));
+  CHECK(model->forward_flops(N, 0, 0) == forward + 2 * N * (7 * 4 * (64 + 128 + 2 * (64 + 64) + 128 + 64 + 3 * (64 + 128)) + 4 * 64));
+  const double step = model->step_flops(N, 0, 0);
+  CHECK(step < 0.8 * 3 * forward);
+  CHECK(counted(*model) == Approx(step).epsilon(1e-3));
+  CHECK(model->step_flops(N, 0, N) - step == 2 * N * 2 * 512 * 64);  // no gradient of the table
+  CHECK(model->activation_bytes(N, Recompute::none) == all + 4 * N * (7 + 2) * 7 * 4);
+  adapters.add("few", {.rank = 4, .targets = {"q"}}, key(2));
+  CHECK(model->activation_bytes(N, Recompute::none) == all + 4 * N * (7 + 2) * (4 - 64 - 128));
+  CHECK(model->activation_bytes(N, Recompute::none) < all);
+}
+
 TEST_CASE("lora: recomputation replays the masks, even when backward runs outside the scope") {
   const auto model = load("gemma3-tiny");
   const Tokens t = some_tokens();

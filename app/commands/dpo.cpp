@@ -1,0 +1,212 @@
+// Learning from preferences from the command line: direct preference optimisation.
+#include <algorithm>
+#include <optional>
+
+#include "app/command.h"
+#include "app/train_run.h"
+#include "models/gemma/hf_config.h"
+#include "nn/lora.h"
+#include "tensor/io/crc32c.h"
+#include "tensor/io/text.h"
+#include "train/dpo.h"
+#include "train/reference_cache.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common, TrainSettings {
+  double beta = 0.1, label_smoothing = 0;
+  std::string loss = "sigmoid", ref = "auto", ref_model, ref_cache;
+  bool ipo_sum = false;
+
+  void declare(Options& o) {
+    declare_start(o);
+    declare_batches(o);
+    declare_train(o);
+    o.section("dpo");
+    o.add("beta", &beta, "how strongly the policy is held to the reference").range(1e-9, 1e6).alias({"dpo-beta"});
+    o.add("loss", &loss, "what becomes of a pair's margin").choices({"sigmoid", "robust", "hinge", "ipo"}).alias({"loss-type", "dpo-loss-type"});
+    o.add("label-smoothing", &label_smoothing, "share of pairs taken to be mislabelled; sigmoid (conservative DPO) and robust").range(0, 0.5);
+    o.add("ipo-sum", &ipo_sum, "ipo over summed log-probabilities, as in its paper; else over means, as TRL");
+    o.add("ref", &ref, "the reference policy: a second model, the base under the adapter, or log-probabilities computed once; auto: adapter-off with an adapter, else cache")
+        .choices({"auto", "model", "adapter-off", "cache"});
+    o.add("ref-model", &ref_model, "folder of the reference, where it is not the model to start from").metavar("DIR").alias({"reference-model-path", "ref-model-path"});
+    o.add("ref-cache", &ref_cache, "file of the reference's log-probabilities; default: reference.safetensors in the run folder").metavar("FILE");
+    declare_run(o);
+    o.rule([this] { return complaint(); });
+  }
+
+  DpoLossOptions loss_options() const {
+    return {.form = preference_loss_named(loss), .beta = beta, .label_smoothing = label_smoothing, .ipo_sum = ipo_sum};
+  }
+  bool adapts() const { return adapter != "none"; }
+  /// What `auto` means here.
+  std::string reference() const {
+    if (ref != "auto") return ref;
+    if (!ref_cache.empty()) return "cache";
+    if (!ref_model.empty()) return "model";
+    return adapts() ? "adapter-off" : "cache";
+  }
+
+ private:
+  std::string complaint() const {
+    if (ref == "adapter-off" && !adapts()) return "--ref adapter-off: there is no adapter; --adapter lora trains one, --ref cache needs none";
+    if (ref == "adapter-off" && !ref_model.empty()) return "--ref adapter-off and --ref-model: choose one";
+    if (reference() != "cache" && !ref_cache.empty()) return fmt::format("--ref {} and --ref-cache: choose one", ref);
+    if (mask == "none") return "--mask none: of a pair only the completions count";
+    try {
+      loss_options().check();
+    } catch (const Error& e) {
+      return std::string("--loss ") + loss + ": " + e.what();
+    }
+    return "";
+  }
+};
+
+// What tells one reference from another: the model's shape, its config and every weight.
+std::string identity_of(Gemma& model) {
+  const std::string config = hf_config_json(model.config, model.head().value().dtype());
+  return fmt::format("{}, config {:08x}, weights {}", model.describe(), crc32c(config.data(), config.size()), hash_text(base_hash(model)));
+}
+
+// The reference as the objective asks for it, and what it takes to have it.
+struct References {
+  std::string kind, identity;
+  std::unique_ptr<Gemma> other;  // a model beside the policy
+  ReferenceCache cache;
+  bool complete = false;
+
+  References(const Settings& s, ModelFolder& folder, const Splits& splits) : kind(s.reference()) {
+    if (kind == "model" || !s.ref_model.empty()) {
+      const bool same = s.ref_model.empty();
+      ModelFolder f = open_model(same ? s.model : s.ref_model, same ? s.model_overrides : std::map<std::string, std::string>(), s.dtype);
+      if (f.tokenizer.hash() != folder.tokenizer.hash())
+        fail(Kind::usage, "--ref-model {}: its tokenizer is another one than {}'s; log-probabilities could not be compared", f.path, folder.path);
+      other = std::move(f.model);
+      for (Parameter* p : parameters(*other)) p->set_trains(false);
+    }
+    identity = cache.reference = identity_of(other ? *other : *folder.model);
+    cache.data = fmt::format("{:016x}-{:016x}", splits.train.fingerprint(), splits.valid.fingerprint());
+  }
+
+  Reference of(const std::string& part, ModelFolder& policy, const Dataset& data) {
+    if (kind == "cache") return cached_reference(cache.parts[part]);
+    if (kind == "adapter-off") return adapter_off_reference(*policy.adapters, data);
+    return [&model = *other, &data](const Batch& b) { return completion_log_probs(model, data, b); };
+  }
+
+  /// Reads the cache if there is one; before anything is written, because it may be another's.
+  void find(const std::string& path) {
+    if (kind != "cache") return;
+    auto found = ReferenceCache::load(path, cache.data, cache.reference);
+    if (!found) return;
+    for (auto& [part, values] : found->parts) cache.parts[part] = std::move(values);  // in place: the objective looks at these lists
+    complete = true;
+  }
+
+  /// Computes and keeps what find() did not find. Before the first step: the policy may be the reference.
+  void complete_cache(const std::string& path, ModelFolder& policy, const Splits& splits, const LoaderOptions& l, int64_t batch, RunFolder& run, Console& console) {
+    if (kind != "cache") return;
+    const int64_t pairs = (splits.train.size() + splits.valid.size()) / 2;
+    if (complete) {
+      run.say(fmt::format("reference: log-probabilities of {} pairs from {}; the pass is skipped", pairs, path));
+    } else {
+      std::optional<AdapterOff> off;
+      if (!other && policy.adapters) off.emplace(*policy.adapters);
+      for (const auto& [part, data] : {std::pair{"train", &splits.train}, {"valid", &splits.valid}})
+        cache.parts[part] = reference_pass(other ? *other : *policy.model, *data, batch, l.share, l.pad_id, [&](int64_t done, int64_t all) {
+          console.status(fmt::format("reference: {} of {} {} pairs", done, all, part));
+        });
+      cache.save(path);
+      run.say(fmt::format("reference: log-probabilities of {} pairs computed, kept in {}", pairs, path));
+    }
+    other.reset();
+  }
+};
+
+int run(Settings& s, Options& options, Console& console) {
+  use_threads(s.threads, console);
+  s.command = options.typed();
+  const auto seed = static_cast<uint64_t>(s.seed);
+  ModelFolder folder = open_model(s.model, s.model_overrides, s.dtype);
+  Gemma& model = *folder.model;
+  const Tokenizer& tokenizer = folder.tokenizer;
+  const Splits splits = s.read(tokenizer, seed, model.context());
+  const Dataset& data = splits.train;
+  check_pairs(data);
+  prepare_model(s, seed, folder, console);
+
+  LoaderOptions l;
+  l.batch = s.batch;
+  l.accum = s.accum;
+  l.seed = seed;
+  l.pack = s.pack;
+  l.row_len = s.pack ? 2 * s.options(seed, model.context()).max_len : 0;  // room for any pair
+  l.pad_id = std::max(0, tokenizer.specials().pad);
+  const Loader loader(data, l);
+  const int64_t micro = std::max<int64_t>(1, s.batch / s.accum);
+
+  const int64_t steps = count_steps(s, loader.steps_per_epoch());
+  const DataStats figures = stats(data);
+  console.note("data: {}", data.report().summary());
+  console.note("{} pairs, {} tokens ({} of completions), {} pairs for validation", grouped(figures.examples / 2), grouped(figures.tokens),
+               grouped(figures.supervised), grouped(splits.valid.size() / 2));
+
+  References references(s, folder, splits);
+  const std::string cache = s.ref_cache.empty() ? s.out + "/reference.safetensors" : s.ref_cache;
+  if (s.resume || !s.ref_cache.empty()) references.find(cache);
+  int64_t tokens = 0;  // of the largest micro-batch among the first steps
+  for (int64_t i = 0; i < std::min<int64_t>(steps, 8); ++i)
+    for (const Batch& b : loader.at(i)) tokens = std::max(tokens, b.ids.numel());
+  MemoryPlan plan = plan_memory(model, tokens);
+  if (references.other) {
+    plan.other_name = "reference";
+    for (const auto& [name, value] : named_values(*references.other)) plan.other += static_cast<double>(value.numel() * size_of(value.dtype()));
+  }
+  console.note("memory: {}", plan.text());
+  console.note("reference: {} ({})", references.kind, references.identity);
+  if (s.dry_run) {
+    console.line("{} steps of {} pairs in {} micro-batches, {:.2f} epochs", grouped(steps), s.batch, s.accum, loader.epoch(steps));
+    console.line("{}", preview(data, tokenizer, 0));
+    console.line("{}", preview(data, tokenizer, 1));
+    return 0;
+  }
+  check_memory(plan);
+
+  Dpo::HeldOut valid;
+  if (splits.valid.size() > 0) valid = {&splits.valid, batches_in_order(splits.valid, micro, l.pad_id, 1, l.share), references.of("valid", folder, splits.valid)};
+  Dpo objective(model, loader, references.of("train", folder, data), std::move(valid), s.loss_options());
+  const auto prompts = sample_prompts(s, data, tokenizer, model);
+  Training training{objective};
+  training.steps = steps;
+  // Preferences are learned at about a tenth of the rate of texts: the loss has no floor that would hold the policy back.
+  training.lr = s.lr > 0 ? s.lr : 0.1 * learning_rate(s, model);
+  training.identity = {{"data", fmt::format("{:016x}", data.fingerprint())},
+                       {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},
+                       {"batch", std::to_string(s.batch)},
+                       {"accum", std::to_string(s.accum)},
+                       {"loss", s.loss + (s.ipo_sum ? " of sums" : "")},
+                       {"beta", fmt::format("{}", s.beta)},
+                       {"label-smoothing", fmt::format("{}", s.label_smoothing)},
+                       {"reference", references.identity}};
+  training.sample = [&] { return sample_text(model, tokenizer, prompts, seed); };
+  const auto first = data[0].ids;
+  training.chat = std::find(first.begin(), first.end(), tokenizer.specials().end_of_turn) != first.end();
+  training.begin = [&](RunFolder& run) {
+    references.complete_cache(cache, folder, splits, l, micro, run, console);
+  };
+  run_training(s, seed, folder, training, options, console);
+  return 0;
+}
+
+}  // namespace
+
+Command dpo_command() {
+  return command<Settings>("dpo", "Align a model with preferences: pairs of a chosen and a rejected answer",
+                           "Rows are {\"prompt\", \"chosen\", \"rejected\"}. Writes a run folder as sft does. Without --lr a tenth of sft's rate.\n"
+                           "  facet dpo --model m --data preferences.jsonl --val-frac 0.1 --out runs/dpo\n"
+                           "  facet dpo --model m --data preferences.jsonl --loss ipo --ref-cache ref.safetensors --out runs/ipo",
+                           run);
+}
+
+}  // namespace facet::app
