@@ -3,6 +3,7 @@
 
 namespace facet::app {
 
+Command bench_adapter_command();
 Command bench_op_command();
 Command bench_step_command();
 Command bench_infer_command();
@@ -53,6 +54,7 @@ const std::vector<Command>& commands() {
       data_make_command(),
       data_preview_command(),
       data_stats_command(),
+      bench_adapter_command(),
       bench_op_command(),
       bench_step_command(),
       env_command(),

@@ -195,6 +195,15 @@ int64_t count_steps(const TrainSettings& s, int64_t steps_per_epoch) {
   return n;
 }
 
+Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed) {
+  Batch b;
+  b.ids = randint(fold_in(key(seed), 1), {rows, length}, 0, vocab);
+  b.labels = randint(fold_in(key(seed), 2), {rows, length}, 0, vocab);
+  b.positions = plain_tokens(b.ids).positions;
+  b.tokens = b.supervised = rows * length;
+  return b;
+}
+
 TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& folder, const Training& training, const Options& options, Console& console) {
   Gemma& model = *folder.model;
   // Before anything is written: it takes the memory and checks the settings.

@@ -10,6 +10,7 @@
 #include "app/data_settings.h"
 #include "app/model_folder.h"
 #include "app/options.h"
+#include "data/loader.h"
 #include "nn/lora.h"
 #include "optim/optimizer.h"
 #include "train/loop.h"
@@ -81,6 +82,9 @@ int64_t count_steps(const TrainSettings&, int64_t steps_per_epoch);
 std::string sample_text(LanguageModel&, const Tokenizer&, const std::vector<std::string>& prompts, uint64_t seed);
 /// Those of --sample, else the first words of some training examples; checked against the model's context.
 std::vector<std::string> sample_prompts(const TrainSettings&, const Dataset&, const Tokenizer&, const LanguageModel&);
+
+/// Random tokens, all of them learned, for benchmarks.
+Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed);
 
 Recompute recompute_of(const std::string& name);
 /// All parameters that train: matrices decay, vectors (norms) do not.

@@ -35,15 +35,6 @@ struct Settings : Common {
   }
 };
 
-Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed) {
-  Batch b;
-  b.ids = randint(fold_in(key(seed), 1), {rows, length}, 0, vocab);
-  b.labels = randint(fold_in(key(seed), 2), {rows, length}, 0, vocab);
-  b.positions = plain_tokens(b.ids).positions;
-  b.tokens = b.supervised = rows * length;
-  return b;
-}
-
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
   const bool tiny = s.size == "tiny";

@@ -1,0 +1,148 @@
+// What adapters cost: steps of LoRA at several ranks against full steps of the same shape, taking turns, and the memory of each against
+// its plan.
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <memory>
+
+#include "app/command.h"
+#include "app/train_run.h"
+#include "autograd/ops.h"
+#include "bench/support/race.h"
+#include "optim/adamw.h"
+#include "optim/clip.h"
+#include "tensor/io/text.h"
+#include "tensor/parallel.h"
+#include "tensor/storage.h"
+#include "tensor/profile.h"
+#include "train/sft.h"
+
+namespace facet::app {
+namespace {
+
+struct Settings : Common {
+  std::string size = "tiny", recompute = "none";
+  std::optional<int64_t> max_len, batch;
+  int64_t rounds = 5, low = 8, high = 64;
+  bool no_full = false;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("preset", &size, "size of the model").choices(preset_names());
+    o.add("max-len", &max_len, "tokens in a row; default: 24 for tiny, 256 else").range(1, 1 << 20);
+    o.add("batch", &batch, "rows in a step; default: 128 for tiny, 1 else").range(1, 1 << 20);
+    o.add("rounds", &rounds, "steps of each kind that are timed, after one that is not").range(1, 1e6);
+    o.add("rank", &low, "the smaller rank").range(1, 65536);
+    o.add("high-rank", &high, "the larger rank").range(1, 65536);
+    o.add("recompute", &recompute, "what backward computes again to save memory").choices({"none", "mlp", "block"});
+    o.add("no-full", &no_full, "leave the full step out, where its memory does not fit");
+    o.pass_through("model", overrides);
+  }
+};
+
+/// One way to train, with a model of its own: exists only while it is timed or measured, so that the memory of each can be told.
+struct Contender {
+  std::string name;
+  int64_t rank = 0;  ///< 0: all parameters train
+  std::vector<std::string> targets = {};
+  std::vector<double> seconds = {};
+  double planned = 0, peak = 0, flops = 0;  ///< bytes, bytes, of all products in a step
+};
+
+struct Trained {
+  Gemma model;
+  std::unique_ptr<Adapters> adapters;
+  std::unique_ptr<AdamW> optimizer;
+
+  Trained(const GemmaConfig& config, DType dtype, uint64_t seed, const Contender& c, Recompute recompute) : model(config, dtype) {
+    model.init(key(seed));
+    model.recompute = recompute;
+    if (c.rank > 0) {
+      adapters = std::make_unique<Adapters>(model);
+      adapters->add("bench", {.rank = c.rank, .alpha = 16, .dropout = 0, .rslora = false, .dora = false, .targets = c.targets, .ranks = {}, .alphas = {}}, key(seed));
+    }
+    optimizer = std::make_unique<AdamW>(parameter_groups(model, 0.01), AdamWOptions{});
+  }
+  void step(const Batch& batch) {
+    batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
+    const Clip clip = clip_global_norm(optimizer->parameters(), 1.0);
+    optimizer->step(1e-4, clip.scale);
+  }
+};
+
+int run(Settings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  const bool tiny = s.size == "tiny";
+  const int64_t length = s.max_len.value_or(tiny ? 24 : 256), rows = s.batch.value_or(tiny ? 128 : 1);
+  GemmaConfig config = preset(s.size);
+  for (const auto& [key, value] : s.overrides) set_field(config, key, value);
+  const DType dtype = s.dtype == "bf16" ? DType::bf16 : s.dtype == "f64" ? DType::f64 : DType::f32;
+  const auto seed = static_cast<uint64_t>(s.seed);
+  const Batch batch = random_batch(rows, length, config.vocab, seed);
+  const Recompute recompute = recompute_of(s.recompute);
+
+  std::vector<Contender> list;
+  if (!s.no_full) list.push_back({"full"});
+  for (const int64_t rank : {s.low, s.high}) {
+    list.push_back({fmt::format("LoRA rank {}, all linear", rank), rank, {"all-linear"}});
+    list.push_back({fmt::format("LoRA rank {}, q and v", rank), rank, {"q", "v"}});
+  }
+  // Memory and products first, one model at a time; then the clock, all models side by side.
+  const size_t held = pool_stats().live_bytes;
+  for (Contender& c : list) {
+    pool_reset_peak();
+    Trained t(config, dtype, seed, c, recompute);
+    c.planned = plan_memory(t.model, rows * length).total();
+    t.step(batch);
+    count_products();
+    t.step(batch);
+    c.flops = static_cast<double>(counted_products().flops);
+    c.peak = static_cast<double>(pool_stats().peak_bytes - held);
+  }
+  std::vector<std::unique_ptr<Trained>> trained;
+  for (const Contender& c : list) trained.push_back(std::make_unique<Trained>(config, dtype, seed, c, recompute));
+  for (int64_t round = 0; round <= s.rounds; ++round)
+    for (size_t i = 0; i < list.size(); ++i) {
+      console.progress("steps", round * static_cast<int64_t>(list.size()) + static_cast<int64_t>(i), (s.rounds + 1) * static_cast<int64_t>(list.size()));
+      const double begin = bench::now();
+      trained[i]->step(batch);
+      if (round > 0) list[i].seconds.push_back(bench::now() - begin);
+    }
+  console.progress_end();
+
+  const auto best = [](const Contender& c) { return *std::min_element(c.seconds.begin(), c.seconds.end()); };
+  const auto by_name = [&](const std::string& name) -> const Contender& {
+    return *std::find_if(list.begin(), list.end(), [&](const Contender& c) { return c.name == name; });
+  };
+  const auto growth = [&](const char* what) {
+    return best(by_name(fmt::format("LoRA rank {}, {}", s.high, what))) / best(by_name(fmt::format("LoRA rank {}, {}", s.low, what)));
+  };
+  if (console.json()) {
+    nlohmann::ordered_json out{{"preset", s.size}, {"tokens", rows * length}, {"threads", threads()}, {"dtype", name_of(dtype)}};
+    for (const Contender& c : list)
+      out["steps"].push_back({{"name", c.name}, {"seconds_best", best(c)}, {"seconds_median", bench::median(c.seconds)}, {"gflop", c.flops / 1e9},
+                              {"peak_bytes", c.peak}, {"planned_bytes", c.planned}});
+    out["rank_cost_all_linear"] = growth("all linear");
+    out["rank_cost_q_v"] = growth("q and v");
+    console.line("{}", out.dump(2));
+    return 0;
+  }
+  console.line("{} layers of {}, {} x {} tokens, {}, {} thread{}", config.layers, s.size, rows, length, name_of(dtype), threads(), threads() > 1 ? "s" : "");
+  console.line("  {:<28}{:>12}{:>12}{:>10}{:>14}{:>14}", "step", "best", "median", "to full", "GFLOP/token", "peak / plan");
+  for (const Contender& c : list)
+    console.line("  {:<28}{:>9.4g} ms{:>9.4g} ms{:>10}{:>14.3f}{:>9} {:.2f}", c.name, 1e3 * best(c), 1e3 * bench::median(c.seconds),
+                 s.no_full ? "-" : fmt::format("{:.2f}", best(c) / best(list[0])), c.flops / 1e9 / static_cast<double>(rows * length),
+                 human_bytes(static_cast<uint64_t>(c.peak)), c.peak / c.planned);
+  console.line("rank {} against {}: {:.2f} times on all linear layers, {:.2f} on q and v", s.high, s.low, growth("all linear"), growth("q and v"));
+  return 0;
+}
+
+}  // namespace
+
+Command bench_adapter_command() {
+  return command<Settings>("bench adapter", "Time LoRA steps of two ranks against full steps, and compare their memory with the plan",
+                           "Random weights and tokens. Best times are compared: neighbours only make a step slower.\n"
+                           "  facet bench adapter\n  facet bench adapter --preset gemma3-1b --dtype bf16 --set model.num_hidden_layers=6",
+                           run);
+}
+
+}  // namespace facet::app
