@@ -11,6 +11,7 @@
 #include "bench/support/race.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
+#include "tensor/io/durable.h"
 #include "tensor/io/text.h"
 #include "tensor/parallel.h"
 #include "tensor/storage.h"

@@ -14,14 +14,16 @@ expect() {
 field() { sed -n "s/.*\"$1\":\([0-9.e+-]*\).*/\1/p"; }
 
 case $job in
-radicals)  # held-out problems: nothing after init, the form but not the goal after supervised training
+radicals)  # held-out problems: nothing after init, the form but not the goal after supervised training, the goal after rewards
   "$facet" demo radicals --seed "${4:-1}" --out run | tee log
   expect "greedy after init" "$(awk '$1 == "init" && $2 ~ /^[0-9]/ { print $2 }' log | head -1)" 0 0.01
-  expect "greedy after SFT" "$(awk '$1 == "SFT" && $2 ~ /^[0-9]/ { print $2 }' log | head -1)" 0.15 0.40
-  "$facet" generate run/sft/final -p '√(5·3·2)=' --verifier radicals --greedy | tee answer
+  expect "greedy after SFT" "$(awk '$1 == "SFT" && $2 ~ /^[0-9]/ { print $2 }' log | head -1)" 0.15 0.45
+  expect "greedy after GRPO" "$(awk '$1 == "GRPO" && $2 ~ /^[0-9]/ { print $2 }' log | head -1)" 0.80 1
+  [ "$(grep -c '<svg' run/report.html)" -ge 3 ]
+  "$facet" generate run/grpo/final -p '√(5·3·2)=' --verifier radicals --greedy | tee answer
   grep -q 'verdict: correct' answer
-  "$facet" inspect run run/sft > curves  # not into grep -q, which leaves before the writer has finished
-  grep -q loss curves
+  "$facet" inspect run run/grpo > curves  # not into grep -q, which leaves before the writer has finished
+  grep -q reward curves
   ;;
 book)  # prose of the user's own: well below what a model knows that only counts tokens
   "$facet" data make prose --out prose > /dev/null
