@@ -149,7 +149,7 @@ int run(Settings& s, Options& options, Console& console) {
   const int64_t steps = count_steps(s, loader.steps_per_epoch());
   const DataStats figures = stats(data);
   console.note("data: {}", data.report().summary());
-  console.note("{} pairs, {} tokens ({} of completions), {} pairs for validation", grouped(figures.examples / 2), grouped(figures.tokens),
+  console.note("{} pairs, {} tokens ({} of completions), {} pairs for validation", grouped(figures.examples), grouped(figures.tokens),
                grouped(figures.supervised), grouped(splits.valid.size() / 2));
 
   References references(s, folder, splits);
