@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "autograd/ops.h"
 #include "tensor/error.h"
@@ -72,8 +73,10 @@ TEST_CASE("rollout: what is drawn depends neither on rows nor on neighbours") {
   const auto alone = roll_out(*model, prompts, o);
   REQUIRE(alone.size() == 30);
   Roller roller(*model);  // its cache is used again and again
+  const int machine = threads();
   for (const int64_t rows : {3, 16, 256, 5}) {
     o.rows = rows;
+    set_threads(rows == 16 ? 4 : machine);
     RolloutFigures f;
     const auto together = roller(prompts, o, &f);
     INFO(rows << " rows");
@@ -84,12 +87,97 @@ TEST_CASE("rollout: what is drawn depends neither on rows nor on neighbours") {
       CHECK(together[i].member == static_cast<int64_t>(i) % 6);
       CHECK(together[i].tokens == alone[i].tokens);
       CHECK(together[i].stop == alone[i].stop);
+      CHECK(together[i].log_probs == alone[i].log_probs);  // to the bit
+      CHECK(together[i].entropy == alone[i].entropy);
       tokens += static_cast<int64_t>(alone[i].tokens.size());
     }
     CHECK(f.sampled == tokens);
     CHECK(f.prefilled == 7 + 3 + 12 + 1 + 9);  // once per prompt
     CHECK(f.busy > 0.4);
   }
+  set_threads(machine);
+}
+
+TEST_CASE("rollout: greedy and filtered draws are those of generate; entropy is that of the distribution") {
+  auto model = random_model();
+  const Prompts prompts = some_prompts(model->vocab());
+  for (const SamplingOptions& s : {SamplingOptions{.temperature = 0}, SamplingOptions{.temperature = 0, .repetition_penalty = 2, .forbidden = {4, 5}}}) {
+    const auto rollouts = roll_out(*model, prompts, {.sampling = s, .group = 2, .max_new = 12, .rows = 3});
+    const auto want = generate(*model, prompts, {.sampling = s, .max_new = 12});
+    for (const Rollout& r : rollouts) CHECK(r.tokens == want[static_cast<size_t>(r.prompt)].tokens);
+  }
+  const Tensor logits = full_logits(*model, prompts[0]);
+  const auto all = candidates(row_of(logits, 6), {.temperature = 0.8});
+  const SamplingOptions filtered{.temperature = 0.8, .top_k = 3, .forbidden = {all[0].id}};
+  const auto r = roll_out(*model, {prompts.data(), 1}, {.sampling = filtered, .group = 4, .max_new = 1, .key = key(2)});
+  double entropy = 0;
+  for (const Candidate& c : all) entropy -= c.probability * std::log(c.probability);
+  for (const Rollout& one : r) {
+    CHECK(one.entropy[0] == Approx(entropy).epsilon(1e-4));
+    const auto drawn = std::ranges::find(all, one.tokens[0], &Candidate::id);
+    CHECK((drawn - all.begin() >= 1 && drawn - all.begin() <= 3));
+    CHECK(one.log_probs[0] == Approx(std::log(drawn->probability)).margin(1e-4));  // of the whole vocabulary
+  }
+}
+
+TEST_CASE("rollout: where completions end, and what is refused") {
+  auto model = random_model();
+  const Prompts long_one = {some_tokens(60, model->vocab())};  // the context is 64
+  for (const Rollout& r : roll_out(*model, long_one, {.group = 3, .max_new = 50})) {
+    CHECK(r.stop == Stop::context);
+    CHECK(r.tokens.size() == 4);
+  }
+  for (const Rollout& r : roll_out(*model, long_one, {.group = 3, .max_new = 2})) CHECK(r.stop == Stop::length);
+  std::vector<int32_t> every(static_cast<size_t>(model->vocab()));
+  std::iota(every.begin(), every.end(), 0);
+  for (const Rollout& r : roll_out(*model, some_prompts(61), {.group = 3, .rows = 2, .stop = every})) {
+    CHECK(r.stop == Stop::stop_token);
+    CHECK(r.tokens.size() == 1);
+  }
+  CHECK(roll_out(*model, {}, {}).empty());
+  CHECK_THROWS_WITH(roll_out(*model, Prompts{{1}, {}}, {}), Catch::Contains("prompt 1") && Catch::Contains("no tokens"));
+  CHECK_THROWS_WITH(roll_out(*model, Prompts{{1, 61}}, {}), Catch::Contains("token 61"));
+  CHECK_THROWS_WITH(roll_out(*model, Prompts{some_tokens(64, 61)}, {}), Catch::Contains("context 64"));
+  CHECK_THROWS_WITH(roll_out(*model, Prompts{{1}}, {.group = 0}), Catch::Contains("group"));
+}
+
+TEST_CASE("rollout: later calls ask the system for no memory") {
+  auto model = random_model();
+  const Prompts prompts = some_prompts(model->vocab());
+  Roller roller(*model);
+  RolloutOptions o{.group = 6, .max_new = 20, .rows = 8, .stop = {1, 17}, .key = key(1)};
+  const auto first = roller(prompts, o);
+  const auto again = roller(prompts, o);
+  const size_t before = pool_stats().sys_allocs;
+  const auto third = roller(prompts, o);
+  CHECK(pool_stats().sys_allocs == before);
+  for (size_t i = 0; i < first.size(); ++i) CHECK(first[i].log_probs == third[i].log_probs);
+}
+
+TEST_CASE("kv cache: a copied row is the row, and one that has gone round fits no other ring") {
+  auto model = random_model();  // windows of 5
+  const NoGrad off;
+  const auto ids = some_tokens(9, model->vocab());
+  KvCache small = model->new_cache(2, 16, 4), large = model->new_cache(3, 32, 32);
+  const auto run = [&](KvCache& cache, int64_t row, int64_t begin, int64_t end) {
+    cache.select(row, 1);
+    std::vector<int32_t> at(static_cast<size_t>(end - begin));
+    std::iota(at.begin(), at.end(), static_cast<int32_t>(begin));
+    const std::vector<int32_t> part(ids.begin() + begin, ids.begin() + end);
+    const Shape shape{1, end - begin};
+    return model->hidden({Tensor::from(part, shape), Tensor::from(at, shape), {}}, &cache).to_vector();
+  };
+  run(large, 2, 0, 9);  // an old, longer row where the copy goes
+  run(small, 0, 0, 4);
+  small.copy(small, 0, 1);
+  large.copy(small, 0, 2);
+  const auto want = run(small, 0, 4, 7);
+  CHECK(run(small, 1, 4, 7) == want);
+  CHECK(run(large, 2, 4, 7) == want);
+  run(small, 0, 7, 9);  // rings of 8 slots hold positions 1 to 8
+  CHECK_THROWS_WITH(large.copy(small, 0, 2), Catch::Contains("gone round"));
+  small.copy(small, 0, 1);  // the same ring: no question
+  CHECK_THROWS_WITH(small.copy(small, 0, 2), Catch::Contains("row 2"));
 }
 
 TEST_CASE("rollout: at the first update the log-probabilities are those of the training pass") {

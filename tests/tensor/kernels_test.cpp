@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
+#include "tensor/kernels/copy.h"
 #include "tensor/kernels/logit_rows.h"
 #include "tensor/kernels/ring_write.h"
 #include "tests/support/compare.h"
@@ -56,4 +57,46 @@ TEST_CASE("logit_rows: statistics and gradient against the formula, in every tie
       logit_grad(z.out(), labels.view(), Tensor::from(coef, {C, 4}).to(d).view(), cap * scale);
       CHECK(close(z, Tensor::from(expected, {C, V}), 0, d == DType::f64 ? 1e-13 : 1e-5));
     }
+}
+
+TEST_CASE("logit_rows: entropy beside the other stats, and draws along [0, 1), in every tier") {
+  MachineScope restore;
+  const int64_t C = 2;
+  for (const int64_t V : {1, 16, 37, 700})
+    for (int tier = 0; tier <= static_cast<int>(cpu::best_tier()); ++tier)
+      for (DType d : {DType::f64, DType::f32}) {
+        cpu::set_tier(static_cast<cpu::Tier>(tier));
+        INFO(V << " words, tier " << tier);
+        const Tensor x = Random(4).normal({C, V}, DType::f64, 3).to(d).clone(), y = x.clone(), labels = Tensor::zeros({C}, DType::i32);
+        if (V > 20) {
+          const Out o = x.out();  // tokens that are never drawn, the last among them
+          for (const int64_t v : {int64_t{3}, V - 1}) d == DType::f64 ? void(o.as<double>()[v] = -INFINITY) : void(o.as<float>()[v] = -INFINITY);
+          copy(x.view(), y.out());
+        }
+        const Tensor four = Tensor::empty({C, 4}, d), five = Tensor::empty({C, 5}, d);
+        logit_stats(x.out(), labels.view(), 0, 1, false, four.out());
+        logit_stats(y.out(), labels.view(), 0, 1, false, five.out());
+        const double tolerance = d == DType::f64 ? 1e-11 : 2e-5;
+        for (int64_t c = 0; c < C; ++c) {
+          for (int64_t i = 0; i < 4; ++i) CHECK(four.at({c, i}) == five.at({c, i}));
+          double sum = 0, entropy = 0;
+          for (int64_t v = 0; v < V; ++v) sum += std::exp(x.at({c, v}) - five.at({c, 0}));
+          for (int64_t v = 0; v < V; ++v)
+            if (const double p = std::exp(x.at({c, v}) - five.at({c, 0})) / sum; p > 0) entropy -= p * std::log(p);
+          CHECK(five.at({c, 4}) == Approx(entropy).margin(tolerance));
+        }
+        for (const float u : {0.0f, 0.1f, 0.5f, 0.77f, 0.99999994f}) {
+          const Tensor numbers = Tensor::full({C}, u), ids = Tensor::full({C}, -1, DType::i32);
+          logit_draw(x.view(), five.view(), numbers.view(), ids.out());
+          for (int64_t c = 0; c < C; ++c) {
+            const auto id = static_cast<int64_t>(ids.at({c}));
+            REQUIRE((id >= 0 && id < V));
+            CHECK(std::isfinite(x.at({c, id})));
+            double below = 0;
+            for (int64_t v = 0; v < id; ++v) below += std::exp(x.at({c, v}) - five.at({c, 0}));
+            CHECK(below / five.at({c, 1}) <= u + tolerance);
+            CHECK((below + std::exp(x.at({c, id}) - five.at({c, 0}))) / five.at({c, 1}) >= u - tolerance);
+          }
+        }
+      }
 }
