@@ -70,7 +70,8 @@ TEST_CASE("checkpoint: any flipped bit and any truncation is noticed, the one be
     std::ifstream in(path, std::ios::binary);
     const std::string good(std::istreambuf_iterator<char>(in), {});
     const auto put = [&](const std::string& s) { std::ofstream(path, std::ios::binary | std::ios::trunc) << s; };
-    for (size_t i = 0; i < good.size(); i += 7) {
+    const size_t stride = std::string(file) == "manifest.json" ? 1 : 7;  // the manifest has no part that may lie
+    for (size_t i = 0; i < good.size(); i += stride) {
       INFO(file << " byte " << i);
       std::string bad = good;
       bad[i] = static_cast<char>(bad[i] ^ (1 << (i % 8)));
@@ -79,8 +80,12 @@ TEST_CASE("checkpoint: any flipped bit and any truncation is noticed, the one be
       const auto found = newest_checkpoint(dir.path, [&](const std::string& s) { note += s; });
       REQUIRE(found);
       // White space of the manifest may change without changing what it says.
-      if (found->step == 2) CHECK(restored(*found) == 2);
-      else CHECK(note.find("using step-1") != std::string::npos);
+      if (found->step == 2) {
+        CHECK(restored(*found) == 2);
+        CHECK(found->state == snapshot(2).state);
+      } else {
+        CHECK(note.find("using step-1") != std::string::npos);
+      }
       if (std::string(file) != "manifest.json" && i > 400) CHECK(found->step == 1);
     }
     for (size_t n = 0; n < good.size(); n += 13) {
