@@ -4,6 +4,28 @@
 
 namespace facet::app {
 
+void KeySettings::declare_keys(Options& o) {
+  o.add("text-key", &text_key, "key of text rows").metavar("KEY").alias({"text-feature", "dataset-text-field"});
+  o.add("prompt-key", &prompt_key, "key of prompts").metavar("KEY").alias({"prompt-feature"});
+  o.add("completion-key", &completion_key, "key of completions").metavar("KEY").alias({"completion-feature"});
+  o.add("messages-key", &messages_key, "key of conversations").metavar("KEY").alias({"chat-feature"});
+  o.add("chosen-key", &chosen_key, "key of preferred completions").metavar("KEY");
+  o.add("rejected-key", &rejected_key, "key of the others").metavar("KEY");
+  o.add("answer-key", &answer_key, "key of expected answers, for verifiers; by default answer, else completion").metavar("KEY");
+}
+
+RowKeys KeySettings::keys() const {
+  RowKeys k;
+  k.text = text_key;
+  k.prompt = prompt_key;
+  k.completion = completion_key;
+  k.messages = messages_key;
+  k.chosen = chosen_key;
+  k.rejected = rejected_key;
+  k.answer = answer_key;
+  return k;
+}
+
 Option& DataSettings::declare(Options& o) {
   o.section("data");
   Option& result = o.add("data", &data, "folder with train.jsonl, valid.jsonl, test.jsonl, or one .jsonl or .txt file")
@@ -23,13 +45,7 @@ Option& DataSettings::declare(Options& o) {
   o.add("chat-template", &chat_template, "plain prompts and completions become user and model turns");
   o.add("merge-roles", &merge_roles, "join neighbouring messages of one role");
   o.add("safe", &safe, "turn tags inside contents are ordinary text");
-  o.add("text-key", &text_key, "key of text rows").metavar("KEY").alias({"text-feature", "dataset-text-field"});
-  o.add("prompt-key", &prompt_key, "key of prompts").metavar("KEY").alias({"prompt-feature"});
-  o.add("completion-key", &completion_key, "key of completions").metavar("KEY").alias({"completion-feature"});
-  o.add("messages-key", &messages_key, "key of conversations").metavar("KEY").alias({"chat-feature"});
-  o.add("chosen-key", &chosen_key, "key of preferred completions").metavar("KEY");
-  o.add("rejected-key", &rejected_key, "key of the others").metavar("KEY");
-  o.add("answer-key", &answer_key, "key of expected answers, for verifiers; by default answer, else completion").metavar("KEY");
+  declare_keys(o);
   return result;
 }
 
@@ -44,13 +60,7 @@ DataOptions DataSettings::options(uint64_t seed, int64_t context) const {
   d.merge_roles = merge_roles;
   d.safe = safe;
   if (format != "auto") d.format = task_named(format);
-  d.keys.text = text_key;
-  d.keys.prompt = prompt_key;
-  d.keys.completion = completion_key;
-  d.keys.messages = messages_key;
-  d.keys.chosen = chosen_key;
-  d.keys.rejected = rejected_key;
-  d.keys.answer = answer_key;
+  d.keys = keys();
   d.val_frac = val_frac;
   d.seed = seed;
   return d;

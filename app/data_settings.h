@@ -7,10 +7,17 @@
 
 namespace facet::app {
 
-struct DataSettings {
-  std::string data, valid, format = "auto", too_long = "drop", mask = "prompt";
+/// Under which keys rows hold what.
+struct KeySettings {
   std::string text_key = "text", prompt_key = "prompt", completion_key = "completion", messages_key = "messages";
   std::string chosen_key = "chosen", rejected_key = "rejected", answer_key;
+
+  void declare_keys(Options&);
+  RowKeys keys() const;
+};
+
+struct DataSettings : KeySettings {
+  std::string data, valid, format = "auto", too_long = "drop", mask = "prompt";
   int64_t max_len = 0, max_bad_rows = 0;
   double val_frac = 0;
   bool chat_template = false, merge_roles = false, safe = false;

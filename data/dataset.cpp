@@ -332,6 +332,7 @@ std::vector<std::string> read_texts(const std::string& path, const DataOptions& 
   DataReport report;
   for_each_row(file, o, report, [&](Row& row, std::string&, const LineReader&) {
     each_text(row, [&](const std::string& s) { texts.push_back(s); });
+    texts.push_back(row.expected);
     chats = chats || row.is_chat || row.task == Task::chat || (o.chat_template && row.task != Task::text);
   });
   if (report.bad > 0 && report.bad == report.rows) fail(Kind::data, "{}", report.bad_rows[0]);

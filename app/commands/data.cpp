@@ -97,7 +97,7 @@ int run_preview(PreviewSettings& s, Options&, Console& console) {
   const int64_t group = data.group(), examples = data.size() / group;
   if (s.first > examples) fail(Kind::usage, "--first {}: there are {} examples", s.first, grouped(static_cast<uint64_t>(examples)));
   const bool asked = data.task() == Task::prompt;
-  const auto questions = asked ? questions_of(data, s.data.options(0).keys) : std::vector<Question>();
+  const auto questions = asked ? questions_of(data, s.data.keys()) : std::vector<Question>();
   console.note("{}; {}", name_of(data.task()), asked ? "the model goes on where the text ends" : "learned parts stand in [[ ]]");
   for (int64_t i = s.first - 1; i < std::min(examples, s.first - 1 + s.count); ++i) {
     for (int64_t half = 0; half < group; ++half) console.line("{}\n", preview(data, tokenizer, i * group + half));
@@ -136,7 +136,7 @@ int run_check(CheckSettings& s, Options& options, Console& console) {
     if (shared) console.line("{}: {} examples are in the training part, too", name, grouped(static_cast<uint64_t>(shared)));
   });
   if (rewards.size() > 0)
-    each_part(splits, [&](const char*, const Dataset& d) { rewards.check(questions_of(d, s.data.options(0).keys)); });
+    each_part(splits, [&](const char*, const Dataset& d) { rewards.check(questions_of(d, s.data.keys())); });
   if (bad) fail(Kind::data, "{}: {} broken row{}", s.data.data, bad, bad == 1 ? "" : "s");
   console.line("{}", left_out || leaked ? "usable, see above" : "all good");
   return 0;

@@ -1,5 +1,6 @@
 // A new model: random weights of a preset's shape and a tokenizer learned from the user's text.
 #include "app/command.h"
+#include "app/data_settings.h"
 #include "app/model_folder.h"
 #include "tensor/io/text.h"
 #include "data/dataset.h"
@@ -9,7 +10,7 @@
 namespace facet::app {
 namespace {
 
-struct Settings : Common {
+struct Settings : Common, KeySettings {
   std::string preset_name = "tiny", tokenizer = "char", data, out;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
@@ -17,6 +18,7 @@ struct Settings : Common {
     o.add("preset", &preset_name, "size of the model").choices(preset_names());
     o.add("tokenizer", &tokenizer, "char (the characters of --data), char:ALPHABET, bpe:N, or a folder or file to take over");
     o.add("data", &data, "texts the tokenizer learns from: .txt, .jsonl or a folder");
+    declare_keys(o);
     o.pass_through("model", overrides);
   }
 };
@@ -26,7 +28,7 @@ Tokenizer make(const Settings& s) {
   if (!learned) return Tokenizer::load(s.tokenizer);
   if (s.data.empty() && s.tokenizer.rfind("char:", 0) != 0)
     fail(Kind::usage, "--tokenizer {}: learns from texts; name them with --data", s.tokenizer);
-  const auto texts = s.data.empty() ? std::vector<std::string>{} : read_texts(s.data);
+  const auto texts = s.data.empty() ? std::vector<std::string>{} : read_texts(s.data, {.keys = s.keys()});
   return Tokenizer::from_bytes(make_tokenizer(s.tokenizer, texts), "the new tokenizer");
 }
 

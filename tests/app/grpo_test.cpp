@@ -96,8 +96,7 @@ TEST_CASE("grpo: a run killed with -9 and resumed gives the same bytes", "[full]
 TEST_CASE("grpo: a file of word problems, with its own keys, judged by the final number") {
   const Setting s;
   const Words w = s.grpo("run", {"--verifier", "numeric", "--data", samples + "/word_problems.jsonl", "--prompt-key", "question", "--val-frac", "0.2"});
-  fs::copy_file(samples + "/word_problems.jsonl", s / "words.txt");  // the characters it is made of
-  REQUIRE(run_process({"init", s / "words", "--data", s / "words.txt", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"}, s / "log") == 0);
+  REQUIRE(run_process({"init", s / "words", "--data", samples + "/word_problems.jsonl", "--prompt-key", "question", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"}, s / "log") == 0);
   Words with = w;
   with[1] = s / "words";
   INFO(s.said());
