@@ -145,6 +145,7 @@ TEST_CASE("exec: what is left running ends with the trainer, even when that is k
     judge("echo $$ > '" + pid + "'; while :; do sleep 1; done", 1, 60);
     ::_exit(0);
   }
+  REQUIRE(trainer > 0);  // kill(-1) would mean everybody
   for (int i = 0; i < 400 && content(pid).empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   ::kill(trainer, SIGKILL);
   ::waitpid(trainer, nullptr, 0);
