@@ -8,7 +8,7 @@
 namespace facet {
 
 struct RolloutOptions {
-  SamplingOptions sampling;
+  SamplingOptions sampling{};
   int64_t group = 8;              ///< completions of a prompt
   int64_t max_new = 64;           ///< tokens of a completion
   int64_t rows = 256;             ///< completions in work at a time

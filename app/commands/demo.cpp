@@ -33,7 +33,6 @@ struct Settings : Common {
   std::optional<double> seconds;
   double lazy = 0.8, lr = 2e-3, grpo_lr = 2e-4;
   int64_t problems = 52000, prompts = 32, group = 8;
-  bool resume = false;
   void declare(Options& o) {
     o.add("out", &out, "folder for data, model and runs");
     o.add("sft-steps", &sft_steps, fmt::format("optimizer steps of supervised training; default {}", default_sft_steps)).alias({"steps"}).range(1, 1e9);
@@ -171,6 +170,7 @@ int run(Settings& s, Options& options, Console& console) {
   console.note("task: √(2·3·3·13)= is 3√(2·13); demonstrations leave a pair under the root {:.0f}% of the time", 100 * s.lazy);
   console.note("model: {} parameters, {} pieces", grouped(static_cast<uint64_t>(count_parameters(*folder.model))), folder.model->vocab());
 
+  const Exam exam(data, folder.tokenizer);
   Story story;
   story.title = "Square roots: what demonstrations teach and what only a verifier does";
   story.task = fmt::format(
@@ -178,8 +178,7 @@ int run(Settings& s, Options& options, Console& console) {
       "pair under the root {:.0f}% of the time, so supervised training learns the form and an often unfinished answer. Then GRPO samples {} answers to "
       "each of {} problems a step, and exact arithmetic rewards those that are finished.\n\nTested on {} problems whose multisets of factors were never "
       "trained on in any order, and on {} problems with one factor more than any trained on.",
-      grouped(static_cast<uint64_t>(count_parameters(*folder.model))), 100 * s.lazy, s.group, s.prompts, 300, 300);
-  const Exam exam(data, folder.tokenizer);
+      grouped(static_cast<uint64_t>(count_parameters(*folder.model))), 100 * s.lazy, s.group, s.prompts, exam.held_out.size(), exam.longer.size());
   for (size_t i = 0; i < exam.shown; ++i) story.problems.emplace_back(exam.held_out[i].prompt, exam.held_out[i].expected);
   story.stages.push_back(exam.judge("init", folder, seed, console));
 

@@ -85,7 +85,7 @@ template <class T>
 FACET_INLINE int32_t draw_row(const T* z, int64_t V, T top, double target) {
   constexpr int64_t few = 256;
   const Vec<T> highest = broadcast<T>(top);
-  alignas(64) T weight[few];
+  alignas(64) T weight[few] = {};
   double before = 0;
   int64_t last = 0;  // start of the last block with a positive weight
   bool crossed = false;
