@@ -4,6 +4,7 @@
 
 #include "data/chat.h"
 #include "models/gemma/hf.h"
+#include "models/gemma/peft.h"
 #include "nn/module.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/json.h"
@@ -32,7 +33,7 @@ void check_exists(const std::string& path) {
 }  // namespace
 
 ModelFolder open_model(const std::string& path, const std::map<std::string, std::string>& overrides, const std::string& dtype,
-                       TokenizerNeed need) {
+                       TokenizerNeed need, const std::string& adapter) {
   check_exists(path);
   ModelFolder folder;
   folder.path = path;
@@ -50,6 +51,10 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
            folder.tokenizer.vocab_size(), config.vocab);
   }
   folder.chat = has_chat_template(path);
+  if (!adapter.empty()) {
+    folder.adapters = std::make_unique<Adapters>(*folder.model);
+    load_adapter(*folder.adapters, "adapter", read_adapter(adapter));
+  }
   return folder;
 }
 

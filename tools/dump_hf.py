@@ -3,8 +3,10 @@
 
     python3 tools/dump_hf.py --model DIR --out ref.safetensors [--text "..." ...] [--grads] [--generate 24]
     facet check blocks --model DIR --ref ref.safetensors
+    python3 tools/dump_hf.py --model DIR --adapter ADAPTER --grads --out ref.safetensors      # with PEFT
+    facet check grads --model DIR --adapter ADAPTER --ref ref.safetensors
 
-Needs torch, transformers, safetensors (and sentencepiece for --text). Runs in f32 on the CPU with eager attention. Without
+Needs torch, transformers, safetensors (sentencepiece for --text, peft for --adapter). Runs in f32 on the CPU with eager attention. Without
 --text the input is a fixed pseudo-random row of token ids, three windows long if the model has one.
 """
 import argparse
@@ -71,11 +73,15 @@ def main():
     p.add_argument("--out", required=True)
     p.add_argument("--text", action="append", help="input text; may be repeated")
     p.add_argument("--length", type=int, help="tokens of the pseudo-random row")
+    p.add_argument("--adapter", help="folder of a LoRA or DoRA adapter, put over the model by PEFT")
     p.add_argument("--grads", action="store_true", help="also loss gradients of every parameter")
     p.add_argument("--generate", type=int, default=0, metavar="N", help="also N greedy tokens with the cache, in FILE.generate")
     args = p.parse_args()
 
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="eager").eval()
+    if args.adapter:
+        import peft
+        peft.PeftModel.from_pretrained(model, args.adapter, is_trainable=True).eval()  # changes the layers of `model` in place
     ids, mask = batch_of(model, args)
     values = {"input_ids": ids.int(), "attention_mask": mask.int()}
     taps = {}
@@ -88,7 +94,11 @@ def main():
     values.update(taps)
     values["logits"], values["loss"] = result.logits.detach(), result.loss.detach()
     if args.grads:
-        values.update({"grad." + n: w.grad for n, w in model.named_parameters() if w.grad is not None})
+        for n, w in model.named_parameters():
+            if w.grad is None:
+                continue
+            n = n.replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+            values["grad." + n] = w.grad.T if n.endswith("lora_embedding_A") else w.grad  # Facet keeps rows of the vocabulary
     save_file({k: v.contiguous().clone() for k, v in values.items()}, args.out)
     print(f"{args.out}: {len(values)} tensors, loss {result.loss.item():.6f}")
 

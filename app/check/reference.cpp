@@ -11,6 +11,8 @@ namespace {
 
 constexpr const char* inputs[] = {"input_ids", "attention_mask", "position_ids"};
 
+constexpr std::string_view adapted_prefix = "lora/", adapter_gradient = "lora/grad/base_model.model.";
+
 bool is_input(const std::string& name) { return std::find(std::begin(inputs), std::end(inputs), name) != std::end(inputs); }
 
 // "a.layers.0.out" of set "a" -> "layers.0.out"; "" when the name belongs to another set.
@@ -52,7 +54,7 @@ std::string tap_of_flax(const std::string& path) {
   return {};
 }
 
-Reference::Reference(const std::vector<std::string>& paths) {
+Reference::Reference(const std::vector<std::string>& paths, bool adapted) {
   if (paths.empty()) fail(Kind::usage, "check: no reference given; --ref FILE names a .safetensors file");
   for (const std::string& path : paths) files_.push_back(std::make_unique<Safetensors>(path));
   for (const auto& file : files_) {
@@ -60,6 +62,7 @@ Reference::Reference(const std::vector<std::string>& paths) {
       const size_t dot = name.rfind('.');
       const std::string last = dot == std::string::npos ? name : name.substr(dot + 1);
       const std::string set = dot == std::string::npos ? "" : name.substr(0, dot);
+      if (adapted && name.starts_with(adapted_prefix)) prefix_ = adapted_prefix;
       if (last == "input_ids" && std::find(sets_.begin(), sets_.end(), set) == sets_.end()) sets_.push_back(set);
     }
   }
@@ -69,7 +72,9 @@ std::vector<ReferenceTensor> Reference::tensors(const std::string& set) const {
   std::vector<ReferenceTensor> list;
   for (const auto& file : files_) {
     for (const auto& [name, info] : file->tensors()) {
-      const std::string inner = within(set, name);
+      std::string inner = within(set, name);
+      if (!prefix_.empty()) inner = name.starts_with(prefix_) ? within(set, name.substr(prefix_.size())) : "";
+      if (set == sets_.front() && (!prefix_.empty() && name.starts_with(adapter_gradient))) inner = "grad." + name.substr(adapter_gradient.size());
       if (inner.empty() || is_input(inner)) continue;
       if (set.empty() && std::any_of(sets_.begin(), sets_.end(), [&](const std::string& s) { return !s.empty() && !within(s, name).empty(); }))
         continue;
@@ -93,7 +98,8 @@ std::vector<ReferenceTensor> Reference::strays() const {
   if (std::find(sets_.begin(), sets_.end(), "") != sets_.end()) return list;
   for (const auto& file : files_)
     for (const auto& [name, info] : file->tensors())
-      if (std::none_of(sets_.begin(), sets_.end(), [&, n = name](const std::string& s) { return !within(s, n).empty(); }))
+      if (name.starts_with(prefix_) && !(!prefix_.empty() && name.starts_with(adapter_gradient)) &&
+          std::none_of(sets_.begin(), sets_.end(), [&, n = name.substr(prefix_.size())](const std::string& s) { return !within(s, n).empty(); }))
         list.push_back({name, name, "", file.get()});
   return list;
 }

@@ -2,7 +2,8 @@
 //   [SET.]input_ids, attention_mask, position_ids        what went in
 //   [SET.]embed, layers.I.TAP, final_norm, logits, loss  what came out
 //   [SET.]grad.NAME                                      gradients by parameter
-// Names of the flax library's modules ("SET.layer_0/attn/_query_norm") are understood as well.
+// Names of the flax library's modules ("SET.layer_0/attn/_query_norm") are understood as well. What came out of a model with an adapter
+// may stand beside what came out of its base, as lora/SET.logits, lora/SET.loss and, of the first set, lora/grad/base_model.model.NAME.
 #pragma once
 #include <memory>
 #include <string>
@@ -23,7 +24,8 @@ struct ReferenceTensor {
 
 class Reference {
  public:
-  explicit Reference(const std::vector<std::string>& paths);
+  /// `adapted`: the model has an adapter; of files with names below lora/ those are compared, the others give the inputs.
+  explicit Reference(const std::vector<std::string>& paths, bool adapted = false);
 
   /// Names of the sets that have input_ids; "" for a file without sets.
   const std::vector<std::string>& sets() const { return sets_; }
@@ -40,6 +42,7 @@ class Reference {
  private:
   std::vector<std::unique_ptr<Safetensors>> files_;
   std::vector<std::string> sets_;
+  std::string prefix_;  ///< of the names that are compared
 };
 
 /// Our tap for a flax module path ("layer_0/attn/_query_norm" -> "layers.0.q_normed"); "" when there is none.

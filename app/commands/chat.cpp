@@ -20,10 +20,11 @@ namespace facet::app {
 namespace {
 
 struct Settings : Common, SamplingSettings {
-  std::string model, system;
+  std::string model, adapter, system;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
     o.add("model", &model, "folder of the model").positional().required();
+    o.add("adapter", &adapter, "folder of an adapter (LoRA or DoRA, as PEFT or --adapter lora writes it) to put over the model");
     o.add("system", &system, "put before the first message");
     declare_sampling(o);
     o.pass_through("model", overrides);
@@ -48,7 +49,7 @@ bool ask(std::string& line) {
 
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter);
   Chat chat(*folder.model, folder.tokenizer, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.context);
   chat.set_system(s.system);
   if (!folder.chat) console.warn("{}: comes without a chat template, so it was hardly taught to take turns; facet generate continues a text", s.model);

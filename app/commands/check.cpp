@@ -7,13 +7,14 @@ namespace facet::app {
 namespace {
 
 struct Settings : Common {
-  std::string model, only;
+  std::string model, adapter, only;
   Values ref;
   double tol = 0;
   bool first_fail = false;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
     o.add("model", &model, "folder of the model").positional().required();
+    o.add("adapter", &adapter, "folder of an adapter (LoRA or DoRA, as PEFT or --adapter lora writes it) to put over the model");
     o.add("ref", &ref, "file with reference numbers; may be repeated, files are merged").required();
     o.add("tol", &tol, "largest difference allowed; 0: 1e-4 of the reference's root mean square (gradients: of its largest entry)").range(0, 1e9);
     o.add("only", &only, "names to look at, * stands for anything");
@@ -32,11 +33,11 @@ struct Settings : Common {
 template <auto check>
 int run_model(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  const ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::optional);
+  const ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::optional, s.adapter);
   CheckReport report = s.report();
   const CheckTolerances tolerance{.absolute = s.tol};
   if constexpr (std::is_invocable_v<decltype(check), LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&>)
-    check(*folder.model, Reference(s.ref), tolerance, report);
+    check(*folder.model, Reference(s.ref, !s.adapter.empty()), tolerance, report);
   else check(*folder.model, s.ref, tolerance, report);
   report.finish();
   return 0;

@@ -16,11 +16,12 @@ namespace facet::app {
 namespace {
 
 struct Settings : Common, SamplingSettings, DataSettings, VerifierSettings {
-  std::string model, task = "lm", answers;
+  std::string model, adapter, task = "lm", answers;
   int64_t k = 1, limit = 0, batch = 8;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
     o.add("model", &model, "folder of the model").positional().required();
+    o.add("adapter", &adapter, "folder of an adapter (LoRA or DoRA, as PEFT or --adapter lora writes it) to put over the model");
     DataSettings::declare(o).required();
     o.section("");
     o.add("task", &task, "lm: loss and perplexity; verifier: answer questions and judge them").choices({"lm", "verifier"});
@@ -91,7 +92,7 @@ int run_verifier(const Settings& s, ModelFolder& folder, Console& console) {
 
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter);
   return s.task == "lm" ? run_lm(s, folder, console) : run_verifier(s, folder, console);
 }
 

@@ -18,11 +18,12 @@ namespace facet::app {
 namespace {
 
 struct Settings : Common, SamplingSettings, VerifierSettings {
-  std::string model, prompt, prompts, system, dump, out;
+  std::string model, adapter, prompt, prompts, system, dump, out;
   bool raw = false, chat = false, logprobs = false;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
     o.add("model", &model, "folder of the model").positional().required();
+    o.add("adapter", &adapter, "folder of an adapter (LoRA or DoRA, as PEFT or --adapter lora writes it) to put over the model");
     o.add("prompt", &prompt, "text to go on from; - reads standard input").letter('p');
     o.add("prompts", &prompts, "a .jsonl file of {\"prompt\"}, answered in one batch");
     o.add("chat", &chat, "the prompt is a user's turn (the default for folders with a chat template)");
@@ -59,7 +60,7 @@ void dump_taps(const Settings& s, ModelFolder& folder, const Ids& ids, Console& 
 int run(Settings& s, Options&, Console& console) {
   Rewards rewards = s.rewards();
   use_threads(s.threads, console);
-  ModelFolder folder = open_model(s.model, s.overrides, s.dtype);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter);
   const Tokenizer& tokenizer = folder.tokenizer;
   const GenerateOptions options = s.options(tokenizer, static_cast<uint64_t>(s.seed));
 

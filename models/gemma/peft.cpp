@@ -203,6 +203,10 @@ AdapterFile read_adapter(const std::string& folder) {
     if (file.options.dora && path == "embed_tokens") fail(Kind::file, "{}: DoRA on the embedding is not supported", weights.path());
     if (m.magnitude && m.magnitude.dim(0) != m.b.dim(0))
       fail(Kind::file, "{}: \"{}\": lora_magnitude_vector is {}, lora_B is {}", weights.path(), path, shape_text(m.magnitude), shape_text(m.b));
+    if (!file.base_width) {  // told by the shapes when nobody wrote it down
+      const bool writes = path.ends_with("o_proj") || path.ends_with("down_proj") || path == "embed_tokens";
+      file.base_width = writes ? m.b.dim(0) : m.a.dim(1);
+    }
     m.scale = file.options.scale(path);
     file.options.targets.push_back(path);
   }
@@ -220,7 +224,7 @@ void check_adapter(const AdapterFile& file, const GemmaConfig& c, const std::str
   }
   const auto other_base = [&](const std::string& detail) {
     const auto text = [](const std::string& hash, int64_t width) {
-      return fmt::format("{} hidden {}", hash.empty() ? "(no hash)" : hash, width ? std::to_string(width) : "?");
+      return fmt::format("{}{}hidden {}", hash, hash.empty() ? "" : " ", width);
     };
     fail(Kind::file, "{}: adapter was trained on base {}; this model is {}{}", file.path, text(printable(file.base_hash, 16), file.base_width),
          text(base_hash, c.width), detail);

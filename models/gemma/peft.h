@@ -28,7 +28,7 @@ struct AdapterFile {
   LoraOptions options;      ///< targets are module paths
   std::string base;         ///< base_model_name_or_path
   std::string base_hash;    ///< hash_text of WeightHash::Of::bf16 over the base; empty when another program wrote the adapter
-  int64_t base_width = 0;   ///< its hidden size; 0: not said
+  int64_t base_width = 0;   ///< its hidden size, as recorded or as the shapes have it
   std::map<std::string, AdapterModule> modules;  ///< by our path: "layers.0.self_attn.q_proj", "embed_tokens"
   Tensor table;             ///< the base's embedding, which PEFT stores beside an adapted one; else absent
 };

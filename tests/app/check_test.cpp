@@ -51,6 +51,29 @@ TEST_CASE("check: the references of the real libraries are green") {
   }
 }
 
+TEST_CASE("check: an adapter of PEFT's gives PEFT's numbers, and only on its own base") {
+  const std::string adapter = "--adapter " + goldens + "/gemma3-tiny-lora", ref = "--ref " + goldens + "/posttrain.safetensors ";
+  const Result logits = check("logits", model, taps, ref + adapter);
+  CHECK(logits.code == 0);
+  CHECK_THAT(logits.out, Contains("lora/a.logits") && Contains("lora/b.logits") && Contains("3 compared, 0 red, 3 not compared"));
+  const Result grads = check("grads", model, taps, ref + adapter);
+  CHECK(grads.code == 0);
+  CHECK_THAT(grads.out, Contains("99 compared, 0 red, 0 not compared"));
+  const Result base = check("logits", model, taps, adapter);  // the base's numbers are not the adapter's
+  CHECK(base.code == 1);
+  const Result other = check("logits", goldens + "/gemma3-rope8", goldens + "/gemma3-rope8-ref/taps.safetensors", adapter);
+  CHECK(other.code == 3);
+  CHECK_THAT(other.err, Contains("adapter was trained on base hidden 64; this model is hidden 48"));
+  const Result none = check("logits", model, taps, "--adapter " + goldens);
+  CHECK(none.code == 3);
+  CHECK_THAT(none.err, Contains("no adapter_config.json in"));
+
+  const Result with = run_facet("generate " + model + " -p hello --raw --greedy --max-new 8 --json " + adapter);
+  const Result without = run_facet("generate " + model + " -p hello --raw --greedy --max-new 8 --json");
+  CHECK(with.code == 0);
+  CHECK(with.out != without.out);
+}
+
 TEST_CASE("check: two libraries at once, and what has no counterpart is counted") {
   const Result r = check("blocks", model, taps, "--ref " + goldens + "/jax/gemma3-tiny/taps.safetensors");
   CHECK(r.code == 0);
