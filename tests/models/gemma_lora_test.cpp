@@ -201,6 +201,32 @@ TEST_CASE("lora: recomputation replays the masks, even when backward runs outsid
   CHECK(bitwise_equal(logits(*model, t), quiet));  // no scope, no dropout
 }
 
+TEST_CASE("lora: scales, and what an adapted embedding looks up") {
+  CHECK(LoraOptions{.rank = 4, .alpha = 6}.scale() == 1.5);
+  CHECK(LoraOptions{.rank = 4, .alpha = 6, .rslora = true}.scale() == 3);
+  const auto model = load("gemma3-tiny", DType::f64);
+  Adapters adapters(*model);
+  adapters.add("x", {.rank = 2, .alpha = 6, .targets = {"embedding"}}, key(1));
+  move(adapters, "x", 1);
+  const LoraFactors& f = *adapters.factors("x")[0].second;
+  const Tensor table = add(model->embed_tokens.weight.value(), mul(linear(f.a.value(), f.b.value()), 3)).detach();  // [V, D]
+  const Tensor ids = Tensor::from(std::vector<int32_t>{3, 500, 3}, {3});
+  CHECK(close(model->embed_tokens(ids, 8, DType::f64), embedding(ids, table, 8, DType::f64), 1e-12));
+  CHECK(model->head().value().shares_storage(model->embed_tokens.weight.value()));  // the head stays the base's
+}
+
+TEST_CASE("lora: scopes of dropout nest") {
+  CHECK_FALSE(dropout_key());
+  const DropoutScope outer(key(1));
+  {
+    const DropoutScope inner(key(2));
+    CHECK(dropout_key() == key(2));
+    const DropoutScope none(std::nullopt);
+    CHECK_FALSE(dropout_key());
+  }
+  CHECK(dropout_key() == key(1));
+}
+
 TEST_CASE("lora: targets that fit nothing are named with their nearest") {
   const auto model = load("gemma3-tiny");
   Adapters adapters(*model);
