@@ -29,6 +29,7 @@ Command init_command();
 Command inspect_config_command();
 Command inspect_model_command();
 Command inspect_run_command();
+Command merge_command();
 Command report_command();
 Command sft_command();
 
@@ -50,6 +51,7 @@ const std::vector<Command>& commands() {
       check_generation_command(),
       check_tokenizer_command(),
       convert_command(),
+      merge_command(),
       data_check_command(),
       data_make_command(),
       data_preview_command(),

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "app/command.h"
+#include "models/gemma/hf.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/io/text.h"
@@ -45,13 +46,6 @@ DType stored_dtype(const std::string& name, const TensorInfo& info) {
   if (info.dtype == "F64") return DType::f64;
   if (info.dtype == "I32" || info.dtype == "I64") return DType::i32;
   fail(Kind::file, "tensor \"{}\" is {}; supported: F32 F16 BF16 F64 I32 I64", printable(name), printable(info.dtype));
-}
-
-bool is_weight_file(const fs::path& p) {
-  const std::string name = p.filename().string();
-  for (const char* end : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf"})
-    if (name.ends_with(end)) return true;
-  return false;
 }
 
 // config.json with the new dtype under the key it has (older files: torch_dtype).
@@ -103,13 +97,12 @@ int run(Settings& s, Options&, Console& console) {
   save_sharded(folder.path(), "model", specs, source, from.metadata(), parse_bytes(s.shard_size));
 
   if (fs::is_directory(s.model))
-    for (const fs::directory_entry& e : fs::directory_iterator(s.model)) {
-      const std::string name = e.path().filename().string();
-      if (!e.is_regular_file() || name[0] == '.' || is_weight_file(e.path())) continue;
+    for (const std::string& name : companion_files(s.model)) {
+      const std::string path = s.model + "/" + name;
       const bool rewrite = changed && target != wanted.end() && name == "config.json";
       const std::map<std::string, std::string> spelled{{"f32", "float32"}, {"bf16", "bfloat16"}, {"f64", "float64"}};
       write_file_atomically(folder.path() + "/" + name,
-                            rewrite ? with_dtype(e.path().string(), spelled.at(s.dtype)) : read_file(e.path().string(), uint64_t{1} << 30));
+                            rewrite ? with_dtype(path, spelled.at(s.dtype)) : read_file(path, uint64_t{1} << 30));
       console.detail("{}{}", name, rewrite ? " (dtype)" : "");
     }
   folder.commit();

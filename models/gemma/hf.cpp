@@ -131,6 +131,19 @@ const std::vector<std::string>& tokenizer_files() {
   return names;
 }
 
+std::vector<std::string> companion_files(const std::string& folder) {
+  const auto holds_weights = [](const std::string& name) {
+    const auto ends = [&](const char* end) { return name.ends_with(end); };
+    const auto endings = {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf"};
+    return std::any_of(endings.begin(), endings.end(), ends);
+  };
+  std::vector<std::string> names;
+  for (const fs::directory_entry& e : fs::directory_iterator(folder))
+    if (const std::string name = e.path().filename().string(); e.is_regular_file() && name[0] != '.' && !holds_weights(name)) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 void save_hf(const std::string& folder, const GemmaConfig& c, const NamedTensors& tensors, const SaveOptions& options) {
   std::map<std::string, Tensor> by_name;
   for (const auto& [name, tensor] : tensors) by_name[hf_name(name)] = tensor;

@@ -45,5 +45,7 @@ void save_hf(const std::string& folder, const GemmaConfig&, const NamedTensors&,
 
 /// The tokenizer files that a folder may hold, by name.
 const std::vector<std::string>& tokenizer_files();
+/// The files in a model folder that hold no weights, by name: config, tokenizer, chat template, licence. Not hidden ones.
+std::vector<std::string> companion_files(const std::string& folder);
 
 }  // namespace facet

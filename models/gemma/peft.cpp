@@ -247,18 +247,18 @@ void check_adapter(const AdapterFile& file, const GemmaConfig& c, const std::str
   if (!base_hash.empty() && !file.base_hash.empty() && file.base_hash != base_hash) other_base("");
 }
 
+void check_adapter_table(const AdapterFile& file, const Tensor& table) {
+  WeightHash a(WeightHash::Of::bf16), b(WeightHash::Of::bf16);
+  a.add("", file.table), b.add("", table);
+  if (a.value() != b.value())
+    fail(Kind::file, "{}: the adapter comes with an embedding of its own, which is not this model's; such adapters are not supported", file.path);
+}
+
 void load_adapter(Adapters& adapters, const std::string& name, const AdapterFile& file) {
   auto* model = dynamic_cast<Gemma*>(&adapters.model());
   if (!model) fail(Kind::usage, "load_adapter: expected a Gemma");
   check_adapter(file, model->config, file.base_hash.empty() ? "" : hash_text(base_hash(*model, WeightHash::Of::bf16)));
-  if (file.table) {
-    // PEFT puts this table in place of the base's. Where it is another one, the embedding was resized or trained.
-    const Tensor& ours = model->embed_tokens.weight.value();
-    WeightHash a(WeightHash::Of::bf16), b(WeightHash::Of::bf16);
-    a.add("", file.table), b.add("", ours);
-    if (a.value() != b.value())
-      fail(Kind::file, "{}: the adapter comes with an embedding of its own, which is not this model's; such adapters are not supported", file.path);
-  }
+  if (file.table) check_adapter_table(file, model->embed_tokens.weight.value());
   adapters.add(name, file.options, key(0));
   for (const auto& [path, f] : adapters.factors(name)) {
     const AdapterModule& m = file.modules.at(path);

@@ -40,6 +40,10 @@ AdapterFile read_adapter(const std::string& folder);
 /// compared. Throws Error(Kind::file).
 void check_adapter(const AdapterFile&, const GemmaConfig&, const std::string& base_hash);
 
+/// PEFT puts the table of the file in place of the base's: it must be the same one. Where it is not, the embedding was resized or
+/// trained. Throws Error(Kind::file).
+void check_adapter_table(const AdapterFile&, const Tensor& table);
+
 /// Adds the adapter to a Gemma, checked, and makes it the active one.
 void load_adapter(Adapters&, const std::string& name, const AdapterFile&);
 
