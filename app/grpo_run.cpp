@@ -4,6 +4,7 @@
 
 #include "app/answers.h"
 #include "data/question.h"
+#include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/json.h"
 #include "tensor/io/text.h"
@@ -31,6 +32,14 @@ Rewards rewards_of(const GrpoSettings& s, const std::vector<Question>& questions
   own.verifier = {named->get<std::string>()};
   console.note("verifier: {}, as {} says", own.verifier[0], questions.front().where);
   return own.rewards();
+}
+
+// What verifiers see of them beside the prompts: another expected answer is another task.
+uint32_t hash_of_rows(const std::vector<Question>& questions) {
+  uint32_t hash = 0;
+  for (const Question& q : questions)
+    for (const std::string* text : {&q.row, &q.expected}) hash = crc32c(text->c_str(), text->size() + 1, hash);
+  return hash;
 }
 
 // What the same questions are answered over time.
@@ -167,7 +176,8 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   Training training{objective};
   training.steps = steps;
   training.lr = s.lr > 0 ? s.lr : count_parameters(model) < 10'000'000 ? 1e-4 : folder.adapters ? 1e-5 : 1e-6;
-  training.identity = {{"data", fmt::format("{:016x}", splits.train.fingerprint())},
+  training.identity = {{"trainer", "grpo"},
+                       {"data", fmt::format("{} questions {:016x}, rows {:08x}", train.size(), splits.train.fingerprint(), hash_of_rows(train))},
                        {"verifier", verifiers},
                        {"group", std::to_string(s.group)},
                        {"prompts-per-step", std::to_string(s.prompts)},

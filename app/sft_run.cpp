@@ -61,7 +61,8 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   Training training{objective};
   training.steps = steps;
   training.lr = learning_rate(s, model);
-  training.identity = {{"data", fmt::format("{:016x}", data.fingerprint())},
+  training.identity = {{"trainer", "sft"},
+                       {"data", fmt::format("{} examples {:016x}", data.size(), data.fingerprint())},
                        {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},
                        {"batch", std::to_string(s.batch)},
                        {"accum", std::to_string(s.accum)}};

@@ -16,6 +16,7 @@
 #include "tensor/io/file.h"
 #include "tensor/io/text.h"
 #include "tensor/parallel.h"
+#include "train/signals.h"
 
 namespace facet::app {
 namespace fs = std::filesystem;
@@ -239,8 +240,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   identity.insert(training.identity.begin(), training.identity.end());
   Loop loop(model, optimizer, training.objective, run, o, identity);
   loop.sample = training.sample;
-  if (training.begin) training.begin(run);
-  if (s.resume && !loop.resume(s.allow_changed)) console.note("{}: no checkpoint yet, starting from the model", s.out);
+  const auto from = s.resume ? loop.find(s.allow_changed) : std::nullopt;
 
   // Written once it is certain that this run may write here.
   run.write("config.resolved.yaml", options.dump());
@@ -249,6 +249,10 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   run.write("env.json", fmt::format("{{\"facet\": \"{}\", \"built\": \"{}\", \"cpu\": \"{}\", \"threads\": {}}}\n", version(), build_notes(),
                                     machine().cpu_model, threads()));
 
+  const StopSignals signals("stopping as soon as nothing is lost (again to quit at once)");
+  if (training.begin) training.begin(run);
+  if (s.resume) loop.restore(from);
+  if (s.resume && !from) console.note("{}: no checkpoint yet, starting from the model", s.out);
   const auto begin = std::chrono::steady_clock::now();
   loop.run();
   TrainResult result;

@@ -59,7 +59,9 @@ struct Training {
   std::map<std::string, std::string> identity = {};  ///< the command's own settings that a resumed run must share
   std::function<std::string()> sample = {};
   bool chat = false;                            ///< what is learned takes turns: final/ gets a chat template
-  std::function<void(RunFolder&)> begin = {};   ///< called when the folder is there, before the first step
+  /// Called when it is certain that this run goes on in the folder, before the first step; on resume while the model is still that of the
+  /// start. Should stop when StopSignals::requested().
+  std::function<void(RunFolder&)> begin = {};
 };
 
 struct TrainResult {

@@ -72,17 +72,18 @@ LogProbs completion_log_probs(LanguageModel& model, const Dataset& data, const B
   return sums(token_log_probs(model, b), data, b);
 }
 
-LogProbs reference_pass(LanguageModel& model, const Dataset& data, int64_t batch, bool share, int32_t pad_id,
-                        const std::function<void(int64_t done, int64_t all)>& progress) {
-  LogProbs all;
+void reference_pass(LanguageModel& model, const Dataset& data, int64_t batch, bool share, int32_t pad_id, LogProbs& all,
+                    const std::function<void(int64_t done, int64_t of)>& progress) {
+  // Whole batches alone: what goes on is then what would have been, whatever the kernels make of a batch's size.
+  if (std::ssize(all) < data.size()) all.resize(all.size() - all.size() % static_cast<size_t>(2 * batch));
   for (const Batch& b : batches_in_order(data, batch, pad_id, 1, share)) {
+    if (b.examples[0] < std::ssize(all)) continue;
     const LogProbs some = completion_log_probs(model, data, b);
     for (size_t i = 0; i < some.size(); ++i)
       if (std::isnan(some[i])) fail(Kind::file, "the reference gives NaN for {}:{}; are its weights finite?", data.path(), data[b.examples[i]].line);
     all.insert(all.end(), some.begin(), some.end());
     if (progress) progress(std::ssize(all) / 2, data.size() / 2);
   }
-  return all;
 }
 
 Reference adapter_off_reference(Adapters& adapters, const Dataset& data) {

@@ -18,9 +18,10 @@ using Reference = std::function<LogProbs(const Batch&)>;
 
 /// Forward only. Throws Error(Kind::data) with file and line when a completion's log-probability is -inf.
 LogProbs completion_log_probs(LanguageModel&, const Dataset&, const Batch&);
-/// As completion_log_probs for all examples of the data, in their order. `batch`: pairs at a time; `progress`: of pairs.
-LogProbs reference_pass(LanguageModel&, const Dataset&, int64_t batch, bool share, int32_t pad_id,
-                        const std::function<void(int64_t done, int64_t all)>& progress);
+/// As completion_log_probs for all examples of the data, in their order, added to `all`, which may already hold those of the first pairs.
+/// `batch`: pairs at a time; `progress`: of pairs, after each of these, `all` being what is there so far.
+void reference_pass(LanguageModel&, const Dataset&, int64_t batch, bool share, int32_t pad_id, LogProbs& all,
+                    const std::function<void(int64_t done, int64_t of)>& progress);
 
 /// The base that an adapter stands on: no second copy of the weights.
 Reference adapter_off_reference(Adapters&, const Dataset&);

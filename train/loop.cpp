@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <csignal>
+#include <set>
 
 #include "optim/clip.h"
+#include "tensor/io/text.h"
 #include "tensor/kernels/adamw.h"
 #include "train/signals.h"
 
@@ -14,6 +15,8 @@ namespace {
 
 // Ten bad steps in a row mean that the run is lost, not unlucky.
 constexpr int64_t most_bad_in_a_row = 10;
+
+constexpr std::string_view setting = "setting.";  // before the names of the identity in a checkpoint's state
 
 bool all_finite(const Tensor& t) {
   const Tensor x = t.detach().to(acc_dtype(t.dtype()));
@@ -40,19 +43,40 @@ Loop::Loop(Module& model, Optimizer& optimizer, Objective& objective, RunFolder&
   clean_checkpoints(folder_.file("checkpoints"));
 }
 
-bool Loop::resume(const std::vector<std::string>& allow_changed) {
-  const auto found = newest_checkpoint(folder_.file("checkpoints"), [&](const std::string& s) { folder_.say(s); });
-  if (!found) {
-    folder_.rewind_metrics(-1);  // of a run that ended before its first checkpoint
-    return false;
-  }
-  for (const auto& [name, now] : identity_) {
-    const auto then = found->state.find("setting." + name);
-    if (then == found->state.end() || then->second == now) continue;
+std::optional<FoundCheckpoint> Loop::find(const std::vector<std::string>& allow_changed) const {
+  auto found = newest_checkpoint(folder_.file("checkpoints"), [&](const std::string& s) { folder_.say(s); });
+  if (!found) return found;
+  std::map<std::string, std::string> then;
+  for (const auto& [key, value] : found->state)
+    if (key.rfind(setting, 0) == 0) then[key.substr(setting.size())] = value;
+  std::set<std::string> names;
+  for (const auto& [name, value] : then) names.insert(name);
+  for (const auto& [name, value] : identity_) names.insert(name);
+  const auto in = [](const std::map<std::string, std::string>& list, const std::string& name) {
+    const auto at = list.find(name);
+    return at == list.end() ? std::string("not set") : printable(at->second, 200);
+  };
+  std::string changes, flags;
+  for (const std::string& name : names) {
+    if (in(then, name) == in(identity_, name)) continue;
     if (std::find(allow_changed.begin(), allow_changed.end(), name) != allow_changed.end()) continue;
-    fail(Kind::usage, "resume: {} was {} in {}, {} now; --allow-changed {} accepts it (no longer bitwise)", name, then->second,
-         found->path, now, name);
+    changes += fmt::format("{}{} was {}, {} now", changes.empty() ? "" : "; ", name, in(then, name), in(identity_, name));
+    const char* quote = name.find(' ') == name.npos ? "" : "'";
+    flags += fmt::format(" --allow-changed {}{}{}", quote, name, quote);
   }
+  if (!changes.empty())
+    fail(Kind::usage, "resume: {} ({});{} accepts {} (no longer bitwise)", changes, found->path, flags, flags.find("--", 3) == flags.npos ? "it" : "them");
+  return found;
+}
+
+bool Loop::resume(const std::vector<std::string>& allow_changed) {
+  const auto found = find(allow_changed);
+  restore(found);
+  return found.has_value();
+}
+
+void Loop::restore(const std::optional<FoundCheckpoint>& found) {
+  if (!found) return folder_.rewind(-1);  // of a run that ended before its first checkpoint
   restore_tensors(*found, "model", named_values(model_, true));
   optimizer_.load_state(read_tensors(*found, "optimizer"));
   const auto number = [&](const char* name) {
@@ -68,9 +92,8 @@ bool Loop::resume(const std::vector<std::string>& allow_changed) {
   tokens_ = number("tokens");
   bad_in_a_row_ = number("bad_in_a_row");
   objective_.restore(*found);
-  folder_.rewind_metrics(step_);
+  folder_.rewind(step_);
   folder_.say(fmt::format("resumed from {} at step {}", found->path, step_));
-  return true;
 }
 
 void Loop::save() {
@@ -83,7 +106,7 @@ void Loop::save() {
   s.files["model"] = named_values(model_, true);
   s.files["optimizer"] = optimizer_.state();
   s.state = {{"tokens", std::to_string(tokens_)}, {"bad_in_a_row", std::to_string(bad_in_a_row_)}};
-  for (const auto& [name, value] : identity_) s.state["setting." + name] = value;
+  for (const auto& [name, value] : identity_) s.state[std::string(setting) + name] = value;
   objective_.save(s);
   save_checkpoint(folder_.file("checkpoints"), step_, s, options_.keep);
   saved_ = step_;
@@ -158,7 +181,7 @@ void Loop::run() {
     }
     if (const int signal = StopSignals::requested(); signal && !last) {
       save();
-      fail(signal == SIGINT ? Kind::interrupted : Kind::requeue, "stopped at step {} of {}; checkpoint saved, --resume continues",
+      fail(stop_kind(signal), "stopped at step {} of {}; checkpoint saved, --resume continues",
            step_, options_.steps);
     }
   }

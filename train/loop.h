@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "nn/module.h"
@@ -60,8 +61,12 @@ class Loop {
   /// Text of the same prompts over time, written to samples/ (optional).
   std::function<std::string()> sample;
 
-  /// Continues from the newest checkpoint that verifies; returns false when there is none. Throws Error(Kind::usage) when a
-  /// setting of `identity` differs and is not named in `allow_changed`.
+  /// The newest checkpoint that verifies, if there is one. Changes nothing. Throws Error(Kind::usage) naming every setting of `identity`
+  /// that differs and is not in `allow_changed`, with both values.
+  std::optional<FoundCheckpoint> find(const std::vector<std::string>& allow_changed = {}) const;
+  /// Continues from what find() found; from nothing: starts over.
+  void restore(const std::optional<FoundCheckpoint>&);
+  /// Both; false when there was no checkpoint.
   bool resume(const std::vector<std::string>& allow_changed = {});
 
   /// Runs to the end. Throws Error(Kind::interrupted or requeue) after saving when a signal asked to stop, Error(Kind::guard)

@@ -28,8 +28,7 @@ std::optional<ReferenceCache> ReferenceCache::load(const std::string& path, cons
   };
   if (said("format") != format) fail(Kind::file, "{}: not a file of reference log-probabilities (format \"{}\")", path, said("format"));
   for (const auto& [what, now] : {std::pair{"data", &data}, {"reference", &reference}})
-    if (said(what) != *now)
-      fail(Kind::file, "{}: was computed with {} {}; this run has {} {}. Delete it or name another file", path, what, said(what), what, *now);
+    if (said(what) != *now) fail(Kind::file, "{}: was computed with {} {}; this run has {} {}", path, what, said(what), what, *now);
   ReferenceCache c{data, reference, {}};
   for (const auto& [name, info] : file.tensors()) {
     if (info.dtype != "F64" || info.shape.rank != 1) fail(Kind::file, "{}: \"{}\" must be a list of F64", path, printable(name, 40));

@@ -3,6 +3,8 @@
 //
 //   tensors   one f64 [examples] per part ("train", "valid"): chosen, rejected, chosen, ... in the order of the data
 //   metadata  format "facet reference log-probabilities 1"; data, reference: what they belong to
+//
+// A list may end early: the pass was stopped, and goes on there.
 #pragma once
 #include <map>
 #include <optional>

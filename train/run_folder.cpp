@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -24,6 +25,20 @@ std::FILE* append(const std::string& path) {
   return f;
 }
 
+// 40 of "step-000040.txt"; -1: no such name.
+int64_t step_of(const std::string& name) {
+  int64_t step = -1;
+  if (name.rfind("step-", 0) == 0) std::from_chars(name.data() + 5, name.data() + name.size(), step);
+  return step;
+}
+
+// What nobody wants checkpoints in: a folder that has a meaning of its own. Others may hold notes or a config file beside the run.
+void check_place(const std::string& path) {
+  for (const auto& [name, what] : {std::pair{"config.json", "a model"}, {"model.safetensors", "a model"}, {"adapter_config.json", "an adapter"},
+                                   {"tokenizer.model", "a tokenizer"}, {"train.jsonl", "data"}, {"train.txt", "data"}})
+    if (fs::exists(fs::path(path) / name)) fail(Kind::usage, "{}: this folder holds {} ({}); choose another --out", path, what, name);
+}
+
 Json number(double v) { return std::isfinite(v) ? Json(v) : Json(std::isnan(v) ? "nan" : v > 0 ? "inf" : "-inf"); }
 
 }  // namespace
@@ -31,6 +46,7 @@ Json number(double v) { return std::isfinite(v) ? Json(v) : Json(std::isnan(v) ?
 RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)) {
   if (resume && !fs::exists(file("metrics.jsonl")))
     fail(Kind::usage, "{}: no run to resume in this folder; check --out, or leave --resume out to start one", path_);
+  if (!resume) check_place(path_);
   make_folders(path_);
   const std::string lock_path = file("lock");
   lock_ = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -51,7 +67,7 @@ RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)) {
     close(lock_);
     fail(Kind::environment, "{}: cannot write: {}", lock_path, std::strerror(error));
   }
-  remove_leftovers(path_);
+  for (const char* folder : {".", "samples", "completions"}) remove_leftovers(file(folder));
   make_folders(file("samples"));
   make_folders(file("checkpoints"));
   metrics_ = append(file("metrics.jsonl"));
@@ -76,7 +92,14 @@ void RunFolder::metrics(int64_t step, const std::string& kind, const std::map<st
   metrics_lost_ = metrics_lost_ || !written;
 }
 
-void RunFolder::rewind_metrics(int64_t step) {
+void RunFolder::rewind(int64_t step) {
+  for (const char* folder : {"samples", "completions"}) {
+    std::vector<fs::path> later;
+    std::error_code none;
+    for (fs::directory_iterator i(file(folder), none), end; !none && i != end; i.increment(none))
+      if (step_of(i->path().filename().string()) > step) later.push_back(i->path());
+    for (const fs::path& p : later) remove_durably(p.string());
+  }
   std::string kept;
   {
     std::ifstream in(file("metrics.jsonl"));

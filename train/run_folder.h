@@ -12,7 +12,8 @@ namespace facet {
 class RunFolder {
  public:
   /// Creates the folder and locks it. A folder that already holds a run is refused with Error(Kind::usage) unless `resume`, one
-  /// that holds none with it; another process that writes there with Error(Kind::environment) naming its id.
+  /// that holds none with it, and one that is a model's or data; another process that writes there with Error(Kind::environment)
+  /// naming its id.
   RunFolder(std::string path, bool resume);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -24,8 +25,8 @@ class RunFolder {
 
   /// One line of metrics.jsonl: {"step": 3, "kind": "train", ...}. Flushed, so that a kill loses nothing.
   void metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values);
-  /// Drops metrics of steps after `step`: they will be computed again.
-  void rewind_metrics(int64_t step);
+  /// Drops metrics, samples and completions of steps after `step`: they will be computed again.
+  void rewind(int64_t step);
 
   /// A line for whoever watches, and for console.log. A `transient` line only says how far things are: a watcher may redraw it in
   /// place, the log does without it.

@@ -9,6 +9,7 @@ namespace {
 
 volatile std::sig_atomic_t pending = 0;
 const char* volatile message = nullptr;
+int depth = 0;  // of scopes
 constexpr int watched[] = {SIGINT, SIGTERM, SIGUSR1};
 struct sigaction before[3];
 
@@ -23,9 +24,10 @@ void on_signal(int number) {
 
 }  // namespace
 
-StopSignals::StopSignals(const char* say) {
-  pending = 0;
+StopSignals::StopSignals(const char* say) : said_before_(message) {
   message = say;
+  if (depth++ > 0) return;
+  pending = 0;
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
@@ -33,9 +35,13 @@ StopSignals::StopSignals(const char* say) {
 }
 
 StopSignals::~StopSignals() {
+  message = said_before_;
+  if (--depth > 0) return;
   for (int i = 0; i < 3; ++i) sigaction(watched[i], &before[i], nullptr);
 }
 
 int StopSignals::requested() { return pending; }
+
+Kind stop_kind(int signal) { return signal == SIGINT ? Kind::interrupted : Kind::requeue; }
 
 }  // namespace facet

@@ -1,5 +1,6 @@
 // Learning from preferences from the command line: direct preference optimisation.
 #include <algorithm>
+#include <chrono>
 #include <optional>
 
 #include "app/command.h"
@@ -10,6 +11,7 @@
 #include "tensor/io/text.h"
 #include "train/dpo.h"
 #include "train/reference_cache.h"
+#include "train/signals.h"
 
 namespace facet::app {
 namespace {
@@ -63,6 +65,8 @@ struct Settings : Common, TrainSettings {
   }
 };
 
+constexpr std::chrono::minutes between_saves(1);  // of a reference pass: what a kill may cost
+
 // What tells one reference from another: the model's shape, its config and every weight.
 std::string identity_of(Gemma& model) {
   const std::string config = hf_config_json(model.config, model.head().value().dtype());
@@ -74,7 +78,6 @@ struct References {
   std::string kind, identity;
   std::unique_ptr<Gemma> other;  // a model beside the policy
   ReferenceCache cache;
-  bool complete = false;
 
   References(const Settings& s, ModelFolder& folder, const Splits& splits) : kind(s.reference()) {
     if (kind == "model" || !s.ref_model.empty()) {
@@ -95,30 +98,50 @@ struct References {
     return [&model = *other, &data](const Batch& b) { return completion_log_probs(model, data, b); };
   }
 
-  /// Reads the cache if there is one; before anything is written, because it may be another's.
-  void find(const std::string& path) {
+  /// Reads the cache if there is one. One that the user named is refused when it belongs to something else; the run's own is replaced.
+  void find(const std::string& path, bool own, const std::function<void(const std::string&)>& say) {
     if (kind != "cache") return;
-    auto found = ReferenceCache::load(path, cache.data, cache.reference);
-    if (!found) return;
-    for (auto& [part, values] : found->parts) cache.parts[part] = std::move(values);  // in place: the objective looks at these lists
-    complete = true;
+    try {
+      auto found = ReferenceCache::load(path, cache.data, cache.reference);
+      if (!found) return;
+      for (auto& [part, values] : found->parts) cache.parts[part] = std::move(values);  // in place: the objective looks at these lists
+    } catch (const Error& e) {
+      if (e.kind() != Kind::file) throw;
+      if (!own) fail(Kind::file, "{}; name another --ref-cache, or remove the file and it is computed again", e.what());
+      say(fmt::format("reference: {}; it is computed again", e.what()));
+    }
   }
 
   /// Computes and keeps what find() did not find. Before the first step: the policy may be the reference.
-  void complete_cache(const std::string& path, ModelFolder& policy, const Splits& splits, const LoaderOptions& l, int64_t batch, RunFolder& run, Console& console) {
+  void complete(const std::string& path, ModelFolder& policy, const Splits& splits, const LoaderOptions& l, int64_t batch, RunFolder& run, Console& console) {
     if (kind != "cache") return;
-    const int64_t pairs = (splits.train.size() + splits.valid.size()) / 2;
-    if (complete) {
+    const std::pair<const char*, const Dataset*> parts[] = {{"train", &splits.train}, {"valid", &splits.valid}};
+    int64_t pairs = 0, there = 0;
+    for (const auto& [part, data] : parts) {
+      LogProbs& values = cache.parts[part];
+      if (std::ssize(values) > data->size()) fail(Kind::file, "{}: {} log-probabilities, there are {} completions", path, values.size(), data->size());
+      there += std::ssize(values) / 2;
+      pairs += data->size() / 2;
+    }
+    if (there == pairs) {
       run.say(fmt::format("reference: log-probabilities of {} pairs from {}; the pass is skipped", pairs, path));
     } else {
+      if (there > 0) run.say(fmt::format("reference: log-probabilities of {} of {} pairs from {}; the pass goes on", there, pairs, path));
       std::optional<AdapterOff> off;
       if (!other && policy.adapters) off.emplace(*policy.adapters);
-      for (const auto& [part, data] : {std::pair{"train", &splits.train}, {"valid", &splits.valid}})
-        cache.parts[part] = reference_pass(other ? *other : *policy.model, *data, batch, l.share, l.pad_id, [&](int64_t done, int64_t all) {
-          console.status(fmt::format("reference: {} of {} {} pairs", done, all, part));
+      auto kept = std::chrono::steady_clock::now();
+      for (const auto& [part, data] : parts)
+        reference_pass(other ? *other : *policy.model, *data, batch, l.share, l.pad_id, cache.parts[part], [&](int64_t done, int64_t of) {
+          console.status(fmt::format("reference: {} of {} {} pairs", done, of, part));
+          const int signal = StopSignals::requested();
+          if (signal == 0 && std::chrono::steady_clock::now() - kept < between_saves) return;
+          cache.save(path);
+          kept = std::chrono::steady_clock::now();
+          if (signal != 0)
+            fail(stop_kind(signal), "stopped while the reference's log-probabilities were computed; they are kept in {}, --resume goes on", path);
         });
       cache.save(path);
-      run.say(fmt::format("reference: log-probabilities of {} pairs computed, kept in {}", pairs, path));
+      run.say(fmt::format("reference: log-probabilities of {} pairs computed, kept in {} (--ref-cache lets other runs use them)", pairs, path));
     }
     other.reset();
   }
@@ -153,8 +176,10 @@ int run(Settings& s, Options& options, Console& console) {
                grouped(figures.supervised), grouped(splits.valid.size() / 2));
 
   References references(s, folder, splits);
-  const std::string cache = s.ref_cache.empty() ? s.out + "/reference.safetensors" : s.ref_cache;
-  if (s.resume || !s.ref_cache.empty()) references.find(cache);
+  const bool own = s.ref_cache.empty();
+  const std::string cache = own ? s.out + "/reference.safetensors" : s.ref_cache;
+  // A new run is refused before anything is written. One that goes on is first told what else changed.
+  if (!s.resume && !own) references.find(cache, own, {});
   int64_t tokens = 0;  // of the largest micro-batch among the first steps
   for (int64_t i = 0; i < std::min<int64_t>(steps, 8); ++i)
     for (const Batch& b : loader.at(i)) tokens = std::max(tokens, b.ids.numel());
@@ -181,7 +206,8 @@ int run(Settings& s, Options& options, Console& console) {
   training.steps = steps;
   // Preferences are learned at about a tenth of the rate of texts: the loss has no floor that would hold the policy back.
   training.lr = s.lr > 0 ? s.lr : 0.1 * learning_rate(s, model);
-  training.identity = {{"data", fmt::format("{:016x}", data.fingerprint())},
+  training.identity = {{"trainer", "dpo"},
+                       {"data", fmt::format("{} pairs {:016x}", data.size() / 2, data.fingerprint())},
                        {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},
                        {"batch", std::to_string(s.batch)},
                        {"accum", std::to_string(s.accum)},
@@ -193,7 +219,8 @@ int run(Settings& s, Options& options, Console& console) {
   const auto first = data[0].ids;
   training.chat = std::find(first.begin(), first.end(), tokenizer.specials().end_of_turn) != first.end();
   training.begin = [&](RunFolder& run) {
-    references.complete_cache(cache, folder, splits, l, micro, run, console);
+    if (s.resume) references.find(cache, own, [&](const std::string& line) { run.say(line); });
+    references.complete(cache, folder, splits, l, micro, run, console);
   };
   run_training(s, seed, folder, training, options, console);
   return 0;

@@ -1,4 +1,4 @@
-// facet grpo as a user runs it: on radicals and on word problems with a model that knows nothing, killed and resumed, with bad input.
+// facet grpo as a user runs it: on radicals and on word problems with a model that knows nothing, with bad input.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -69,28 +69,6 @@ TEST_CASE("grpo: the folder holds every answer with its rewards, samples, metric
   CHECK(s.run(s.grpo("dry", {"--dry-run"})) == 0);
   CHECK_THAT(s.said(), Catch::Contains("memory:") && Catch::Contains("a rollout of 3 x 4 answers"));
   CHECK_FALSE(fs::exists(s / "dry"));
-}
-
-TEST_CASE("grpo: a run killed with -9 and resumed gives the same bytes", "[full]") {
-  const Setting s;
-  for (const Words& kind : {Words{"--updates-per-rollout", "3", "--kl", "0.05"}, Words{"--adapter", "lora", "--lr", "1e-3", "--kl", "0.05"}}) {
-    Words longer = {"--steps", "20"};
-    longer.insert(longer.end(), kind.begin(), kind.end());
-    const std::string name = kind[0].substr(2);
-    REQUIRE(s.run(s.grpo("whole-" + name, longer)) == 0);
-    const auto want = files_of(s / ("whole-" + name + "/final")), answers = files_of(s / ("whole-" + name + "/completions"));
-    const std::string out = "cut-" + name;
-    {
-      Process p(s.grpo(out, longer), s / "log");
-      REQUIRE(p.wait_for("[G] step     7"));
-      p.kill(SIGKILL);
-      CHECK(p.wait() == 1009);
-    }
-    longer.insert(longer.end(), {"--resume", "--threads", "2"});
-    CHECK(s.run(s.grpo(out, longer)) == 0);
-    CHECK(files_of(s / (out + "/final")) == want);
-    CHECK(files_of(s / (out + "/completions")) == answers);
-  }
 }
 
 TEST_CASE("grpo: a file of word problems, with its own keys, judged by the final number") {

@@ -1,8 +1,7 @@
-// A training run as a process: killed, stopped, resumed, starved of disk and memory.
+// A training run as a process: stopped, damaged, starved of disk and memory. What every trainer promises of resuming: resume_test.cpp.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
-#include <random>
 
 #include "tests/app/process.h"
 #include "tests/support/temp_folder.h"
@@ -161,37 +160,6 @@ TEST_CASE("run: too little memory is said before the first step") {
   CHECK(s.run(w, [] { limit(RLIMIT_AS, rlim_t{200} << 20); }) == 12);
   CHECK_THAT(s.said(), Catch::Contains("memory"));
   CHECK_FALSE(fs::exists(s / "run/final"));
-}
-
-TEST_CASE("run: killed at any moment and resumed, it ends in the same bytes", "[full]") {
-  const Setting s;
-  REQUIRE(s.run(s.sft("whole", {"--save-every", "2"})) == 0);
-  const auto want = files_of(s / "whole/final");
-  std::mt19937 random(Catch::rngSeed() ? Catch::rngSeed() : 1);
-  INFO("seed " << (Catch::rngSeed() ? Catch::rngSeed() : 1));
-  for (int run = 0; run < 12; ++run) {
-    const std::string out = "run" + std::to_string(run);
-    int kills = 0;
-    for (bool done = false; !done;) {
-      const bool two_threads = run % 3 == 2, last = kills == (two_threads ? 2 : 8);  // then it may finish, however slow the machine
-      Words more = {"--save-every", "2", "--threads", last && two_threads ? "2" : "1"};
-      if (fs::exists(s / (out + "/metrics.jsonl"))) more.push_back("--resume");
-      Process p(s.sft(out, more), s / "log");
-      std::this_thread::sleep_for(std::chrono::milliseconds(20 + random() % (60 + 20 * static_cast<unsigned>(kills))));
-      if (!last) p.kill(SIGKILL);
-      const int code = p.wait();
-      INFO(p.said());
-      REQUIRE((code == 0 || code == 1000 + SIGKILL));
-      done = code == 0;
-      kills += !done;
-    }
-    INFO("run " << run << ", " << kills << " kills");
-    CHECK(files_of(s / (out + "/final")) == want);
-    for (const auto& e : fs::recursive_directory_iterator(s / out)) {
-      const std::string name = e.path().filename().string();
-      CHECK((name.rfind("tmp.", 0) != 0 && name.rfind("trash.", 0) != 0));
-    }
-  }
 }
 
 TEST_CASE("generate: Ctrl-C ends the answer with what there is of it") {

@@ -3,10 +3,9 @@
 
 #include "nn/lora.h"
 #include "optim/adamw.h"
-#include "tensor/io/file.h"
-#include "tensor/io/json.h"
 #include "tensor/parallel.h"
 #include "tests/support/compare.h"
+#include "tests/support/run_files.h"
 #include "tests/support/temp_folder.h"
 #include "tests/train/small.h"
 #include "train/dpo.h"
@@ -67,8 +66,8 @@ struct Trainer {
     } else {
       cache.data = "data";
       cache.reference = "start";
-      cache.parts["train"] = reference_pass(*model, data, 2, false, 0, {});
-      cache.parts["valid"] = reference_pass(*model, held_out, 2, false, 0, {});
+      reference_pass(*model, data, 2, false, 0, cache.parts["train"], {});
+      reference_pass(*model, held_out, 2, false, 0, cache.parts["valid"], {});
       cache.save(file);
       ++passes;
     }
@@ -105,19 +104,6 @@ struct Trainer {
     return all;
   }
 };
-
-// metrics.jsonl without what a clock or the pool says.
-std::string metrics_of(const std::string& folder) {
-  std::string text;
-  std::istringstream in(read_file(folder + "/metrics.jsonl"));
-  for (std::string line; std::getline(in, line);) {
-    Json j = Json::parse(line);
-    j.erase("tokens_per_s");
-    j.erase("peak_bytes");
-    text += j.dump() + "\n";
-  }
-  return text;
-}
 
 }  // namespace
 

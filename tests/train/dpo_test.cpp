@@ -93,7 +93,8 @@ TEST_CASE("dpo: ln 2 and no margin while the policy is the reference, in batches
   const Dataset data = small_pairs();
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     const auto model = small_model(dtype);
-    const LogProbs all = reference_pass(*model, data, 5, false, 0, {});
+    LogProbs all;
+    reference_pass(*model, data, 5, false, 0, all, {});
     for (const bool pack : {false, true}) {
       INFO(name_of(dtype) << ", packed " << pack);
       const Loader loader(data, {.batch = pack ? 2 : 4, .accum = 2, .pack = pack, .row_len = pack ? 48 : 0});
@@ -251,8 +252,9 @@ TEST_CASE("dpo: a completion without probability is named by its line") {
   const Reference zeros = [](const Batch& b) { return LogProbs(b.examples.size()); };
   const auto expected = Catch::Contains("pairs.jsonl:20: the log-probability of \"rejected\" is -inf");
   CHECK_THROWS_WITH(accumulate_dpo(model, data, batches, zeros, {}), expected);
-  CHECK_THROWS_WITH(reference_pass(model, data, 1, false, 0, {}), expected);
+  LogProbs none;
+  CHECK_THROWS_WITH(reference_pass(model, data, 1, false, 0, none, {}), expected);
   Stub broken({0, 0, NAN, 0, 1, 0});
-  CHECK_THROWS_WITH(reference_pass(broken, data, 1, false, 0, {}), Catch::Contains("NaN for pairs.jsonl:10"));
+  CHECK_THROWS_WITH(reference_pass(broken, data, 1, false, 0, none = {}, {}), Catch::Contains("NaN for pairs.jsonl:10"));
   CHECK(std::isnan(accumulate_dpo(broken, data, batches, zeros, {}).figures.loss));  // what the loop's guard looks at
 }

@@ -1,11 +1,8 @@
 // GRPO inside the loop: resumed runs are the same to the bit, also in the middle of a rollout; guards end runs.
 #include <catch2/catch.hpp>
 
-#include <sstream>
-
-#include "tensor/io/file.h"
-#include "tensor/io/json.h"
 #include "tests/support/compare.h"
+#include "tests/support/run_files.h"
 #include "tests/support/temp_folder.h"
 #include "tests/train/grpo_small.h"
 
@@ -70,18 +67,6 @@ struct Trainer {
     return all;
   }
 };
-
-// metrics.jsonl without what a clock or the pool says.
-std::string metrics_of(const std::string& folder) {
-  std::string text;
-  std::istringstream in(read_file(folder + "/metrics.jsonl"));
-  for (std::string line; std::getline(in, line);) {
-    Json j = Json::parse(line);
-    for (const char* name : {"tokens_per_s", "peak_bytes", "sampled_per_s", "learned_per_s", "sampling_share", "judge_seconds"}) j.erase(name);
-    text += j.dump() + "\n";
-  }
-  return text;
-}
 
 constexpr int64_t steps = 6;
 

@@ -7,10 +7,9 @@
 #include <filesystem>
 
 #include "optim/adamw.h"
-#include "tensor/io/json.h"
-#include "tensor/io/file.h"
 #include "tensor/parallel.h"
 #include "tests/support/compare.h"
+#include "tests/support/run_files.h"
 #include "tests/support/temp_folder.h"
 #include "tests/train/small.h"
 #include "train/checkpoint.h"
@@ -71,19 +70,6 @@ struct Trainer {
     return all;
   }
 };
-
-// metrics.jsonl without what a clock or the pool says.
-std::string metrics_of(const std::string& folder) {
-  std::string text;
-  std::istringstream in(read_file(folder + "/metrics.jsonl"));
-  for (std::string line; std::getline(in, line);) {
-    Json j = Json::parse(line);
-    j.erase("tokens_per_s");
-    j.erase("peak_bytes");
-    text += j.dump() + "\n";
-  }
-  return text;
-}
 
 constexpr int64_t steps = 12;
 
