@@ -90,8 +90,8 @@ int run(Settings& s, Options&, Console& console) {
   // Memory and products first, one model at a time; then the clock, all models side by side.
   const size_t held = pool_stats().live_bytes;
   for (Contender& c : list) {
-    pool_reset_peak();
     Trained t(config, dtype, seed, c, recompute);
+    pool_reset_peak();  // of steps: drawing random weights takes room of its own
     c.planned = plan_memory(t.model, rows * length).total();
     t.step(batch);
     count_products();

@@ -1,6 +1,7 @@
 // What a pass over the model costs in operations and memory, given what trains and which adapters are on.
 #include <algorithm>
 
+#include "autograd/ops/linear_loss.h"
 #include "models/gemma/model.h"
 
 namespace facet {
@@ -67,21 +68,28 @@ double Gemma::step_flops(double n, double t, double head_rows) const {
 double Gemma::activation_bytes(double tokens, Recompute r) const {
   const auto D = static_cast<double>(config.width), F = static_cast<double>(config.hidden);
   const auto q = static_cast<double>(config.heads * config.head_dim), kv = static_cast<double>(config.kv_heads * config.head_dim);
-  double blocks_kept = 0, working = 0;  // working: the block whose backward runs: values again and their gradients
+  double kept = 0, again = 0, product = 0;  // a token: left by forward for backward, in all; of one block: computed again, not kept
   for (const auto& b : blocks) {
-    // Kept: the residual, four norms' outputs and inputs, q, k, v before and after RoPE, the attention's result, gate, up and their
-    // product; a projection's input only where something of it trains.
-    double attention = 4 * D + 3 * q + 3 * kv, mlp = 4 * D + 3 * F;
+    // What a norm, a product and the attention saved: inputs of the two norms and what they gave, q and k before and after RoPE, v, the
+    // attention's result, gate, up and their product, and what the norms after attention and feed-forward read. A projection's input
+    // is kept only where something of it trains.
+    const double after_attention = b->post_attention_norm ? D : 0, after_mlp = b->post_ffw_norm ? D : 0;
+    double attention = 2 * D + 3 * q + 3 * kv + after_attention, mlp = 2 * D + 3 * F + after_mlp;
     const auto trains = [](const Linear& l) { return cost_of(l).trains; };
     if (!trains(b->attention.q_proj) && !trains(b->attention.k_proj) && !trains(b->attention.v_proj)) attention -= D;
     if (!trains(b->mlp.gate_proj) && !trains(b->mlp.up_proj)) mlp -= D;
-    if (!trains(b->mlp.down_proj)) mlp -= F;
+    if (!trains(b->mlp.down_proj)) mlp -= F, product = F;
     for (const Linear* l : {&b->attention.q_proj, &b->attention.k_proj, &b->attention.v_proj, &b->attention.o_proj}) attention += cost_of(*l).kept;
     for (const Linear* l : {&b->mlp.gate_proj, &b->mlp.up_proj, &b->mlp.down_proj}) mlp += cost_of(*l).kept;
-    blocks_kept += r == Recompute::block ? D : attention + (r == Recompute::mlp ? D : mlp);
-    working = std::max(working, attention + mlp);
+    kept += r == Recompute::block ? D : attention + (r == Recompute::mlp ? D : mlp);
+    if (r != Recompute::none) again = std::max(again, r == Recompute::block ? attention + mlp : mlp);
   }
-  return tokens * static_cast<double>(size_of(acc_dtype(embed_tokens.weight.value().dtype()))) * (blocks_kept + 2 * working);
+  // The most is in use either in the feed-forward block of the last layer, when the gradients of gate and up come to the two of the
+  // residual and to that of their product, which takes the product's place if that was kept; or in the head: the last norm's input and output, the gradient, and a block of logits.
+  const double in_block = tokens * (again + product + 2 * F + 2 * D);
+  const auto rows = static_cast<int64_t>(std::max(1.0, tokens));
+  const double in_head = tokens * 3 * D + static_cast<double>(linear_loss_chunk(rows, config.vocab) * config.vocab);
+  return static_cast<double>(size_of(acc_dtype(embed_tokens.weight.value().dtype()))) * (tokens * kept + std::max(in_block, in_head));
 }
 
 }  // namespace facet
