@@ -242,6 +242,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   loop.sample = training.sample;
   const auto from = s.resume ? loop.find(s.allow_changed) : std::nullopt;
 
+  const StopSignals signals("stopping as soon as nothing is lost (again to quit at once)");
   // Written once it is certain that this run may write here.
   run.write("config.resolved.yaml", options.dump());
   const std::string earlier = fs::exists(run.file("command.txt")) ? read_file(run.file("command.txt")) : "";
@@ -249,7 +250,6 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   run.write("env.json", fmt::format("{{\"facet\": \"{}\", \"built\": \"{}\", \"cpu\": \"{}\", \"threads\": {}}}\n", version(), build_notes(),
                                     machine().cpu_model, threads()));
 
-  const StopSignals signals("stopping as soon as nothing is lost (again to quit at once)");
   if (training.begin) training.begin(run);
   if (s.resume) loop.restore(from);
   if (s.resume && !from) console.note("{}: no checkpoint yet, starting from the model", s.out);

@@ -56,16 +56,17 @@ std::optional<FoundCheckpoint> Loop::find(const std::vector<std::string>& allow_
     const auto at = list.find(name);
     return at == list.end() ? std::string("not set") : printable(at->second, 200);
   };
-  std::string changes, flags;
+  std::string changes, changed;
   for (const std::string& name : names) {
     if (in(then, name) == in(identity_, name)) continue;
     if (std::find(allow_changed.begin(), allow_changed.end(), name) != allow_changed.end()) continue;
     changes += fmt::format("{}{} was {}, {} now", changes.empty() ? "" : "; ", name, in(then, name), in(identity_, name));
-    const char* quote = name.find(' ') == name.npos ? "" : "'";
-    flags += fmt::format(" --allow-changed {}{}{}", quote, name, quote);
+    changed += (changed.empty() ? "" : ",") + name;
   }
+  if (changed.find(' ') != changed.npos) changed = "'" + changed + "'";
   if (!changes.empty())
-    fail(Kind::usage, "resume: {} ({});{} accepts {} (no longer bitwise)", changes, found->path, flags, flags.find("--", 3) == flags.npos ? "it" : "them");
+    fail(Kind::usage, "resume: {} ({}); --allow-changed {} accepts {} (no longer bitwise)", changes, found->path, changed,
+         changed.find(',') == changed.npos ? "it" : "them");
   return found;
 }
 

@@ -59,6 +59,12 @@ struct Trainers : TempFolder {
     add(more);
     return w;
   }
+  /// The same with --resume and more.
+  Words resumed(const std::string& kind, const std::string& out, const Words& more = {}) const {
+    Words w = words(kind, out, more);
+    w.push_back("--resume");
+    return w;
+  }
   int run(const Words& w, const std::function<void()>& limits = {}) const { return run_process(w, *this / "log", limits); }
   std::string said() const { return content_of(*this / "log"); }
 };
