@@ -31,7 +31,7 @@ struct Settings : Common {
     o.add("preset", &size, "size of the model").choices(preset_names());
     o.add("max-len", &max_len, "tokens in a row; default: 24 for tiny, 256 else").range(1, 1 << 20);
     o.add("batch", &batch, "rows in a step; default: 128 for tiny, 1 else").range(1, 1 << 20);
-    o.add("rounds", &rounds, "steps of each kind that are timed, after one that is not").range(1, 1e6);
+    o.add("rounds", &rounds, "steps of each kind that are timed, after two that are not").range(1, 1e6);
     o.add("rank", &low, "the smaller rank").range(1, 65536);
     o.add("high-rank", &high, "the larger rank").range(1, 65536);
     o.add("recompute", &recompute, "what backward computes again to save memory").choices({"none", "mlp", "block"});
@@ -40,31 +40,29 @@ struct Settings : Common {
   }
 };
 
-/// One way to train, with a model of its own: exists only while it is timed or measured, so that the memory of each can be told.
+/// One way to train the model that all of them share: nothing is copied when they take turns.
 struct Contender {
-  std::string name;
-  int64_t rank = 0;  ///< 0: all parameters train
+  std::string name;  ///< of its adapter, too
+  int64_t rank = 0;  ///< 0: all parameters train, no adapter is on
   std::vector<std::string> targets = {};
+  std::unique_ptr<AdamW> optimizer = {};
   std::vector<double> seconds = {};
   double planned = 0, peak = 0, flops = 0;  ///< bytes, bytes, of all products in a step
-};
 
-struct Trained {
-  Gemma model;
-  std::unique_ptr<Adapters> adapters;
-  std::unique_ptr<AdamW> optimizer;
-
-  Trained(const GemmaConfig& config, DType dtype, uint64_t seed, const Contender& c, Recompute recompute) : model(config, dtype) {
-    model.init(key(seed));
-    model.recompute = recompute;
-    if (c.rank > 0) {
-      adapters = std::make_unique<Adapters>(model);
-      adapters->add("bench", {.rank = c.rank, .alpha = 16, .dropout = 0, .rslora = false, .dora = false, .targets = c.targets, .ranks = {}, .alphas = {}}, key(seed));
-    }
-    optimizer = std::make_unique<AdamW>(parameter_groups(model, 0.01), AdamWOptions{});
+  void begin(Adapters& adapters, uint64_t seed) {
+    if (rank > 0)
+      adapters.add(name, {.rank = rank, .alpha = 16, .dropout = 0, .rslora = false, .dora = false, .targets = targets, .ranks = {}, .alphas = {}}, key(seed));
+    use(adapters);
+    optimizer = std::make_unique<AdamW>(parameter_groups(adapters.model(), 0.01), AdamWOptions{});
   }
-  void step(const Batch& batch) {
-    batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
+  void use(Adapters& adapters) const {
+    adapters.use("");
+    set_trains(adapters.model(), "*", rank == 0);
+    if (rank > 0) adapters.use(name);
+  }
+  void step(Adapters& adapters, const Batch& batch) const {
+    use(adapters);
+    batch_loss(adapters.model(), batch, 1.0 / static_cast<double>(batch.supervised));
     const Clip clip = clip_global_norm(optimizer->parameters(), 1.0);
     optimizer->step(1e-4, clip.scale);
   }
@@ -82,31 +80,35 @@ int run(Settings& s, Options&, Console& console) {
   const Recompute recompute = recompute_of(s.recompute);
 
   std::vector<Contender> list;
-  if (!s.no_full) list.push_back({"full"});
+  if (!s.no_full) list.push_back({.name = "full"});
   for (const int64_t rank : {s.low, s.high}) {
-    list.push_back({fmt::format("LoRA rank {}, all linear", rank), rank, {"all-linear"}});
-    list.push_back({fmt::format("LoRA rank {}, q and v", rank), rank, {"q", "v"}});
+    list.push_back({.name = fmt::format("LoRA rank {}, all linear", rank), .rank = rank, .targets = {"all-linear"}});
+    list.push_back({.name = fmt::format("LoRA rank {}, q and v", rank), .rank = rank, .targets = {"q", "v"}});
   }
-  // Memory and products first, one model at a time; then the clock, all models side by side.
-  const size_t held = pool_stats().live_bytes;
+  // Memory and products first, each way as if the others were not there; then the clock, taking turns.
+  const size_t before = pool_stats().live_bytes;
+  Gemma model(config, dtype);
+  model.init(key(seed));
+  model.recompute = recompute;
+  Adapters adapters(model);
+  const size_t base = pool_stats().live_bytes - before;
   for (Contender& c : list) {
-    Trained t(config, dtype, seed, c, recompute);
-    pool_reset_peak();  // of steps: drawing random weights takes room of its own
-    c.planned = plan_memory(t.model, rows * length).total();
-    t.step(batch);
+    const size_t others = pool_stats().live_bytes - base;
+    c.begin(adapters, seed);
+    c.planned = plan_memory(model, rows * length).total();
+    c.step(adapters, batch);
+    pool_reset_peak();
     count_products();
-    t.step(batch);
+    c.step(adapters, batch);
     c.flops = static_cast<double>(counted_products().flops);
-    c.peak = static_cast<double>(pool_stats().peak_bytes - held);
+    c.peak = static_cast<double>(pool_stats().peak_bytes - others);
   }
-  std::vector<std::unique_ptr<Trained>> trained;
-  for (const Contender& c : list) trained.push_back(std::make_unique<Trained>(config, dtype, seed, c, recompute));
-  for (int64_t round = 0; round <= s.rounds; ++round)
+  for (int64_t round = 0; round < s.rounds; ++round)
     for (size_t i = 0; i < list.size(); ++i) {
-      console.progress("steps", round * static_cast<int64_t>(list.size()) + static_cast<int64_t>(i), (s.rounds + 1) * static_cast<int64_t>(list.size()));
+      console.progress("steps", round * static_cast<int64_t>(list.size()) + static_cast<int64_t>(i), s.rounds * static_cast<int64_t>(list.size()));
       const double begin = bench::now();
-      trained[i]->step(batch);
-      if (round > 0) list[i].seconds.push_back(bench::now() - begin);
+      list[i].step(adapters, batch);
+      list[i].seconds.push_back(bench::now() - begin);
     }
   console.progress_end();
 
