@@ -12,6 +12,8 @@
 namespace facet::app {
 namespace {
 
+constexpr double least_temp = 0.01;
+
 PolicyLoss loss_named(const std::string& name) {
   return name == "grpo" ? PolicyLoss::grpo : name == "bnpo" ? PolicyLoss::bnpo : name == "dr_grpo" ? PolicyLoss::dr_grpo : name == "cispo" ? PolicyLoss::cispo : PolicyLoss::dapo;
 }
@@ -71,10 +73,10 @@ void GrpoSettings::declare_grpo(Options& o) {
   declare_verifiers(o);
   o.add("max-failures", &max_failures, "answers a verifier may fail on before the run stops; their rows teach nothing").range(0, 1e12);
   o.section("grpo");
-  o.add("group", &group, "answers to a question, compared with each other").alias({"num-generations"}).range(2, 1 << 16);
+  o.add("group", &group, "answers to a question, compared with each other").alias({"num-generations"}).range(1, 1 << 16);
   o.add("prompts-per-step", &prompts, "questions of a rollout").alias({"prompts-per-rollout", "prompts"}).range(1, 1 << 20);
   o.add("max-new", &max_new, "tokens of an answer").alias({"max-completion-length", "max-new-tokens"}).range(1, 1 << 20);
-  o.add("temp", &temp, "temperature of the answers; what learns divides its logits by it too").alias({"temperature"}).range(0.01, 100);
+  o.add("temp", &temp, "temperature of the answers; what learns divides its logits by it too").alias({"temperature"}).range(0, 100);
   o.add("loss", &loss, "how tokens are averaged: dapo, all alike; grpo, within their answer first; dr_grpo, over --max-new; cispo, a clipped weight on each")
       .choices({"dapo", "grpo", "bnpo", "dr_grpo", "cispo"}).alias({"loss-type"});
   o.add("scale", &scale, "what advantages are divided by: the deviation of the group's or the batch's rewards").choices({"group", "batch", "none"}).alias({"scale-rewards"});
@@ -92,6 +94,14 @@ void GrpoSettings::declare_grpo(Options& o) {
   o.rule([this] { return steps && epochs ? std::string("--steps and --epochs: choose one") : std::string(); });
   o.rule([this] { return format != "auto" && format != "prompt" ? fmt::format("--format {}: grpo asks questions, rows of --format prompt", format) : std::string(); });
   o.rule([this] { return adapter != "none" && lora.dropout > 0 ? std::string("--lora-dropout: what samples has to be what learns; leave it 0") : std::string(); });
+  o.rule([this] { return group < 2 ? std::string("--group 1: a lone answer has nothing to be compared with; at least 2") : std::string(); });
+  o.rule([this] {
+    return temp < least_temp ? fmt::format("--temp {}: all answers to a question would be the same, with nothing to compare; at least {}", temp, least_temp) : std::string();
+  });
+  o.rule([this] {
+    const double high = clip_high.value_or(clip_low);
+    return clip_delta > 0 && clip_delta <= 1 + high ? fmt::format("--clip-delta {}: must be above the clipped ratio, 1 + {} (--clip-high)", clip_delta, high) : std::string();
+  });
   o.rule([this] { return loss == "cispo" && clip_delta > 0 ? std::string("--clip-delta has no effect with --loss cispo") : std::string(); });
 }
 
@@ -146,6 +156,9 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   MemoryPlan plan = plan_memory(model, (s.share_prompts ? s.prompts * static_cast<int64_t>(longest) + completions * s.max_new : completions * positions) / s.accum);
   plan.other = cache_bytes(model, std::min(s.rows, completions), positions);
   plan.other_name = "cache";
+  if (const int64_t room = model.context() - static_cast<int64_t>(longest); room < s.max_new)
+    console.note("warning: after the longest prompt, of {} tokens, there is room for {} of --max-new {}: the model was made for {} positions", longest,
+                 std::max<int64_t>(0, room), s.max_new, model.context());
   // The reference is what this run starts from: the model under the adapter, else a copy.
   ModelFolder reference;
   if (s.kl > 0 && !folder.adapters) {

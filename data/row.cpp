@@ -20,7 +20,12 @@ class Fields {
 
   const Json& get(const std::string& key) const {
     const auto at = row_.find(key);
-    if (at == row_.end()) fail(Kind::data, "{}: \"{}\" is missing; found {}", where_, key, keys());
+    if (at == row_.end()) {
+      std::vector<std::string> there;
+      for (const auto& [name, value] : row_.items()) there.push_back(name);
+      const std::string near = nearest(key, there);
+      fail(Kind::data, "{}: \"{}\" is missing; found {}{}", where_, key, keys(), near.empty() ? "" : fmt::format("; did you mean {}?", printable(near, 40)));
+    }
     return *at;
   }
 

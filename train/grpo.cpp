@@ -18,7 +18,8 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 double share(int64_t part, int64_t whole) { return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0; }
 double mean(double sum, int64_t n) { return n > 0 ? sum / static_cast<double>(n) : 0; }
 
-constexpr double truncated_too_often = 0.9;
+constexpr double truncated_too_often = 0.9, solved = 0.99;
+constexpr int64_t flat_for = 10;  // rollouts in a row: one may be odd
 constexpr uint32_t rollout_stream = 0x6f6c6c;  // keeps these draws apart from others of the same seed
 
 bool passed(double reward) { return reward >= 1; }
@@ -309,6 +310,12 @@ StepReport Grpo::accumulate(int64_t step) {
     say(fmt::format("warning: step {}: {:.0f}% of the completions were cut off at {} tokens; raise --max-new, or reward an end", step + 1, 100 * truncated,
                     options_.rollout.max_new));
   said_truncated_ = truncated > truncated_too_often;
+  if (fresh) flat_ = f.flat == groups ? flat_ + 1 : 0;
+  if (fresh && flat_ == flat_for && say)
+    say(fmt::format("warning: step {}: for {} rollouts all answers to a question were worth the same (mean reward {:.3g}): nothing is learned; {}", step + 1,
+                    flat_, f.advantages.mean,
+                    pass > solved ? "the questions are solved, ask harder ones"
+                                  : "raise --group or --temp, ask easier questions, or show how it is done first (facet sft)"));
   const double per_completion = mean(std::max(l.kl, l.kl_rollout), static_cast<int64_t>(list.size()));
   r.stop = guard_.check(f.advantages.mean, f.entropy, per_completion);
   if (failures_ > options_.most_failures)

@@ -90,6 +90,7 @@ class Grpo final : public Objective {
   GrpoGuard guard_;
   int64_t done_ = 0;             // steps
   int64_t failures_ = 0;         // rows without a reward
+  int64_t flat_ = 0;             // rollouts in a row whose groups were all flat
   bool said_truncated_ = false;
   double sampling_seconds_ = 0;
 };

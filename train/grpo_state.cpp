@@ -59,6 +59,7 @@ void Grpo::save(Snapshot& s) const {
   const bool serves = done_ % options_.updates != 0;  // this rollout has updates to come
   s.state["objective.rollout"] = std::to_string(serves ? now_.index : -1);
   s.state["objective.failures"] = std::to_string(failures_);
+  s.state["objective.flat"] = std::to_string(flat_);
   s.state["objective.said_truncated"] = std::to_string(said_truncated_);
   s.state["objective.guard.reward"] = fmt::format("{:a}", guard_.reward);
   s.state["objective.guard.best"] = fmt::format("{:a}", guard_.best);
@@ -76,6 +77,7 @@ void Grpo::restore(const FoundCheckpoint& found) {
   const State state(found);
   done_ = found.step;
   failures_ = state.count("failures");
+  flat_ = state.count("flat");
   said_truncated_ = state.count("said_truncated") != 0;
   guard_ = {state.number("guard.reward"), state.number("guard.best"), state.count("guard.steps"), state.count("guard.certain"), state.count("guard.far")};
   now_ = {};

@@ -26,7 +26,7 @@ struct Settings : Common, TrainSettings {
     declare_batches(o);
     declare_train(o);
     o.section("dpo");
-    o.add("beta", &beta, "how strongly the policy is held to the reference").range(1e-9, 1e6).alias({"dpo-beta"});
+    o.add("beta", &beta, "how strongly the policy is held to the reference").range(0, 1e6).alias({"dpo-beta"});
     o.add("loss", &loss, "what becomes of a pair's margin").choices({"sigmoid", "robust", "hinge", "ipo"}).alias({"loss-type", "dpo-loss-type"});
     o.add("label-smoothing", &label_smoothing, "share of pairs taken to be mislabelled; sigmoid (conservative DPO) and robust").range(0, 0.5);
     o.add("ipo-sum", &ipo_sum, "ipo over summed log-probabilities, as in its paper; else over means, as TRL");
@@ -52,6 +52,7 @@ struct Settings : Common, TrainSettings {
 
  private:
   std::string complaint() const {
+    if (beta == 0) return "--beta 0: nothing would tell chosen from rejected; above 0, 0.1 is usual";
     if (ref == "adapter-off" && !adapts()) return "--ref adapter-off: there is no adapter; --adapter lora trains one, --ref cache needs none";
     if (ref == "adapter-off" && !ref_model.empty()) return "--ref adapter-off and --ref-model: choose one";
     if (reference() != "cache" && !ref_cache.empty()) return fmt::format("--ref {} and --ref-cache: choose one", ref);

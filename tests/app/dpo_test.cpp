@@ -93,7 +93,7 @@ TEST_CASE("dpo command: an adapter is held to the base it stands on") {
   const auto final = files_of(s / "run/final");
   fs::remove_all(s / "run/final");
   fs::remove_all(s / "run/checkpoints/step-12");
-  REQUIRE(s.run({"dpo", "--config", s / "run/config.resolved.yaml", "--resume", "--threads", "2"}) == 0);
+  REQUIRE(run_process({"dpo", "--config", s / "run/config.resolved.yaml", "--resume", "--threads", "2"}, s / "log", wait_asleep) == 0);
   CHECK_THAT(s.said(), Catch::Contains("at step 6"));
   CHECK(files_of(s / "run/final") == final);
   REQUIRE(s.run(s.dpo("cached", {"--adapter", "lora", "--lora-rank", "4", "--lr", "1e-2", "--ref", "cache"})) == 0);
@@ -110,7 +110,17 @@ TEST_CASE("dpo command: what is refused, and why") {
   s.refused({"--loss", "robust", "--label-smoothing", "0.5"}, 2, {"below 0.5"});
   s.refused({"--ipo-sum"}, 2, {"ipo"});
   s.refused({"--loss", "logistic"}, 2, {"sigmoid"});
-  s.refused({"--beta", "0"}, 2, {"--beta"});
+  s.refused({"--loss", "sigmod"}, 2, {"\"sigmod\" is none of sigmoid, robust, hinge, ipo; did you mean sigmoid?"});
+  s.refused({"--beta", "0"}, 2, {"--beta 0: nothing would tell chosen from rejected"});
+  s.refused({"--beta", "-0.1"}, 2, {"--beta", "out of range 0 to"});
+  s.refused({"--max-len", "6"}, 4, {"pairs.jsonl: 0 of 12 rows fit max length 6 (shortest ", "raise --max-len"});
+  s.refused({"--max-len", "6", "--too-long", "truncate"}, 4, {"pairs.jsonl: 0 usable rows of 12", "no target 12"});
+  s.refused({"--data", s.write("empty.jsonl", s.pairs + "{\"prompt\": \"a \", \"chosen\": \"b\", \"rejected\": \"\"}\n")}, 4,
+            {"empty.jsonl:13", "\"rejected\" is empty, spaces aside"});
+  s.refused({"--rejected-key", "rejecte"}, 4, {"pairs.jsonl:1", "\"rejecte\" is missing; found chosen, prompt, rejected; did you mean rejected?"});
+  fs::create_directories(s / "adapter");
+  s.write("adapter/adapter_config.json", "{}");
+  s.refused({"--ref-model", s / "adapter"}, 3, {"holds an adapter, not a model", "facet merge"});
   s.refused({"--mask", "none"}, 2, {"only the completions count"});
   s.refused({"--ref-model", s / "nowhere"}, 3, {"no such folder"});
   s.refused({"--data", s.write("equal.jsonl", s.pairs + "{\"prompt\": \"a \", \"chosen\": \"b\", \"rejected\": \"b\"}\n")}, 4,

@@ -93,8 +93,22 @@ TEST_CASE("grpo: what cannot work is refused before anything is written") {
     CHECK_FALSE(fs::exists(s / "run"));
   };
   refused({"--verifier", "radical"}, 2, "radicals");
-  refused({"--group", "1"}, 2, "group");
-  refused({"--temp", "0"}, 2, "temp");
+  refused({"--verifier", "radical"}, 2, "did you mean radicals?");
+  refused({"--group", "1"}, 2, "--group 1: a lone answer has nothing to be compared with");
+  refused({"--temp", "0"}, 2, "--temp 0: all answers to a question would be the same");
+  refused({"--temperature", "0"}, 2, "--temp 0: all answers");
+  refused({"--loss", "dappo"}, 2, "did you mean dapo?");
+  refused({"--scale", "grup"}, 2, "did you mean group?");
+  refused({"--kl", "-1"}, 2, "--kl: \"-1\" is out of range");
+  refused({"--clip-low", "-0.1"}, 2, "--clip-low: \"-0.1\" is out of range 0 to 1");
+  refused({"--clip-high", "-0.1"}, 2, "--clip-high: \"-0.1\" is out of range 0 to");
+  refused({"--clip-delta", "1.1", "--clip-high", "0.3"}, 2, "--clip-delta 1.1: must be above the clipped ratio, 1 + 0.3 (--clip-high)");
+  refused({"--data", s / "data/train.jsonl", "--answer-key", "anser"}, 4, "train.jsonl:1: \"anser\" is missing; found answer, completion");
+  refused({"--data", s / "data/train.jsonl", "--answer-key", "anser"}, 4, "did you mean answer?");
+  refused({"--verifier", "numeric", "--data", s.write("words.jsonl", "{\"prompt\": \"2·3=\", \"answer\": \"2\"}\n{\"prompt\": \"2·2=\", \"answer\": \"two\"}\n")}, 4,
+          "words.jsonl:2: verifier numeric: the expected answer \"two\" holds no number");
+  refused({"--verifier", "exact", "--data", s / "words.jsonl", "--answer-key", "n"}, 4, "\"n\" is missing");
+  refused({"--data", s / "data/train.jsonl", "--max-len", "4"}, 4, "0 of 60 rows fit max length 4");
   refused({"--top-p", "0.9"}, 2, "top-p");
   refused({"--loss", "ppo"}, 2, "dapo");
   refused({"--format", "completion"}, 2, "asks questions");
@@ -109,6 +123,43 @@ TEST_CASE("grpo: a verifier that keeps failing ends the run with exit code 6 and
   CHECK(s.run(s.grpo("run", {"--verifier", "exec:false"})) == 6);
   CHECK_THAT(s.said(), Catch::Contains("12 rows excluded (12 of 10 allowed)") && Catch::Contains("--max-failures") && Catch::Contains("checkpoint kept"));
   CHECK(fs::exists(s / "run/checkpoints/LATEST"));
+}
+
+TEST_CASE("grpo: verifiers that die, hang, talk too much or give no numbers cost their rows, and say why") {
+  const Setting s;
+  for (const auto& [command, why] : {std::pair{"echo out of luck >&2; exit 3", "exit status 3; it said: out of luck"},
+                                     {"kill -9 $$", "signal 9"},
+                                     {"sleep 60", "no answer within "},
+                                     {"yes", "it wrote more than "},
+                                     {"cat > /dev/null; yes nan | head -n 2", "\"nan\" is no finite number"},
+                                     {"cat > /dev/null; echo 1", "1 line for 2 samples"}}) {
+    INFO(command);
+    const std::string out = std::string("run ") + why;
+    // Beside a verifier that works: what has no reward has none at all.
+    CHECK(s.run(s.grpo(out, {"--verifier", "length:3..5", "--verifier=exec:" + std::string(command), "--reward-timeout", "0.05", "--max-failures", "100",
+                             "--steps", "1", "--val-frac", "0", "--data", s / "data/train.jsonl", "--prompts-per-step", "1", "--group", "2"})) == 0);
+    CHECK_THAT(s.said(), Catch::Contains("warning: step 1: reward \"exec:") && Catch::Contains(why) && Catch::Contains("2 rows excluded (2 of 100 allowed)"));
+    for (const Json& j : lines_of(s / (out + "/completions/step-000001.jsonl"))) {
+      CHECK(j.at("total").is_null());
+      CHECK(j.at("advantage") == 0);
+      CHECK(j.at("error").get<std::string>().find("exec:") != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("grpo: prompts that leave little room are said, those that leave none are refused") {
+  const Setting s;
+  REQUIRE(run_process({"init", s / "short", "--data", s / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32", "--set",
+                       "model.max_position_embeddings=14"}, s / "log") == 0);
+  const auto asked = [&](const std::string& prompt, const std::string& out) {
+    Words w = s.grpo(out, {"--steps", "1", "--data", s.write("asked.jsonl", "{\"prompt\": \"2·3=\"}\n{\"prompt\": \"" + prompt + "\"}\n"), "--val-frac", "0"});
+    w[1] = s / "short";
+    return s.run(w);
+  };
+  CHECK(asked("22222222", "room") == 0);
+  CHECK_THAT(s.said(), Catch::Contains("after the longest prompt, of 9 tokens, there is room for 5 of --max-new 6: the model was made for 14 positions"));
+  CHECK(asked("2222222222222", "none") == 4);
+  CHECK_THAT(s.said(), Catch::Contains("14 tokens") || Catch::Contains("too long"));
 }
 
 TEST_CASE("grpo: other trainers' names for the same settings") {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -78,6 +79,9 @@ class Process {
   pid_t pid_ = -1;
   bool done_ = false;
 };
+
+/// For runs on several threads: steps this small are over before a team that spins would notice that the machine has other work.
+inline void wait_asleep() { ::setenv("OMP_WAIT_POLICY", "passive", 1); }
 
 /// Runs to the end.
 inline int run_process(const std::vector<std::string>& words, const std::string& log, const std::function<void()>& limits = {}) {

@@ -25,9 +25,6 @@ void cut(const std::string& whole, const std::string& out, int cut) {
   std::ofstream(out + "/metrics.jsonl", std::ios::app) << "{\"step\": 8, \"ki";
 }
 
-// Steps this small are over before a team that spins would notice that the machine has other work.
-void wait_asleep() { ::setenv("OMP_WAIT_POLICY", "passive", 1); }
-
 void check_cuts(const Trainers& t, const std::string& kind, const std::string& dtype, const std::vector<int>& cuts) {
   const std::string name = kind + " " + dtype, whole = name + " whole";
   const Words more = {"--dtype", dtype, "--keep", "100"};

@@ -170,6 +170,33 @@ TEST_CASE("grpo: a guard ends the run with a checkpoint and exit code 6") {
   CHECK(newest_checkpoint(temp / "run/checkpoints", [](const std::string&) {})->step == t.loop.step());
 }
 
+TEST_CASE("grpo: rewards that never differ are worth a warning after ten rollouts, once, and a resumed run goes on counting") {
+  for (const double reward : {0.0, 1.0}) {
+    const TempFolder temp;
+    std::vector<std::string> said;
+    const auto teach = [&](Trainer& t) {
+      t.task.verifier->constant = reward;
+      t.grpo.say = [&](const std::string& s) { said.push_back(s); };
+    };
+    {
+      Trainer first(temp / "run", false, 30, 2, 0);  // two updates a rollout
+      teach(first);
+      first.objective.after = [](int64_t step, StepReport& r) {
+        if (step == 13) r.stop = "enough";
+      };
+      CHECK_THROWS_AS(first.loop.run(), Error);
+    }
+    CHECK(said.empty());
+    Trainer second(temp / "run", true, 30, 2, 0);
+    teach(second);
+    REQUIRE(second.loop.resume());
+    second.loop.run();
+    REQUIRE(said.size() == 1);
+    CHECK_THAT(said[0], Catch::Contains("step 19: for 10 rollouts all answers to a question were worth the same") &&
+                            Catch::Contains(reward == 1 ? "are solved, ask harder ones" : "raise --group or --temp"));
+  }
+}
+
 TEST_CASE("grpo: completions that are nearly all cut off are worth a warning, once") {
   GrpoTask task;
   GrpoOptions o = task.options();

@@ -1,6 +1,7 @@
 // A task that the small model learns in a few steps: use the first letters of the alphabet. Made for tests of GRPO.
 #pragma once
 #include <algorithm>
+#include <optional>
 
 #include "data/make_tokenizer.h"
 #include "optim/adamw.h"
@@ -13,6 +14,7 @@ namespace facet::test {
 /// The share of characters from 'a' to 'e'; `wrong` may fail rows.
 struct FirstLetters final : Verifier {
   std::string title = "first letters";
+  std::optional<double> constant;  ///< what every answer is worth
   std::function<std::string(size_t row)> wrong = [](size_t) { return std::string(); };
   const std::string& name() const override { return title; }
   std::vector<Verdict> judge(std::span<const Judged> list) override {
@@ -20,7 +22,7 @@ struct FirstLetters final : Verifier {
     for (size_t i = 0; i < list.size(); ++i) {
       const std::string& text = list[i].completion;
       const auto n = static_cast<double>(std::count_if(text.begin(), text.end(), [](char c) { return c >= 'a' && c <= 'e'; }));
-      verdicts.push_back({text.empty() ? 0 : n / static_cast<double>(text.size()), n > 0 ? "some" : "none", wrong(i)});
+      verdicts.push_back({constant ? *constant : text.empty() ? 0 : n / static_cast<double>(text.size()), n > 0 ? "some" : "none", wrong(i)});
     }
     return verdicts;
   }
