@@ -119,7 +119,8 @@ Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps)
 Tensor norm_rope(const Tensor& x, const Tensor& w, double eps, const Tensor& positions, const RopeTable& table);
 
 /// Who sees whom: key j is visible to query i when k_positions[j] >= 0, k_positions[j] <= q_positions[i] (if causal),
-/// q_positions[i] - k_positions[j] < window (if window > 0), and the segments agree (if given). A negative query position sees nothing.
+/// q_positions[i] - k_positions[j] < window (if window > 0), and the segments agree (if given): equal, or the key's is the trunk of the
+/// query's branch (tensor/kernels/attention.h). A negative query position sees nothing.
 /// One mechanism for packing, padding on either side, ring caches and prefixes; slot order means nothing.
 struct AttentionMask {
   Tensor q_positions;  ///< i32 [B, T]

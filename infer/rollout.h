@@ -34,8 +34,8 @@ struct RolloutFigures {
 /// Draws rollouts, keeping its cache from call to call.
 ///
 /// A rollout depends on the weights, the prompt, its number and the options alone, never on `rows`, on who works beside it, or on threads:
-/// the token at position t of member g of prompt p is drawn with fold_in(fold_in(key, p * group + g), t). No ring of the cache ever goes
-/// round, so keys lie in the order of one pass over the whole sequence, and log_probs are those of linear_log_probs on that pass.
+/// the token at position t of member g of prompt p is drawn with fold_in(fold_in(key, p * group + g), t). log_probs are those of
+/// linear_log_probs on one pass over the whole sequence, bit for bit.
 class Roller {
  public:
   explicit Roller(LanguageModel& model) : model_(model) {}

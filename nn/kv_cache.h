@@ -1,5 +1,6 @@
 // Keys and values of earlier tokens, with their positions. Slot = position mod ring length: a local layer keeps only what its window
-// can reach, and masks come from the stored positions, so that slot order means nothing.
+// can reach, and masks and the order of sums come from the stored positions. Slot order means nothing: hidden rows are bit for bit those
+// of one pass without a cache (tensor/kernels/attention.h).
 #pragma once
 #include <vector>
 

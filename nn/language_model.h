@@ -9,7 +9,8 @@ namespace facet {
 struct Tokens {
   Tensor ids;        ///< i32 [B, T]
   Tensor positions;  ///< i32 [B, T]; -1: padding
-  Tensor segments;   ///< i32 [B, T], absent: one document per row. Documents of one row do not see each other
+  Tensor segments;   ///< i32 [B, T], absent: one document per row. Documents of one row do not see each other;
+                     ///< trunk << 16 | branch: branches see their trunk (branch 0) too (tensor/kernels/attention.h)
 };
 
 /// Positions 0, 1, ..., T-1 in every row.

@@ -96,6 +96,9 @@ int main(int argc, char** argv) {
   for (const Problem& p :
        {Problem{"decode 4/1 x 256, S 2048", 1, 1, 2048, 4, 1, 256, 0}, Problem{"decode 4/1 x 256, S 32768", 1, 1, 32768, 4, 1, 256, 0},
         Problem{"decode 4/1 x 256, bf16 32768", 1, 1, 32768, 4, 1, 256, 0, DType::bf16},
-        Problem{"decode 8/4 x 256, S 8192", 1, 1, 8192, 8, 4, 256, 0}, Problem{"decode demo, 64 rows, S 64", 64, 1, 64, 4, 1, 24, 0}})
+        Problem{"decode 8/4 x 256, S 8192", 1, 1, 8192, 8, 4, 256, 0}, Problem{"decode 4/1 x 256, S 512", 1, 1, 512, 4, 1, 256, 0},
+        Problem{"decode 4/1 x 64, S 512", 1, 1, 512, 4, 1, 64, 0}, Problem{"decode 4/1 x 64, S 4096", 1, 1, 4096, 4, 1, 64, 0},
+        Problem{"decode 4/4 x 64, S 1024", 1, 1, 1024, 4, 4, 64, 0}, Problem{"decode demo, 64 rows, S 64", 64, 1, 64, 4, 1, 24, 0},
+        Problem{"decode demo, 256 rows, S 60", 256, 1, 60, 4, 1, 24, 0}})
     decoding(p);
 }

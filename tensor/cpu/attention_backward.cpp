@@ -191,7 +191,7 @@ struct Backward {
   void task(int64_t b, int64_t head, int64_t key_group, int64_t query_group, bool only, Columns<A>& columns, const Room& r) const {
     const int64_t s0 = key_group * group, s1 = s0 + group < g.S ? s0 + group : g.S;
     const int64_t t0 = query_group * group, t1 = t0 + group < g.T ? t0 + group : g.T;
-    int64_t k_ld = 0, v_ld = 0;
+    int64_t k_ld = x.k.stride.dim[1], v_ld = x.v.stride.dim[1];
     const A *k = nullptr, *v = nullptr;
     bool any = false;
     for (int64_t t = t0; t < t1; t += tokens) {
@@ -200,8 +200,8 @@ struct Backward {
       for (int64_t n = s0 / key_block; n * key_block < s1; ++n)
         for (int64_t p = 0; p < columns.panels; ++p) sees |= may_see(columns.range[p], ranges[b * g.key_blocks + n]);
       if (sees && !any) {
-        k = rows_of<A, T>(x.k, b, s0, s1, head, g.Dh, r.k, k_ld);
-        v = rows_of<A, T>(x.v, b, s0, s1, head, g.Dh, r.v, v_ld);
+        k = converted_rows<A>(Geometry::row<T>(x.k, b, s0, head), s1 - s0, g.Dh, r.k, k_ld);
+        v = converted_rows<A>(Geometry::row<T>(x.v, b, s0, head), s1 - s0, g.Dh, r.v, v_ld);
         __builtin_memset(r.dk, 0, static_cast<size_t>((s1 - s0) * g.padded) * sizeof(A));
         __builtin_memset(r.dv, 0, static_cast<size_t>((s1 - s0) * g.padded) * sizeof(A));
         any = true;

@@ -4,6 +4,10 @@
 // Scores are kept transposed, [keys][queries], with queries along the vector lanes: the T*H/K queries that share a key head fill the
 // lanes whatever Dh is, maxima and sums over keys are vertical, and rows of k and v are read as they lie, as broadcast scalars.
 #pragma once
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #include "tensor/cpu/simd.h"
 #include "tensor/kernels/attention.h"
 #include "tensor/parallel.h"
@@ -24,6 +28,7 @@ constexpr int tile_rows = 6;
 template <class A>
 constexpr int panel = 2 * width<A>;
 constexpr int key_block = 64;       ///< keys per step of the online softmax; part of the numerical contract
+constexpr int piece = 8 * key_block;  ///< keys that are summed apart from the others; part of the contract too
 constexpr int query_columns = 128;  ///< queries (times heads that share a key head) that pass over a block of keys together
 
 template <class A>
@@ -38,6 +43,28 @@ FACET_INLINE vf exp_down(vf x) {
   return x < -87 ? vf{} : (math::detail::expm1_reduced(r) + 1) * math::detail::power_of_two<vf>(n);
 }
 FACET_INLINE double exp_down(double x) { return math::exp(x); }
+
+/// a * b + c, fused wherever the tier can. Left to the compiler, a product and a sum that it places in different blocks of code, or
+/// vectorises, stay apart, and two forms of one formula would differ in the last bit.
+FACET_INLINE vf multiply_add(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FP_FAST_FMAF)
+  for (int i = 0; i < lanes; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);  // one vector instruction after optimisation
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+FACET_INLINE double multiply_add(double a, double b, double c) {
+#ifdef __FP_FAST_FMA
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 
 // ---- scratch
 
@@ -87,7 +114,7 @@ FACET_INLINE void tile(const A* a, int64_t lda, const A* b, int64_t ldb, int64_t
     for (int i = 0; i < R; ++i) {
       const Vec<A> x = broadcast<A>(walk == Walk::rows ? a[i * lda] : a[i]);
 #pragma GCC unroll 2
-      for (int j = 0; j < C; ++j) sum[i][j] += x * row[j];
+      for (int j = 0; j < C; ++j) sum[i][j] = multiply_add(x, row[j], sum[i][j]);
     }
     a += walk == Walk::rows ? 1 : lda;
     b += ldb;
@@ -217,6 +244,9 @@ FACET_INLINE Interval visible_positions(const AttentionInputs& x, int64_t positi
   return {lo, x.causal ? position : int64_t{1} << 31};
 }
 
+/// The segment whose keys a query sees besides those of its own: a branch sees its trunk, everybody else only himself.
+FACET_INLINE int64_t trunk_of(int64_t segment) { return segment >= 65536 ? segment & ~int64_t{0xffff} : segment; }
+
 /// What the keys of one block have in common.
 struct KeyRange {
   int64_t lo = INT64_MAX, hi = -1, segment_lo = INT64_MAX, segment_hi = INT64_MIN;
@@ -225,7 +255,8 @@ struct KeyRange {
 
 /// What the queries of one panel have in common; queries that see nothing do not count, but spoil `all`.
 struct QueryRange {
-  int64_t lo_min = INT64_MAX, lo_max = -1, hi_min = INT64_MAX, hi_max = -1, segment_lo = INT64_MAX, segment_hi = INT64_MIN;
+  int64_t lo_min = INT64_MAX, lo_max = -1, hi_min = INT64_MAX, hi_max = -1;
+  int64_t segment_lo = INT64_MAX, segment_hi = INT64_MIN, trunk_lo = INT64_MAX, trunk_hi = INT64_MIN;
   bool all = true;
 
   FACET_INLINE void include(const Interval& i, int64_t segment) {
@@ -239,19 +270,26 @@ struct QueryRange {
     hi_max = i.hi > hi_max ? i.hi : hi_max;
     segment_lo = segment < segment_lo ? segment : segment_lo;
     segment_hi = segment > segment_hi ? segment : segment_hi;
+    const int64_t trunk = trunk_of(segment);
+    trunk_lo = trunk < trunk_lo ? trunk : trunk_lo;
+    trunk_hi = trunk > trunk_hi ? trunk : trunk_hi;
   }
-  /// Every query sees the key.
-  FACET_INLINE bool sees(int64_t position, int64_t segment) const {
-    return all && position >= lo_max && position <= hi_min && segment == segment_lo && segment == segment_hi;
+  /// No query sees a key whose position and segment lie in these ranges. Own segments and trunks are two ranges: what lies between
+  /// them are other branches.
+  FACET_INLINE bool sees_none(int64_t lo, int64_t hi, int64_t first, int64_t last) const {
+    const bool own = last >= segment_lo && first <= segment_hi, trunk = last >= trunk_lo && first <= trunk_hi;
+    return hi < lo_min || lo > hi_max || !(own || trunk);
+  }
+  /// Every query sees every key of that segment in this range of positions.
+  FACET_INLINE bool sees(int64_t lo, int64_t hi, int64_t segment) const {
+    const bool own = segment == segment_lo && segment == segment_hi, trunk = segment == trunk_lo && segment == trunk_hi;
+    return all && lo >= lo_max && hi <= hi_min && (own || trunk);
   }
 };
 
-FACET_INLINE bool may_see(const QueryRange& q, const KeyRange& k) {
-  return k.hi >= q.lo_min && k.lo <= q.hi_max && k.segment_hi >= q.segment_lo && k.segment_lo <= q.segment_hi;
-}
+FACET_INLINE bool may_see(const QueryRange& q, const KeyRange& k) { return !q.sees_none(k.lo, k.hi, k.segment_lo, k.segment_hi); }
 FACET_INLINE bool sees_all(const QueryRange& q, const KeyRange& k) {
-  return q.all && k.all && k.lo >= q.lo_max && k.hi <= q.hi_min && k.segment_lo == k.segment_hi && q.segment_lo == q.segment_hi &&
-         k.segment_lo == q.segment_lo;
+  return k.all && k.segment_lo == k.segment_hi && q.sees(k.lo, k.hi, k.segment_lo);
 }
 
 /// The sizes of a call, and where its rows are.
@@ -309,18 +347,18 @@ template <class A>
 struct Columns {
   int64_t b, head, t0, count, panels;  ///< head: the first query head
   const Geometry* geometry;
-  Int<A>*lo, *hi, *segment;            ///< [panels * panel]
+  Int<A>*lo, *hi, *segment, *trunk;    ///< [panels * panel]
   int32_t *token, *member;             ///< [panels * panel], m = token * G + member; the last query's for columns beyond it
   QueryRange* range;                   ///< [panels]
 
   static FACET_INLINE int64_t bytes(int64_t panels) {
-    return 3 * Workspace::size<Int<A>>(panels * panel<A>) + 2 * Workspace::size<int32_t>(panels * panel<A>) +
+    return 4 * Workspace::size<Int<A>>(panels * panel<A>) + 2 * Workspace::size<int32_t>(panels * panel<A>) +
            Workspace::size<QueryRange>(panels);
   }
 
   Columns(const Geometry& g, Workspace& space, int64_t most)
       : b(0), head(0), t0(0), count(0), panels(0), geometry(&g), lo(space.take<Int<A>>(most * panel<A>)),
-        hi(space.take<Int<A>>(most * panel<A>)), segment(space.take<Int<A>>(most * panel<A>)),
+        hi(space.take<Int<A>>(most * panel<A>)), segment(space.take<Int<A>>(most * panel<A>)), trunk(space.take<Int<A>>(most * panel<A>)),
         token(space.take<int32_t>(most * panel<A>)), member(space.take<int32_t>(most * panel<A>)), range(space.take<QueryRange>(most)) {}
 
   void choose(int64_t batch, int64_t kv_head, int64_t begin, int64_t end) {
@@ -339,6 +377,7 @@ struct Columns {
         lo[m] = static_cast<Int<A>>(i.lo);
         hi[m] = static_cast<Int<A>>(i.hi < INT32_MAX ? i.hi : INT32_MAX);
         segment[m] = static_cast<Int<A>>(s);
+        trunk[m] = static_cast<Int<A>>(trunk_of(s));
         token[m] = static_cast<int32_t>(t - begin);
         member[m] = static_cast<int32_t>(member_of);
         if (m == last || m % panel<A> == 0) range[m / panel<A>].include(i, s);
@@ -347,7 +386,7 @@ struct Columns {
     for (; m < panels * panel<A>; ++m) {  // columns that fill the last panel: their results are never read
       lo[m] = 1;
       hi[m] = 0;
-      segment[m] = 0;
+      segment[m] = trunk[m] = 0;
       token[m] = token[count - 1];
       member[m] = member[count - 1];
     }
@@ -391,8 +430,8 @@ struct Columns {
   void trim(int64_t p, int64_t& begin, int64_t& end) const {
     const QueryRange& r = range[p];
     const auto hopeless = [&](int64_t s) {
-      const int64_t position = geometry->k_position(b, s);
-      return position < r.lo_min || position > r.hi_max;
+      const int64_t position = geometry->k_position(b, s), in = geometry->k_segment(b, s);
+      return r.sees_none(position, position, in, in);
     };
     while (begin < end && hopeless(begin)) ++begin;
     while (begin < end && hopeless(end - 1)) --end;
@@ -411,34 +450,53 @@ class PanelMask {
       __builtin_memcpy(&lo_[j], columns.lo + m, sizeof lo_[j]);
       __builtin_memcpy(&hi_[j], columns.hi + m, sizeof hi_[j]);
       __builtin_memcpy(&segment_[j], columns.segment + m, sizeof segment_[j]);
+      __builtin_memcpy(&trunk_[j], columns.trunk + m, sizeof trunk_[j]);
     }
   }
   /// True when nothing of this key is hidden, which spares the test of its lanes.
-  FACET_INLINE bool open(int64_t position, int64_t segment) const { return all_visible_ || range_.sees(position, segment); }
+  FACET_INLINE bool open(int64_t position, int64_t segment) const { return all_visible_ || range_.sees(position, position, segment); }
   /// x where the key is visible, else `hidden`. lo >= 0, so that an empty slot, position -1, is hidden from all.
   FACET_INLINE Vec<A> apply(int j, int64_t position, int64_t segment, Vec<A> x, Vec<A> hidden) const {
-    const Int<A> at = static_cast<Int<A>>(position);
+    const Int<A> at = static_cast<Int<A>>(position), in = static_cast<Int<A>>(segment);
     auto inside = (lo_[j] <= at) & (hi_[j] >= at);
-    if (segments_) inside &= segment_[j] == static_cast<Int<A>>(segment);
+    if (segments_) inside &= (segment_[j] == in) | (trunk_[j] == in);
     return inside ? x : hidden;
   }
 
  private:
   const QueryRange range_;
   bool all_visible_, segments_;
-  IntVec<A> lo_[C], hi_[C], segment_[C];
+  IntVec<A> lo_[C], hi_[C], segment_[C], trunk_[C];
 };
 
-/// Rows of k or v in the compute type: in place, or converted a block at a time.
+/// Joins a piece to the sum of those before it, (m, l, o) with (m', l', o'): the one with the larger maximum stays as it is, the
+/// other is scaled down to it. A piece that holds nothing, or comes first, changes nothing.
+template <class A>
+class Joint {
+ public:
+  FACET_INLINE Joint(Vec<A> m, Vec<A> next) : next_larger_(next > m) {
+    const Vec<A> low = next_larger_ ? m : next;
+    top = next_larger_ ? next : m;
+    factor_ = exp_down(low - (top == -static_cast<A>(__builtin_inff()) ? Vec<A>{} : top));
+  }
+  FACET_INLINE Vec<A> operator()(Vec<A> sum, Vec<A> next) const {
+    return multiply_add(next_larger_ ? sum : next, factor_, next_larger_ ? next : sum);  // one product: no choice what to fuse
+  }
+  Vec<A> top;  ///< the new maximum
+
+ private:
+  decltype(Vec<A>{} > Vec<A>{}) next_larger_;
+  Vec<A> factor_;
+};
+
+/// Rows of k or v, ld apart, in the compute type: in place, or converted to `room`.
 template <class A, class T>
-FACET_INLINE const A* rows_of(const View& v, int64_t b, int64_t begin, int64_t end, int64_t head, int64_t Dh, A* room, int64_t& ld) {
-  const T* first = Geometry::row<T>(v, b, begin, head);
+FACET_INLINE const A* converted_rows(const T* first, int64_t count, int64_t Dh, A* room, int64_t& ld) {
   if constexpr (std::is_same_v<A, T>) {
-    ld = v.stride.dim[1];
     return first;
   } else {
+    for (int64_t s = 0; s < count; ++s) to_row<A>(first + s * ld, Dh, A(1), room + s * Dh, Dh);
     ld = Dh;
-    for (int64_t s = begin; s < end; ++s) to_row<A>(first + (s - begin) * v.stride.dim[1], Dh, A(1), room + (s - begin) * Dh, Dh);
     return room;
   }
 }

@@ -16,7 +16,11 @@
 //
 // Who sees whom is a matter of positions and segments, never of slot order:
 //   visible(i,j) = k_position[j] >= 0  and  k_position[j] <= q_position[i] (causal)  and  q_position[i] - k_position[j] < window
-//                  (window > 0)  and  k_segment[j] == q_segment[i] (if given)  and  q_position[i] >= 0.
+//                  (window > 0)  and  the segments agree (if given)  and  q_position[i] >= 0.
+// Segments agree when k_segment[j] == q_segment[i]; numbers below 65536 are documents of their own. From 65536 on a number is
+// trunk << 16 | branch: a query also sees the keys of its trunk, those of branch 0 (q_segment & ~0xffff). So one row holds a prompt
+// once and its completions as branches whose positions go on from it; they do not see each other, and the prompt's gradient is the
+// sum over them.
 // For each query that is an interval of key positions, lo <= k_position <= hi. Blocks of keys whose smallest and largest position
 // (and segment) exclude every query of the block cost nothing; blocks visible as a whole are not tested element by element.
 //
@@ -28,9 +32,20 @@
 // f32 (f64 for f64); q is scaled and rounded once before the product; y and the gradients are rounded once when stored.
 // y and lse are written ("="; a null lse is skipped); dq, dk, dv respect accumulate and may be null. No output aliases an input.
 //
-// Repeatable: the division into blocks, and the order in which partial sums meet, depend on the shape alone. In the forward pass a
-// row of y does not even depend on the other rows: its sums run over the same blocks of keys whoever shares its block of queries
-// (two ways to add within a block: up to 16 queries per key head, as in decoding, go by another loop than more do).
+// Repeatable: the division into blocks, and the order in which partial sums meet, depend on shapes, positions and segments alone. In
+// the forward pass a row of y and its lse do not even depend on the other rows, on S, on slots or on how many queries there are
+// (decoding and training run different loops): the bits follow from the query, from the visible keys and values and their positions,
+// and from the tier.
+//   s[i,j]  one term of Dh after the other, each fused into the sum where the tier can
+//   l       within a block of 64 positions by position modulo the vector's lanes, those sums by halves; blocks one after the other
+//   o       one key after the other
+//   pieces of 512 positions start from nothing and join in order: m' = max, l and o of the one with the smaller m times exp(m - m').
+// Blocks and pieces begin at multiples of 64 and 512 positions, wherever those lie in k, and a ring is walked from its oldest key on.
+// Hidden keys, and blocks and pieces without a visible key, add exactly nothing (their k and v must be finite, as a cache's are). So
+// a query has the same bits in a row of its own, in a packed row, over a cache and over a ring that has gone round, as long as the keys
+// of a sequence lie in the order of their positions, without gaps. A branch has its trunk's keys elsewhere: where it leaves the trunk
+// within a block of 64 it takes one step more than a row of its own, and equals that up to rounding. Positions in disorder cost speed,
+// each break in the sequence a step, and are right up to rounding too.
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/view.h"

@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 
 #include "autograd/ops.h"
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/attention.h"
+#include "tensor/kernels/copy.h"
 #include "tensor/parallel.h"
 #include "tests/support/composite_attention.h"
 #include "tests/support/contract.h"
@@ -114,7 +116,8 @@ TEST_CASE("attention: contract") {
       {1, 2, 2, 1, 1, 1, 0, 1, 0, 0},    {2, 5, 5, 4, 1, 3, 0, 1, 0, 0},    {1, 7, 7, 4, 4, 14, 3, 1, 0, 0},   {2, 6, 9, 6, 3, 12, 0, 0, 0, 0},
       {1, 3, 11, 4, 2, 16, 4, 1, 15, 0}, {2, 8, 8, 2, 1, 17, 0, 1, 20, 1},  {1, 13, 13, 4, 1, 24, 5, 1, 0, 1},  {1, 2, 70, 2, 2, 31, 0, 1, 0, 0},
       {1, 67, 67, 1, 1, 5, 20, 1, 0, 0}, {1, 9, 9, 8, 2, 33, 0, 0, 10, 1},  {1, 4, 4, 2, 1, 257, 2, 1, 0, 0},   {2, 17, 17, 3, 3, 7, 0, 1, 30, 0},
-      {1, 1, 40, 4, 1, 24, 8, 1, 0, 0},  {1, 140, 140, 2, 1, 6, 0, 1, 0, 0}};
+      {1, 1, 40, 4, 1, 24, 8, 1, 0, 0},  {1, 140, 140, 2, 1, 6, 0, 1, 0, 0},
+      {1, 15, 15, 4, 1, 24, 0, 1, 0, 2},  {2, 90, 90, 2, 1, 10, 30, 1, 20, 2}, {1, 3, 90, 2, 1, 18, 0, 1, 0, 2}};
   Contract c;
   c.name = "attention";
   c.samples = static_cast<int>(std::size(samples));
@@ -122,8 +125,11 @@ TEST_CASE("attention: contract") {
     const Sample& s = samples[i];
     std::vector<int32_t> qs, ks;
     for (int64_t b = 0; b < s.B; ++b) {
-      for (int64_t t = 0; t < s.T; ++t) qs.push_back(static_cast<int32_t>(t * 3 / s.T));
-      for (int64_t t = 0; t < s.S; ++t) ks.push_back(static_cast<int32_t>(t * 3 / s.S));
+      const auto number = [&](int64_t part) {  // three documents, or a trunk and its branches 1 and 2
+        return static_cast<int32_t>(part + (s.segments == 2 ? 65536 * (1 + b) : 0));
+      };
+      for (int64_t t = 0; t < s.T; ++t) qs.push_back(number(t * 3 / s.T));
+      for (int64_t t = 0; t < s.S; ++t) ks.push_back(number(t * 3 / s.S));
     }
     return {r.normal({s.B, s.T, s.H, s.D}),
             r.normal({s.B, s.S, s.K, s.D}),
@@ -356,6 +362,121 @@ TEST_CASE("attention: grouped heads read head h / (H/K)") {
   check_close(run(c, causal(1, 3), 0.35), slow(c, causal(1, 3), 0.35), 1e-10, 1e-12);
 }
 
+TEST_CASE("attention: completions of one prompt in a row equal rows of their own, and never see each other") {
+  const int64_t prompt = 70, branches = 5, each = 33, T = 2 * (prompt + branches * each);
+  for (const auto& [t, window, cap] : {std::tuple{DType::f64, 0, 0.0}, {DType::f32, 0, 5.0}, {DType::f64, 40, 0.0}}) {
+    Case c(57, 1, T, T, 4, 2, 12, t);
+    std::vector<int32_t> p, s;
+    for (int32_t trunk = 1; trunk <= 2; ++trunk) {  // two prompts one after the other
+      for (int32_t i = 0; i < prompt; ++i) p.push_back(i), s.push_back(trunk << 16);
+      for (int32_t b = 1; b <= branches; ++b)
+        for (int32_t i = 0; i < each; ++i) p.push_back(static_cast<int32_t>(prompt) + i), s.push_back(trunk << 16 | b);
+    }
+    AttentionMask m;
+    m.q_positions = ints(p, {1, T});
+    m.q_segments = ints(s, {1, T});
+    m.window = window;
+    const Result packed = run(c, m, 0.3, cap);
+    const double tolerance = t == DType::f64 ? 1e-11 : 3e-5;
+    for (const int64_t first : {int64_t{0}, T / 2}) {
+      std::vector<double> dk(static_cast<size_t>(prompt * 2 * 12)), dv = dk;  // of the prompt, over all branches
+      for (int64_t b = 0; b < branches; ++b) {
+        const int64_t begin = first + prompt + b * each;
+        const auto row = [&](const Tensor& x) {  // prompt and one branch side by side
+          std::vector<double> v = x.slice(1, first, first + prompt).to_vector();
+          const std::vector<double> own = x.slice(1, begin, begin + each).to_vector();
+          v.insert(v.end(), own.begin(), own.end());
+          return Tensor::from(v, {1, prompt + each, x.dim(2), x.dim(3)}).to(x.dtype());
+        };
+        Tensor dy = row(c.dy);
+        if (b > 0) fill(dy.slice(1, 0, prompt).out(), 0);  // the prompt's own queries count once
+        const Result alone = run(row(c.q), row(c.k), row(c.v), dy, causal(1, prompt + each, window), 0.3, cap);
+        const auto last = [&](const Tensor& x) { return x.slice(1, prompt, prompt + each); };
+        const auto here = [&](const Tensor& x) { return x.slice(1, begin, begin + each); };
+        check_close({here(packed.y), here(packed.dq), here(packed.dk), here(packed.dv)},
+                    {last(alone.y), last(alone.dq), last(alone.dk), last(alone.dv)}, tolerance, tolerance);
+        const std::vector<double> k = alone.dk.slice(1, 0, prompt).to_vector(), v = alone.dv.slice(1, 0, prompt).to_vector();
+        for (size_t i = 0; i < dk.size(); ++i) dk[i] += k[i], dv[i] += v[i];
+      }
+      CHECK(close(packed.dk.slice(1, first, first + prompt), Tensor::from(dk, {1, prompt, 2, 12}), tolerance, tolerance));
+      CHECK(close(packed.dv.slice(1, first, first + prompt), Tensor::from(dv, {1, prompt, 2, 12}), tolerance, tolerance));
+    }
+    // Only branch 3 of the first prompt is asked: nothing reaches the other branches or the other prompt.
+    const int64_t begin = prompt + 2 * each, end = begin + each;
+    Tensor dy = Tensor::zeros(c.dy.shape(), t);
+    fill(dy.slice(1, begin, end).out(), 1);
+    const Result one = run(c.q, c.k, c.v, dy, m, 0.3, cap);
+    for (const Tensor& g : {one.dk, one.dv}) {
+      CHECK(all_zero(g.slice(1, prompt, begin)));
+      CHECK(all_zero(g.slice(1, end, T)));
+      CHECK_FALSE(all_zero(g.slice(1, prompt - 1, prompt)));
+    }
+  }
+}
+
+TEST_CASE("attention: number 0 is a document, no trunk of the documents below 65536") {
+  Case c(58, 1, 6, 6, 2, 1, 8, DType::f32);
+  AttentionMask m = causal(1, 6);
+  m.q_segments = ints({0, 0, 7, 7, 65535, 65536}, {1, 6});
+  const Result r = run(c, m, 0.3), expected = slow(c, m, 0.3);
+  check_close(r, expected, 1e-5, 1e-6);
+  CHECK(close(r.y.slice(1, 2, 3), c.v.slice(1, 2, 3).expand({1, 1, 2, 8}), 1e-6, 1e-6));  // alone in its document
+}
+
+TEST_CASE("attention: a row has the same bits with one query, a few or many, in a cache, a ring or a packed row") {
+  MachineScope restore;
+  struct Size { int64_t T, H, K, Dh, window; double cap; DType dtype; int every; };
+  const int best = static_cast<int>(cpu::best_tier());
+  for (int tier = 0; tier <= best; ++tier) {
+    cpu::set_tier(static_cast<cpu::Tier>(tier));
+    for (const Size& s : {Size{130, 4, 1, 24, 0, 0, DType::f32, 1}, {600, 6, 2, 17, 100, 0, DType::f32, 0}, {70, 8, 1, 40, 7, 0, DType::bf16, 1},
+                          {1100, 3, 1, 5, 0, 0, DType::f32, 0}, {140, 2, 2, 9, 30, 3, DType::f64, 1}, {520, 1, 1, 7, 0, 0, DType::f64, 0}}) {
+      if (tier != best && !s.every) continue;
+      INFO("tier " << tier << " T " << s.T << " H " << s.H << " Dh " << s.Dh);
+      const int64_t T = s.T;
+      const Case c(73, 2, T, T, s.H, s.K, s.Dh, s.dtype);
+      const Tensor whole = attention(c.q, c.k, c.v, causal(2, T, s.window), 0.2, s.cap);
+      // Keys [keep, end) in slots of their own choice; slot[i]: the position in slot i, -1: nobody's.
+      const auto check = [&](int64_t begin, int64_t end, const std::vector<int32_t>& slot, bool document) {
+        const auto S = static_cast<int64_t>(slot.size());
+        const auto lay_out = [&](const Tensor& x) {
+          const Tensor y = Tensor::zeros({2, S, x.dim(2), x.dim(3)}, x.dtype());
+          for (int64_t i = 0; i < S; ++i)
+            if (const int64_t p = slot[static_cast<size_t>(i)]; p >= 0) copy(x.slice(1, p, p + 1).view(), y.slice(1, i, i + 1).out());
+          return y;
+        };
+        std::vector<int32_t> k_positions, k_segments;
+        for (int64_t i = 0; i < 2 * S; ++i) {
+          const int32_t p = slot[static_cast<size_t>(i % S)];
+          k_positions.push_back(p >= 0 ? p : document ? static_cast<int32_t>(i % S) : -1);  // others' keys, or empty
+          k_segments.push_back(p >= 0 ? 5 : 4);
+        }
+        AttentionMask m;
+        m.window = s.window;
+        m.q_positions = counting(2, end - begin, static_cast<int>(begin));
+        m.k_positions = ints(k_positions, {2, S});
+        if (document) m.q_segments = Tensor::full({2, end - begin}, 5, DType::i32), m.k_segments = ints(k_segments, {2, S});
+        const Tensor y = attention(c.q.slice(1, begin, end), lay_out(c.k), lay_out(c.v), m, 0.2, s.cap);
+        return bitwise_equal(y, whole.slice(1, begin, end).clone());
+      };
+      for (int64_t n : {1, 3, 40})
+        for (int64_t begin : {int64_t{0}, T / 3, T - n}) {
+          INFO("queries " << begin << " .. " << begin + n);
+          std::vector<int32_t> slots(static_cast<size_t>(T + 90), -1);  // a cache with empty slots behind, one with padding before
+          for (int64_t p = 0; p < begin + n; ++p) slots[static_cast<size_t>(p)] = static_cast<int32_t>(p);
+          CHECK(check(begin, begin + n, slots, false));
+          std::rotate(slots.begin(), slots.end() - 11, slots.end());
+          CHECK(check(begin, begin + n, slots, false));
+          CHECK(check(begin, begin + n, slots, true));  // between documents
+          const int64_t ring = std::min(s.window > 0 ? s.window + n - 1 : begin + n, begin + n);
+          slots.assign(static_cast<size_t>(ring), -1);
+          for (int64_t p = begin + n - ring; p < begin + n; ++p) slots[static_cast<size_t>(p % ring)] = static_cast<int32_t>(p);
+          CHECK(check(begin, begin + n, slots, false));
+        }
+    }
+  }
+}
+
 TEST_CASE("attention: a row does not depend on its company") {
   const int64_t T = 150;
   const Case c(71, 1, T, T, 4, 1, 24, DType::f32);
@@ -368,12 +489,12 @@ TEST_CASE("attention: a row does not depend on its company") {
     const Tensor y = attention(c.q.slice(1, begin, begin + 33), c.k, c.v, part, 0.2);
     CHECK(bitwise_equal(y, whole.slice(1, begin, begin + 33).clone()));
   }
-  for (int64_t t : {0, 5, 63, 64, 149}) {  // one query at a time, as in decoding: another order of summation
+  for (int64_t t : {0, 5, 63, 64, 149}) {  // one query at a time, as in decoding
     AttentionMask one;
     one.k_positions = m.q_positions;
     one.q_positions = m.q_positions.slice(1, t, t + 1);
     const Tensor y = attention(c.q.slice(1, t, t + 1), c.k, c.v, one, 0.2);
-    CHECK(close(y, whole.slice(1, t, t + 1), 2e-6, 1e-6));
+    CHECK(bitwise_equal(y, whole.slice(1, t, t + 1).clone()));
   }
 }
 

@@ -21,11 +21,14 @@ inline std::vector<bool> visibility(const AttentionMask& mask, int64_t B, int64_
   const std::vector<double> qp = mask.q_positions.to_vector(), kp = or_else(mask.k_positions, mask.q_positions);
   const std::vector<double> qs = or_else(mask.q_segments, {}), ks = or_else(mask.k_segments, mask.q_segments);
   std::vector<bool> visible;
+  const auto see = [](double query, double key) {  // a branch, trunk * 65536 + n, sees its trunk too
+    return query == key || (query >= 65536 && key == std::floor(query / 65536) * 65536);
+  };
   for (int64_t b = 0; b < B; ++b)
     for (int64_t i = b * T; i < (b + 1) * T; ++i)
       for (int64_t j = b * S; j < (b + 1) * S; ++j)
         visible.push_back(qp[i] >= 0 && kp[j] >= 0 && (!mask.causal || kp[j] <= qp[i]) &&
-                          (mask.window == 0 || qp[i] - kp[j] < static_cast<double>(mask.window)) && (qs.empty() || qs[i] == ks[j]));
+                          (mask.window == 0 || qp[i] - kp[j] < static_cast<double>(mask.window)) && (qs.empty() || see(qs[i], ks[j])));
   return visible;
 }
 
