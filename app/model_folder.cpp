@@ -28,8 +28,6 @@ void check_exists(const std::string& path) {
          "Nothing is downloaded: copy one here, or make one with facet init",
          path);
   if (!fs::is_directory(path)) fail(Kind::file, "{}: is a file; expected the folder that holds config.json and the weights", path);
-  if (fs::exists(path + "/adapter_config.json") && !fs::exists(path + "/config.json"))
-    fail(Kind::file, "{}: holds an adapter, not a model; facet merge makes a model of it and its base", path);
 }
 
 }  // namespace

@@ -17,7 +17,9 @@
 // and a copy of the whole model per task. LoRA (Hu et al. 2021) leaves the weights alone and learns, beside each matrix
 // `W`, a product of two thin ones:
 //
-//     y = x Wᵀ + s (x Aᵀ) Bᵀ        A [r, I],  B [O, r],  s = α / r
+// ```text
+// y = x Wᵀ + s (x Aᵀ) Bᵀ        A [r, I],  B [O, r],  s = α / r
+// ```
 //
 // That is `W + s B A` in place of `W`, a change of rank at most `r`. Why should so little be enough? This lesson looks
 // first at what full fine-tuning does to the weights, then builds the adapter up: how it starts, who gets gradients,
@@ -130,7 +132,8 @@ Tensor logits_of(Gemma& model, const Spellings& w) {
 double loss_of(Gemma& model, const Spellings& w) {
   const NoGrad off;
   const Tensor h = model.hidden(plain_tokens(w.ids));
-  return linear_cross_entropy(h, model.head().value(), w.labels).item() / static_cast<double>(w.ids.dim(0) * word_length);
+  return linear_cross_entropy(h, model.head().value(), w.labels).item() /
+         static_cast<double>(w.ids.dim(0) * word_length);
 }
 // Share of the words with all six letters right. Given the right letters before it, the largest logit must be the right
 // letter; six times in a row, that is what greedy writing would have written.
@@ -241,9 +244,10 @@ Gemma base(small());
 base.init(key(1));
 train(base, copied, nb::quick() ? 300 : 400, 5e-3, key(2));
 
-const Spellings copy_test = words(copied, 256, key(3)), reverse_test = words(reversed, 256, key(4)), next_test = words(successor, 256, key(5));
-fmt::print("loss of the base:  copy {:.4f}   reverse {:.2f}   successor {:.2f}\n", loss_of(base, copy_test), loss_of(base, reverse_test),
-           loss_of(base, next_test));
+const Spellings copy_test = words(copied, 256, key(3)), reverse_test = words(reversed, 256, key(4)),
+                next_test = words(successor, 256, key(5));
+fmt::print("loss of the base:  copy {:.4f}   reverse {:.2f}   successor {:.2f}\n", loss_of(base, copy_test),
+           loss_of(base, reverse_test), loss_of(base, next_test));
 nb::check(share_right(base, copy_test) > 0.95, "the base copies");
 nb::check(loss_of(base, reverse_test) > std::log(12.0), "and is worse than a guess at writing backwards");
 
@@ -258,7 +262,8 @@ NB_CELL
 const auto full = copy_of(base);
 const Run full_run = train(*full, reversed, steps, 5e-3, key(6));
 const double full_loss = loss_of(*full, reverse_test);
-fmt::print("full fine-tuning: loss {:.4f}, {:.0f}% of the words right\n", full_loss, 100 * share_right(*full, reverse_test));
+fmt::print("full fine-tuning: loss {:.4f}, {:.0f}% of the words right\n", full_loss,
+           100 * share_right(*full, reverse_test));
 nb::check(full_loss < 0.15, "full fine-tuning learns to write backwards");
 
 struct Change {
@@ -307,7 +312,8 @@ nb::check(energy(q_change, 8) > 0.75, "a quarter of the directions holds most of
 nb::check(energy(random_parts, 8) < 0.65, "and less of a random matrix");
 Tensor summed = Tensor::zeros({32, 32});
 for (size_t i = 0; i < before.size(); ++i)
-  if (before[i]->name == "layers.1.self_attn.q_proj.weight") summed = before[i]->value().detach() + first_terms(q_change, 32);
+  if (before[i]->name == "layers.1.self_attn.q_proj.weight")
+    summed = before[i]->value().detach() + first_terms(q_change, 32);
 const Linear& full_q = full->blocks[1]->attention.q_proj;
 const Tensor probe = normal(key(8), {4, 32});
 nb::check(largest(linear(probe, summed) - full_q(probe)) < 1e-5, "W and all terms of dW give the trained matrix back");
@@ -329,7 +335,8 @@ for (double r : kept) {
       }
   loss_of_kept.push_back(loss_of(*cut, reverse_test));
 }
-nb::plot({{"first r directions of dW", kept, loss_of_kept}}, {"Loss when only a part of the change is kept", "r", "loss", true, true});
+nb::plot({{"first r directions of dW", kept, loss_of_kept}},
+         {"Loss when only a part of the change is kept", "r", "loss", true, true});
 nb::check(loss_of_kept[4] < 0.3, "half of the directions do the task");
 nb::check(loss_of_kept[0] > 10 * loss_of_kept[4], "the first alone does not");
 
@@ -340,8 +347,8 @@ nb::check(loss_of_kept[0] > 10 * loss_of_kept[4], "the first alone does not");
 //
 // ## How an adapter starts
 //
-// `A` starts random and `B` at zero. Then `s B A = 0`, and the adapted model is the base, bit by bit. Nothing is lost by
-// putting an adapter on, and the first step starts from a good model.
+// `A` starts random and `B` at zero. Then `s B A = 0`, and the adapted model is the base, bit by bit. Nothing is lost
+// by putting an adapter on, and the first step starts from a good model.
 
 // %%
 NB_CELL
@@ -360,7 +367,9 @@ nb::check(same_bits(logits_of(*adapted, reverse_test), base_logits), "at step 0 
 // Why not both zero? Let `G = dL/dW` be the gradient that full fine-tuning would use at this matrix. With
 // `W' = W + s B A`, the chain rule gives
 //
-//     dL/dA = s Bᵀ G        dL/dB = s G Aᵀ
+// ```text
+// dL/dA = s Bᵀ G        dL/dB = s G Aᵀ
+// ```
 //
 // With both zero, both gradients are zero, for ever. With one of them random, the other one moves at once, and from the
 // second step on both do. The library's adapter never forms `B A`, nor `G`; here we form both and compare.
@@ -409,8 +418,8 @@ nb::check(largest(stuck.a) == 0 && largest(stuck.b) == 0, "with both zero, nothi
 // | full | NIO | NIO | NIO | 3 NIO |
 // | LoRA | NIO + Nr(I+O) | NIO + Nr(I+O) | Nr(I+O) | 2 NIO + 3 Nr(I+O) |
 //
-// The weight gradient falls away; for small `r` that leaves two thirds. `count_products()` counts every product that the
-// library computes, so the table can be held to the last operation.
+// The weight gradient falls away; for small `r` that leaves two thirds. `count_products()` counts every product that
+// the library computes, so the table can be held to the last operation.
 
 // %%
 NB_CELL
@@ -447,12 +456,14 @@ const auto step_products = [&](Gemma& model) {
   return static_cast<double>(flops);
 };
 const auto count_row = [](const std::string& name, double flops, Gemma& m, size_t bytes) {
-  return std::vector{name, fmt::format("{:.1f}", flops / 1e6), fmt::to_string(count_parameters(m, true)), fmt::to_string(bytes)};
+  return std::vector{name, fmt::format("{:.1f}", flops / 1e6), fmt::to_string(count_parameters(m, true)),
+                     fmt::to_string(bytes)};
 };
 const double full_products = step_products(*full), lora_products = step_products(*adapted);
 const size_t lora_bytes = AdamW({{parameters(*adapted)}}).state_bytes();
 nb::table({"one step", "MFLOP of products", "parameters that train", "bytes of moments"},
-          {count_row("full", full_products, *full, full_run.optimizer_bytes), count_row("LoRA, r = 4", lora_products, *adapted, lora_bytes)});
+          {count_row("full", full_products, *full, full_run.optimizer_bytes),
+           count_row("LoRA, r = 4", lora_products, *adapted, lora_bytes)});
 
 const auto only_adapters = [](Gemma& m) {
   for (Parameter* p : parameters(m))
@@ -461,7 +472,8 @@ const auto only_adapters = [](Gemma& m) {
 };
 nb::check(only_adapters(*adapted), "the adapter's A and B train, and nothing else");
 nb::check(lora_products < 0.85 * full_products, "fewer products, although 4 of 32 is no small rank");
-nb::check(lora_bytes == 8 * static_cast<size_t>(count_parameters(*adapted, true)), "two f32 moments per trained parameter");
+nb::check(lora_bytes == 8 * static_cast<size_t>(count_parameters(*adapted, true)),
+          "two f32 moments per trained parameter");
 
 // %% [markdown]
 // The smaller the rank is against the width, the better the bargain: rank 16 in a model of width 1152 is a seventieth
@@ -488,7 +500,8 @@ const auto adapt = [&](const Rule& rule, const Spellings& test, const LoraOption
   return t;
 };
 std::vector<Trained> by_rank;
-for (int64_t rank : {1, 2, 4, 8}) by_rank.push_back(adapt(reversed, reverse_test, {.rank = rank, .alpha = 2.0 * static_cast<double>(rank)}));
+for (int64_t rank : {1, 2, 4, 8})
+  by_rank.push_back(adapt(reversed, reverse_test, {.rank = rank, .alpha = 2.0 * static_cast<double>(rank)}));
 
 std::vector<nb::Curve> learning;
 std::vector<std::vector<std::string>> ranks;
@@ -496,11 +509,13 @@ const auto learned = [&](const std::string& name, const Run& run, Gemma& m, doub
   nb::Curve c{name, {}, {}};
   for (size_t i = 9; i < run.losses.size(); i += 10) {  // means of ten steps
     c.x.push_back(static_cast<double>(i + 1));
-    c.y.push_back(std::accumulate(run.losses.begin() + static_cast<int64_t>(i) - 9, run.losses.begin() + static_cast<int64_t>(i) + 1, 0.0) / 10);
+    c.y.push_back(std::accumulate(run.losses.begin() + static_cast<int64_t>(i) - 9,
+                                  run.losses.begin() + static_cast<int64_t>(i) + 1, 0.0) /
+                  10);
   }
   learning.push_back(c);
-  ranks.push_back({name, fmt::to_string(count_parameters(m, true)), fmt::to_string(run.optimizer_bytes), fmt::format("{:.4f}", loss),
-                   fmt::format("{:.0f}%", 100 * right)});
+  ranks.push_back({name, fmt::to_string(count_parameters(m, true)), fmt::to_string(run.optimizer_bytes),
+                   fmt::format("{:.4f}", loss), fmt::format("{:.0f}%", 100 * right)});
 };
 for (const Trained& t : by_rank) learned(fmt::format("r = {}", t.rank), t.run, *t.model, t.loss, t.right);
 learned("full", full_run, *full, full_loss, share_right(*full, reverse_test));
@@ -509,12 +524,14 @@ nb::table({"", "parameters that train", "bytes of moments", "held-out loss", "wo
 
 nb::check(by_rank[0].loss > 10 * full_loss, "rank 1 stays far behind full fine-tuning");
 nb::check(by_rank[3].loss < 0.5 * by_rank[0].loss, "rank 8 does much better than rank 1");
-nb::check(by_rank[1].loss < loss_of_kept[1], "rank 2 found by training beats the first two directions of a finished change");
+nb::check(by_rank[1].loss < loss_of_kept[1],
+          "rank 2 found by training beats the first two directions of a finished change");
 nb::check(by_rank[3].run.optimizer_bytes == 8 * by_rank[0].run.optimizer_bytes, "cost is proportional to the rank");
 
 // %% [markdown]
-// Rank 8 beats rank 1 whatever the seed. Neighbours may change places: learning to look elsewhere goes in jumps, and when a run finds
-// the next one is luck. A sweep over ranks with one seed each says less than its neat table suggests.
+// Rank 8 beats rank 1 whatever the seed. Neighbours may change places: learning to look elsewhere goes in jumps, and
+// when a run finds the next one is luck. A sweep over ranks with one seed each says less than its neat table
+// suggests.
 //
 // The other shift asks for less. To say the successor of every letter, rank 1 in every matrix will do: how much rank a
 // task needs is a property of the task, and of the base, rather than of the model's size.
@@ -522,8 +539,8 @@ nb::check(by_rank[3].run.optimizer_bytes == 8 * by_rank[0].run.optimizer_bytes, 
 // %%
 NB_CELL
 const Trained next_1 = adapt(successor, next_test, {.rank = 1, .alpha = 2});
-fmt::print("rank 1:  successor {:.4f} ({:.0f}% of the words)   reverse {:.4f} ({:.0f}%)\n", next_1.loss, 100 * next_1.right, by_rank[0].loss,
-           100 * by_rank[0].right);
+fmt::print("rank 1:  successor {:.4f} ({:.0f}% of the words)   reverse {:.4f} ({:.0f}%)\n", next_1.loss,
+           100 * next_1.right, by_rank[0].loss, 100 * by_rank[0].right);
 nb::check(next_1.loss < 0.2 && next_1.right > 0.8, "rank 1 is enough for the successor");
 
 // %% [markdown]
@@ -533,30 +550,35 @@ nb::check(next_1.loss < 0.2 && next_1.right > 0.8, "rank 1 is enough for the suc
 // `B = 0` and everything can be written down. Plain gradient descent with rate `η` moves `B` by `-η s G Aᵀ`, hence the
 // weight by `-η s² G AᵀA`, and the loss, to first order, falls by
 //
-//     η s² |G Aᵀ|²     about  η s² · r / (3 I) · |G|²      (A uniform in ±1/√I has variance 1/(3I))
+// ```text
+// η s² |G Aᵀ|²     about  η s² · r / (3 I) · |G|²      (A uniform in ±1/√I has variance 1/(3I))
+// ```
 //
-// With `s = α/r` this is proportional to `1/r`: **higher ranks learn slower**. With `s = α/√r` it does not depend on `r`;
-// that is rsLoRA (Kalajdzievski 2023, `rslora = true`). Adam divides the size of the gradient away: every entry of `B`
-// moves by `η`, and the loss falls by `η s |G Aᵀ|₁`, which grows like `s r`. So under Adam it is `α/r` that makes the
-// first step independent of `r`, and `α/√r` that makes it grow like `√r`. The paper's argument is about whole runs at
-// large ranks; ours covers the first step, and is worth knowing before one copies a learning rate from one to the other.
+// With `s = α/r` this is proportional to `1/r`: **higher ranks learn slower**. With `s = α/√r` it does not depend on
+// `r`; that is rsLoRA (Kalajdzievski 2023, `rslora = true`). Adam divides the size of the gradient away: every entry
+// of `B` moves by `η`, and the loss falls by `η s |G Aᵀ|₁`, which grows like `s r`. So under Adam it is `α/r` that
+// makes the first step independent of `r`, and `α/√r` that makes it grow like `√r`. The paper's argument is about
+// whole runs at large ranks; ours covers the first step, and is worth knowing before one copies a learning rate from
+// one to the other.
 
 // %%
 NB_CELL
 const Tensor G = normal(key(40), {48, 256});  // any gradient will do
 const std::vector<double> many_ranks{1, 2, 4, 8, 16, 32, 64};
-nb::Curve sgd_lora{"SGD, α/r", many_ranks, {}}, sgd_rs{"SGD, α/√r", many_ranks, {}}, adam_lora{"Adam, α/r", many_ranks, {}},
-    adam_rs{"Adam, α/√r", many_ranks, {}};
+nb::Curve sgd_lora{"SGD, α/r", many_ranks, {}}, sgd_rs{"SGD, α/√r", many_ranks, {}},
+    adam_lora{"Adam, α/r", many_ranks, {}}, adam_rs{"Adam, α/√r", many_ranks, {}};
 for (double rank : many_ranks) {
   double squares = 0, absolute = 0;
   const int draws = static_cast<int>(256 / rank);  // of A; fewer are needed where A has more rows
   for (int i = 0; i < draws; ++i) {
-    const Tensor a = uniform(fold_in(key(41), static_cast<uint32_t>(i)), {static_cast<int64_t>(rank), 256}, -1.0 / 16, 1.0 / 16);
+    const Tensor a =
+        uniform(fold_in(key(41), static_cast<uint32_t>(i)), {static_cast<int64_t>(rank), 256}, -1.0 / 16, 1.0 / 16);
     const Tensor db = linear(G, a);  // G Aᵀ
     squares += sum(square(db)).item() / draws;
     absolute += sum(abs(db)).item() / draws;
   }
-  const LoraOptions plain{.rank = static_cast<int64_t>(rank), .alpha = 1}, rs{.rank = static_cast<int64_t>(rank), .alpha = 1, .rslora = true};
+  const LoraOptions plain{.rank = static_cast<int64_t>(rank), .alpha = 1},
+      rs{.rank = static_cast<int64_t>(rank), .alpha = 1, .rslora = true};
   sgd_lora.y.push_back(plain.scale() * plain.scale() * squares);
   sgd_rs.y.push_back(rs.scale() * rs.scale() * squares);
   adam_lora.y.push_back(plain.scale() * absolute);
@@ -564,7 +586,8 @@ for (double rank : many_ranks) {
 }
 for (nb::Curve* c : {&sgd_lora, &sgd_rs, &adam_lora, &adam_rs})
   for (size_t i = c->y.size(); i-- > 0;) c->y[i] /= c->y[0];
-nb::plot({sgd_lora, sgd_rs, adam_lora, adam_rs}, {"How far the loss falls in the first step, rank 1 taken as 1", "r", "", true, true});
+nb::plot({sgd_lora, sgd_rs, adam_lora, adam_rs},
+         {"How far the loss falls in the first step, rank 1 taken as 1", "r", "", true, true});
 const auto is = [](double found, double expected) { return std::abs(found / expected - 1) < 0.2; };
 nb::check(is(sgd_lora.y.back(), 1.0 / 64), "SGD: α/r slows rank 64 down to a 64th");
 nb::check(is(sgd_rs.y.back(), 1), "SGD: with α/√r all ranks fall alike");
@@ -574,16 +597,18 @@ nb::check(is(adam_rs.y.back(), 8), "Adam: with α/√r rank 64 falls eight times
 // %% [markdown]
 // ## Many adapters, one base
 //
-// An adapter is a list of small matrices beside weights that it does not touch. So a program can hold one base and many
-// adapters, and switch by following another pointer: nothing is copied, merged or loaded. The base with its adapter off is
-// also the cheapest possible *reference policy* for what comes in later lessons, since it costs no second model.
+// An adapter is a list of small matrices beside weights that it does not touch. So a program can hold one base and
+// many adapters, and switch by following another pointer: nothing is copied, merged or loaded. The base with its
+// adapter off is also the cheapest possible *reference policy* for what comes in later lessons, since it costs no
+// second model.
 
 // %%
 NB_CELL
 const uint32_t hash_before = base_hash(*adapted);
 adapters.add("reverse", {.rank = 8, .alpha = 16}, key(9));
 train(*adapted, reversed, steps, 1.5e-2, key(6));
-adapters.add("successor", {.rank = 2, .alpha = 4, .targets = {"gate", "up", "down"}}, key(10));  // of another size, in other places
+adapters.add("successor", {.rank = 2, .alpha = 4, .targets = {"gate", "up", "down"}},
+             key(10));  // of another size, in other places
 train(*adapted, successor, steps, 1.5e-2, key(6));
 
 std::vector<std::vector<std::string>> answers;
@@ -598,13 +623,16 @@ const auto answers_with = [&](const std::string& name) {
   answers.push_back(row);
   return right;
 };
-const auto none_right = answers_with(""), reverse_right = answers_with("reverse"), next_right = answers_with("successor");
+const auto none_right = answers_with(""), reverse_right = answers_with("reverse"),
+           next_right = answers_with("successor");
 nb::table({"adapter", "copy", "reverse", "successor"}, answers);
-nb::check(none_right[0] > 0.95 && reverse_right[1] > none_right[1] + 0.3 && next_right[2] > 0.8, "each adapter makes another model of the one base");
+nb::check(none_right[0] > 0.95 && reverse_right[1] > none_right[1] + 0.3 && next_right[2] > 0.8,
+          "each adapter makes another model of the one base");
 nb::check(base_hash(*adapted) == hash_before, "all that training left the base as it was, by its hash");
 {
   const AdapterOff off(adapters);
-  nb::check(same_bits(logits_of(*adapted, reverse_test), base_logits), "and with the adapter off, its logits are the same bits");
+  nb::check(same_bits(logits_of(*adapted, reverse_test), base_logits),
+            "and with the adapter off, its logits are the same bits");
 }
 nb::check(adapters.active() == "successor", "behind the scope of AdapterOff the adapter is on again");
 
@@ -625,7 +653,8 @@ const auto targets_of = [](Gemma& model, const std::vector<std::pair<std::string
   std::vector<Target> targets;
   for (Parameter* p : parameters(model))
     for (const auto& [path, f] : factors)
-      if (p->name == path + ".weight") targets.push_back({p, f->scale * matmul(f->b.value().detach(), f->a.value().detach())});
+      if (p->name == path + ".weight")
+        targets.push_back({p, f->scale * matmul(f->b.value().detach(), f->a.value().detach())});
   return targets;
 };
 adapters.use("reverse");
@@ -634,7 +663,8 @@ const Tensor adapter_logits = logits_of(*adapted, reverse_test);
 const auto merged = copy_of(base);
 const std::vector<Target> targets = targets_of(*merged, adapters.factors("reverse"));
 for (const Target& t : targets) t.weight->reset(t.weight->value().detach() + t.change, true);
-const double drift = largest(logits_of(*merged, reverse_test) - adapter_logits), size_of_logits = largest(adapter_logits);
+const double drift = largest(logits_of(*merged, reverse_test) - adapter_logits),
+             size_of_logits = largest(adapter_logits);
 
 int64_t elements = 0, differ = 0;
 double worst_ulps = 0;
@@ -650,29 +680,34 @@ for (size_t i = 0; i < targets.size(); ++i) {
     ++elements;
   }
 }
-fmt::print("merged: logits move by {:.1e} of {:.0f}\nunmerged: {} of {} weights are not what they were, by {:.2f} ulp at most\n", drift, size_of_logits,
-           differ, elements, worst_ulps);
+fmt::print(
+    "merged: logits move by {:.1e} of {:.0f}\nunmerged: {} of {} weights are not what they were, by {:.2f} ulp at "
+    "most\n",
+    drift, size_of_logits, differ, elements, worst_ulps);
 nb::check(drift < 1e-4 * size_of_logits, "the merged model answers as the adapted one, to rounding");
 nb::check(drift > 0, "though not bit by bit");
-nb::check(differ > 0 && worst_ulps <= 1, "unmerging returns the weights within one unit in the last place, not all of them exactly");
+nb::check(differ > 0 && worst_ulps <= 1,
+          "unmerging returns the weights within one unit in the last place, not all of them exactly");
 
 // %% [markdown]
-// A checkpoint in bf16 keeps 8 bits of each weight. Whatever `s B A` changes by less than half of the last bit, a small
-// change of a large weight, is rounded away: merged weights there equal the base's. That is why merging starts from the
-// best copy of the base that there is, adds in f32, and rounds once; and why an adapter kept apart is the more exact of the two.
+// A checkpoint in bf16 keeps 8 bits of each weight. Whatever `s B A` changes by less than half of the last bit, a
+// small change of a large weight, is rounded away: merged weights there equal the base's. That is why merging starts
+// from the best copy of the base that there is, adds in f32, and rounds once; and why an adapter kept apart is the
+// more exact of the two.
 
 // %%
 NB_CELL
 const auto bf16 = [](const Tensor& t) { return t.detach().to(DType::bf16).to(DType::f32); };
-const auto lost_with = [&](double strength) {  // share of the weights that a merge of strength * s B A leaves as they were
-  int64_t lost = 0;
-  for (size_t i = 0; i < targets.size(); ++i) {
-    const auto was = bf16(originals[i].weight->value()).to_vector();
-    const auto now = bf16(bf16(originals[i].weight->value()) + strength * targets[i].change).to_vector();
-    for (size_t k = 0; k < was.size(); ++k) lost += was[k] == now[k];
-  }
-  return static_cast<double>(lost) / static_cast<double>(elements);
-};
+const auto lost_with =
+    [&](double strength) {  // share of the weights that a merge of strength * s B A leaves as they were
+      int64_t lost = 0;
+      for (size_t i = 0; i < targets.size(); ++i) {
+        const auto was = bf16(originals[i].weight->value()).to_vector();
+        const auto now = bf16(bf16(originals[i].weight->value()) + strength * targets[i].change).to_vector();
+        for (size_t k = 0; k < was.size(); ++k) lost += was[k] == now[k];
+      }
+      return static_cast<double>(lost) / static_cast<double>(elements);
+    };
 nb::Curve lost{"weights that did not move", {1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001}, {}};
 for (double strength : lost.x) lost.y.push_back(lost_with(strength));
 nb::plot({lost}, {"Merging into bf16", "size of the adapter, ours taken as 1", "share of the weights", true});
@@ -687,10 +722,10 @@ nb::check(lost.y.front() < 0.1, "ours, which had a lot to change, does not");
 // %% [markdown]
 // ## DoRA in one cell
 //
-// DoRA (Liu et al. 2024) splits a weight into the length of each row and its direction. The direction is LoRA's, the lengths `m` are
-// one more vector: row `o` of the weight is `m_o (W + s B A)_o / |(W + s B A)_o|`. It starts with `m` at the lengths of the base's
-// rows, so that it, too, starts as the base, this time up to rounding. (Nothing keeps `m` above zero; a length that crosses it turns its row
-// around.)
+// DoRA (Liu et al. 2024) splits a weight into the length of each row and its direction. The direction is LoRA's, the
+// lengths `m` are one more vector: row `o` of the weight is `m_o (W + s B A)_o / |(W + s B A)_o|`. It starts with `m`
+// at the lengths of the base's rows, so that it, too, starts as the base, this time up to rounding. (Nothing keeps
+// `m` above zero; a length that crosses it turns its row around.)
 
 // %%
 NB_CELL
@@ -699,8 +734,8 @@ Adapters dora_adapters(*dora);
 dora_adapters.add("reverse", {.rank = 1, .alpha = 2, .dora = true}, key(9));
 const double dora_start = largest(logits_of(*dora, reverse_test) - base_logits);
 const Run dora_run = train(*dora, reversed, steps, 1.5e-2, key(6));
-fmt::print("rank 1:  LoRA {:.3f} with {} parameters   DoRA {:.3f} with {}\n", by_rank[0].loss, count_parameters(*by_rank[0].model, true),
-           loss_of(*dora, reverse_test), count_parameters(*dora, true));
+fmt::print("rank 1:  LoRA {:.3f} with {} parameters   DoRA {:.3f} with {}\n", by_rank[0].loss,
+           count_parameters(*by_rank[0].model, true), loss_of(*dora, reverse_test), count_parameters(*dora, true));
 
 // What a layer multiplies with, seen from outside: its answer to the identity is Wᵀ.
 std::vector<double> identity(32 * 32, 0);

@@ -13,10 +13,13 @@
 // %% [markdown]
 // # 11 · DPO
 //
-// People find it hard to write the perfect answer and easy to say which of two is better. Direct preference optimisation
-// (Rafailov et al. 2023) learns from such pairs with one loss, without a reward model and without sampling:
+// People find it hard to write the perfect answer and easy to say which of two is better. Direct preference
+// optimisation (Rafailov et al. 2023) learns from such pairs with one loss, without a reward model and without
+// sampling:
 //
-//     L = -log σ(β d)        d = (log π(chosen) - log ref(chosen)) - (log π(rejected) - log ref(rejected))
+// ```text
+// L = -log σ(β d)        d = (log π(chosen) - log ref(chosen)) - (log π(rejected) - log ref(rejected))
+// ```
 //
 // Where does it come from? Three steps: a model of how people choose, the best policy for a known reward, and a change
 // of variables in which the reward disappears. We take them on a problem small enough to write down every probability,
@@ -78,8 +81,8 @@ Tensor descend(const std::function<Tensor(const Tensor&)>& loss, Tensor start, d
 // %% [markdown]
 // ## The model we will train
 //
-// Words of some letters out of six; an equals sign; an answer of as many letters. What the base answers is learned from a
-// *speaker*, who may be of two minds.
+// Words of some letters out of six; an equals sign; an answer of as many letters. What the base answers is learned
+// from a *speaker*, who may be of two minds.
 
 // %%
 constexpr int letters = 6;
@@ -145,7 +148,8 @@ std::unique_ptr<Gemma> listen_to(const Speaker& speaker, int64_t length, int ste
     }
     const Batch b = batches_in_order(data, batch)[0];
     const Tensor weights = Tensor::full(b.labels.shape(), 1.0 / static_cast<double>(b.supervised));
-    linear_cross_entropy_backward(model->hidden({b.ids, b.positions, b.segments}), model->head().value(), b.labels, weights);
+    linear_cross_entropy_backward(model->hidden({b.ids, b.positions, b.segments}), model->head().value(), b.labels,
+                                  weights);
     descent_step(optimizer, 5e-3 * std::min(1.0, (step + 1) / 20.0) * (1 - 1.0 * step / steps));
   }
   return model;
@@ -161,14 +165,16 @@ nb::start(argc, argv);
 // Suppose each answer has a worth `r`, and that of two answers the better one is preferred more often, the more the two
 // differ:
 //
-//     P(a preferred to b) = σ(r_a - r_b)
+// ```text
+// P(a preferred to b) = σ(r_a - r_b)
+// ```
 //
 // Worth cannot be seen, preferences can. Draw some and look for the `r` that makes them likeliest: minimise the mean of
 // `-log σ(r_winner - r_loser)`. Only differences enter, so `r` is known up to a constant.
 
 // %%
 NB_CELL
-set_threads(1);  // everything here is small
+set_threads(1);                                       // everything here is small
 const Numbers worth{1.0, 0.6, 0.2, 0.0, -0.6, -1.2};  // sums to 0
 const int K = static_cast<int>(worth.size());
 
@@ -176,7 +182,8 @@ const int comparisons = nb::quick() ? 2000 : 20000;
 std::vector<int32_t> winners, losers;
 for (int i = 0; i < comparisons; ++i) {
   const Key k = fold_in(key(1), static_cast<uint32_t>(i));
-  int a = static_cast<int>(uniform(fold_in(k, 1)) * static_cast<float>(K)), b = static_cast<int>(uniform(fold_in(k, 2)) * static_cast<float>(K - 1));
+  int a = static_cast<int>(uniform(fold_in(k, 1)) * static_cast<float>(K)),
+      b = static_cast<int>(uniform(fold_in(k, 2)) * static_cast<float>(K - 1));
   b += b >= a;
   if (uniform(fold_in(k, 3)) > logistic(worth[a] - worth[b])) std::swap(a, b);
   winners.push_back(a);
@@ -195,17 +202,21 @@ nb::check(std::abs(shifted) < 1e-12, "a constant added to all of r changes nothi
 // %% [markdown]
 // ## The best policy for a known reward
 //
-// Reinforcement learning from human feedback now maximises the reward, but not at any price: far from the reference, the
-// reward was never asked for and the model forgets how to speak. So
+// Reinforcement learning from human feedback now maximises the reward, but not at any price: far from the reference,
+// the reward was never asked for and the model forgets how to speak. So
 //
-//     J(π) = Σ π r - β KL(π | ref)
+// ```text
+// J(π) = Σ π r - β KL(π | ref)
+// ```
 //
 // For a fixed prompt this can be solved by hand. Collect the terms and complete the fraction:
 //
-//     J(π) = -β Σ π log( π / (ref exp(r/β)) ) = β log Z - β KL(π | π*)        π* = ref exp(r/β) / Z
+// ```text
+// J(π) = -β Σ π log( π / (ref exp(r/β)) ) = β log Z - β KL(π | π*)        π* = ref exp(r/β) / Z
+// ```
 //
-// A KL is never negative and zero only between equals: `π*` is the best policy, and its value is `β log Z`. Let the tape
-// look for a better one.
+// A KL is never negative and zero only between equals: `π*` is the best policy, and its value is `β log Z`. Let the
+// tape look for a better one.
 
 // %%
 NB_CELL
@@ -228,13 +239,14 @@ const auto minus_objective = [&](const Tensor& logits) {
   return -sum(exp(log_p) * (r_tensor - beta * (log_p - log_ref)));
 };
 const Numbers climbed = softmax(descend(minus_objective, log_ref, 8, nb::quick() ? 1500 : 4000)).to_vector();
-fmt::print("J of the reference {:.4f}, after climbing {:.6f}, β log Z {:.6f}\n", objective(ref, beta), objective(climbed, beta), beta * std::log(Z));
+fmt::print("J of the reference {:.4f}, after climbing {:.6f}, β log Z {:.6f}\n", objective(ref, beta),
+           objective(climbed, beta), beta * std::log(Z));
 nb::check(std::abs(objective(best, beta) - beta * std::log(Z)) < 1e-14, "the formula's policy has the value β log Z");
 nb::check(largest_difference(climbed, best) < 1e-3, "climbing J with the tape ends at the same policy");
 
 // %% [markdown]
-// Every β gives one such policy, from the reference (β large) to the single best answer (β small). Together they are the
-// frontier: no policy has more reward for the same KL. Dots are policies drawn at random.
+// Every β gives one such policy, from the reference (β large) to the single best answer (β small). Together they are
+// the frontier: no policy has more reward for the same KL. Dots are policies drawn at random.
 
 // %%
 NB_CELL
@@ -259,16 +271,20 @@ nb::check(least_lead > 0, "none of 400 random policies beats the formula, at thr
 //
 // Solve `π* = ref exp(r/β) / Z` for the reward:
 //
-//     r = β log(π* / ref) + β log Z
+// ```text
+// r = β log(π* / ref) + β log Z
+// ```
 //
-// Any policy is the best one for *some* reward: this one. Now put it into Bradley and Terry. Only differences of rewards
-// enter, so `Z`, the sum over all answers that nobody can compute for a language model, cancels. What is left is the
-// likelihood of preferences in terms of the policy itself:
+// Any policy is the best one for *some* reward: this one. Now put it into Bradley and Terry. Only differences of
+// rewards enter, so `Z`, the sum over all answers that nobody can compute for a language model, cancels. What is left
+// is the likelihood of preferences in terms of the policy itself:
 //
-//     P(chosen preferred) = σ(β d)        and its negative logarithm is the loss on top of this page.
+// ```text
+// P(chosen preferred) = σ(β d)        and its negative logarithm is the loss on top of this page.
+// ```
 //
-// So the policy *is* the reward model. Check it: minimise the expected DPO loss, over all pairs in the proportions in which
-// people choose, and see where the policy ends. No reward is given to it, only preferences.
+// So the policy *is* the reward model. Check it: minimise the expected DPO loss, over all pairs in the proportions in
+// which people choose, and see where the policy ends. No reward is given to it, only preferences.
 
 // %%
 NB_CELL
@@ -278,16 +294,20 @@ const auto expected_loss = [&](const Tensor& logits) {
   return mean(-(P * log_sigmoid(reshape(implied, {K, 1}) - reshape(implied, {1, K}))));
 };
 const Numbers direct = softmax(descend(expected_loss, log_ref, 20, 1500)).to_vector();
-nb::bars({"0", "1", "2", "3", "4", "5"}, {{"reference", ref}, {"best for the reward", best}, {"DPO on preferences", direct}},
+nb::bars({"0", "1", "2", "3", "4", "5"},
+         {{"reference", ref}, {"best for the reward", best}, {"DPO on preferences", direct}},
          {"The same policy twice", "answer", "probability"});
-nb::check(largest_difference(direct, best) < 1e-6, "preferences alone lead to the policy that is best for the hidden reward");
+nb::check(largest_difference(direct, best) < 1e-6,
+          "preferences alone lead to the policy that is best for the hidden reward");
 
 // %% [markdown]
 // ## The gradient
 //
 // With `x = β d`, the derivative of the loss is
 //
-//     dL = -β σ(-x) · ( d log π(chosen) - d log π(rejected) )
+// ```text
+// dL = -β σ(-x) · ( d log π(chosen) - d log π(rejected) )
+// ```
 //
 // Up with the chosen, down with the rejected, by the same weight for both: `σ(-x)` is how wrong the implied reward is
 // about this pair. It is ½ at the start, near 1 for a pair that is badly wrong, near 0 for one that is settled. The
@@ -309,8 +329,8 @@ for (uint32_t i = 0; i < 20; ++i) {
   const DpoLoss by_hand = dpo_loss(of(0), of(4), {.beta = beta});
   const double weight = beta * logistic(-by_hand.margin());
   loss_error = std::max(loss_error, std::abs(by_hand.loss - loss.item()));
-  slope_error = std::max({slope_error, std::abs(slope[0] + weight), std::abs(slope[4] - weight), std::abs(by_hand.chosen_slope + weight),
-                          std::abs(by_hand.rejected_slope - weight)});
+  slope_error = std::max({slope_error, std::abs(slope[0] + weight), std::abs(slope[4] - weight),
+                          std::abs(by_hand.chosen_slope + weight), std::abs(by_hand.rejected_slope - weight)});
 }
 nb::check(loss_error < 1e-12, "the library's loss is the formula");
 nb::check(slope_error < 1e-12, "its slope is the tape's, -β σ(-x) for the chosen and +β σ(-x) for the rejected");
@@ -318,9 +338,9 @@ nb::check(slope_error < 1e-12, "its slope is the tape's, -β σ(-x) for the chos
 // %% [markdown]
 // ## Other losses on the same d
 //
-// The logistic loss believes every label and never stops pushing: twice the margin is always a little better. Where all
-// people agree on a pair, its optimum is infinitely far away, and only the learning rate and early stopping keep the model
-// near the reference. Others differ in how far they push:
+// The logistic loss believes every label and never stops pushing: twice the margin is always a little better. Where
+// all people agree on a pair, its optimum is infinitely far away, and only the learning rate and early stopping keep
+// the model near the reference. Others differ in how far they push:
 //
 // - **sigmoid with smoothing** (conservative DPO) takes a share `e` of labels for wrong and stops at `x = ln((1-e)/e)`;
 // - **robust** (Chowdhury et al. 2024) corrects the loss instead: if labels *are* flipped with probability `e`, its
@@ -358,19 +378,22 @@ nb::plot(push_curves, {"How hard it pushes the chosen answer up", "margin x = β
 const double stop_at = std::log((1 - e1) / e1) / b1;
 double bias = 0;
 for (double d : {-20.0, -3.0, 0.0, 4.0, 30.0})
-  bias = std::max(bias, std::abs((1 - e1) * at(forms[2], d).loss + e1 * dpo_loss({0, 0, 1}, {d, 0, 1}, forms[2].options).loss - at(forms[0], d).loss));
-nb::check(at(forms[0], 0).loss == std::log(2.0) && at(forms[0], 50).chosen_slope < 0, "sigmoid: ln 2 at the start, and it pushes for ever");
+  bias = std::max(bias, std::abs((1 - e1) * at(forms[2], d).loss +
+                                 e1 * dpo_loss({0, 0, 1}, {d, 0, 1}, forms[2].options).loss - at(forms[0], d).loss));
+nb::check(at(forms[0], 0).loss == std::log(2.0) && at(forms[0], 50).chosen_slope < 0,
+          "sigmoid: ln 2 at the start, and it pushes for ever");
 nb::check(std::abs(at(forms[1], stop_at).chosen_slope) < 1e-15, "smoothed: at rest where x = ln 9");
 nb::check(bias < 1e-12, "robust: with labels flipped at the rate it expects, its mean is the clean loss");
 nb::check(at(forms[3], 9.9).chosen_slope < 0 && at(forms[3], 10.1).chosen_slope == 0, "hinge: done at x = 1");
-nb::check(at(forms[4], 5).chosen_slope == 0 && at(forms[4], 6).chosen_slope > 0, "ipo: at rest at d = 1 / (2β), and beyond it pulls back");
+nb::check(at(forms[4], 5).chosen_slope == 0 && at(forms[4], 6).chosen_slope > 0,
+          "ipo: at rest at d = 1 / (2β), and beyond it pulls back");
 
 // %% [markdown]
 // ## Pairs and a model
 //
-// Our speaker answers a word of two letters with the word itself (half of the time), with every letter's successor (three
-// tenths), or with anything. The model learns to be as undecided. With 36 words and 36 answers we can write down its whole
-// policy.
+// Our speaker answers a word of two letters with the word itself (half of the time), with every letter's successor
+// (three tenths), or with anything. The model learns to be as undecided. With 36 words and 36 answers we can write
+// down its whole policy.
 
 // %%
 NB_CELL
@@ -389,7 +412,7 @@ for (const Word& word : two_letters)
   for (const Word& answer : two_letters) every.add(example(word, answer), every.size() + 1);
 
 struct Policy {
-  LogProbs log_p;                            // of `every`
+  LogProbs log_p;                                // of `every`
   double copy = 0, next = 0, kl = 0, shift = 0;  // means over words; shift: d of the pair (copy, successor)
 };
 const auto policy_of = [&](Gemma& model, const LogProbs* reference) {
@@ -410,14 +433,14 @@ const auto policy_of = [&](Gemma& model, const LogProbs* reference) {
   return p;
 };
 const Policy start = policy_of(*base, nullptr);
-fmt::print("the base says the word {:.0f}%, its successor {:.0f}%, something else {:.0f}%\n", 100 * start.copy, 100 * start.next,
-           100 * (1 - start.copy - start.next));
+fmt::print("the base says the word {:.0f}%, its successor {:.0f}%, something else {:.0f}%\n", 100 * start.copy,
+           100 * start.next, 100 * (1 - start.copy - start.next));
 nb::check(start.copy > 0.35 && start.copy < 0.65 && start.next > 0.15 && start.next < 0.45, "the base is of two minds");
 
 // %% [markdown]
-// Now people judge. Of eleven who see both answers to a word, eight prefer the word itself and three its successor, which
-// is what Bradley and Terry expect for a difference in worth of `ln(8/3) = 0.98`. A row of preference data is two sequences
-// with one prompt; `Dataset(Task::preference)` keeps them side by side.
+// Now people judge. Of eleven who see both answers to a word, eight prefer the word itself and three its successor,
+// which is what Bradley and Terry expect for a difference in worth of `ln(8/3) = 0.98`. A row of preference data is
+// two sequences with one prompt; `Dataset(Task::preference)` keeps them side by side.
 
 // %%
 NB_CELL
@@ -471,37 +494,41 @@ const int steps = nb::quick() ? 80 : 200;
 const Aligned main_run = align(*base, pairs, {.beta = 0.3}, 5e-3, steps);
 
 const DpoFigures &first = main_run.figures.front(), &last = main_run.figures.back();
-fmt::print("step 0: loss {:.6f}, margin {:.3f}, accuracy {:.2f}\nstep {}: loss {:.4f}, margin {:.3f}, accuracy {:.3f}\n", first.loss, first.margin(),
-           first.accuracy, steps, last.loss, last.margin(), last.accuracy);
-nb::check(first.margin() == 0 && std::abs(first.loss - std::log(2.0)) < 1e-13, "at step 0 policy and reference are the same bits: margin 0, loss ln 2");
+fmt::print(
+    "step 0: loss {:.6f}, margin {:.3f}, accuracy {:.2f}\nstep {}: loss {:.4f}, margin {:.3f}, accuracy {:.3f}\n",
+    first.loss, first.margin(), first.accuracy, steps, last.loss, last.margin(), last.accuracy);
+nb::check(first.margin() == 0 && std::abs(first.loss - std::log(2.0)) < 1e-13,
+          "at step 0 policy and reference are the same bits: margin 0, loss ln 2");
 const Batch all_pairs = batches_in_order(pairs, pairs.size())[0];
 nb::check(adapter_off_reference(*main_run.adapters, pairs)(all_pairs) == completion_log_probs(*base, pairs, all_pairs),
           "after training, adapter off still gives the base's log-probabilities, bit by bit");
 
 // %% [markdown]
-// How low can the loss go? Not to zero: people disagree. The best that any policy can do is to agree with eight of eleven and to be
-// as sure as that, which costs the entropy of the split, 0.586. Accuracy, the share of pairs whose chosen answer has
-// the higher implied reward, ends at 8/11 for the same reason. When such figures go *beyond* what people agree on, the model has
-// learned the noise.
+// How low can the loss go? Not to zero: people disagree. The best that any policy can do is to agree with eight of
+// eleven and to be as sure as that, which costs the entropy of the split, 0.586. Accuracy, the share of pairs whose
+// chosen answer has the higher implied reward, ends at 8/11 for the same reason. When such figures go *beyond* what
+// people agree on, the model has learned the noise.
 
 // %%
 NB_CELL
 const double entropy = -8.0 / 11 * std::log(8.0 / 11) - 3.0 / 11 * std::log(3.0 / 11);
-const auto over_steps = [&](const Aligned& a, const std::string& name, const std::function<double(const DpoFigures&)>& f) {
+const auto over_steps = [&](const Aligned& a, const std::string& name,
+                            const std::function<double(const DpoFigures&)>& f) {
   nb::Curve c{name, a.steps, {}};
   for (const DpoFigures& x : a.figures) c.y.push_back(f(x));
   return c;
 };
-nb::plot({over_steps(main_run, "loss", [](auto& f) { return f.loss; }), over_steps(main_run, "accuracy", [](auto& f) { return f.accuracy; }),
+nb::plot({over_steps(main_run, "loss", [](auto& f) { return f.loss; }),
+          over_steps(main_run, "accuracy", [](auto& f) { return f.accuracy; }),
           over_steps(main_run, "margin", [](auto& f) { return f.margin(); })},
          {"Learning from 396 pairs, β = 0.3", "step", ""});
 nb::check(last.loss > entropy - 1e-9 && last.loss < entropy + 0.03, "the loss ends at the entropy of the judgements");
 nb::check(last.accuracy == 8.0 / 11, "and the accuracy at 8/11");
 
 // %% [markdown]
-// The weights of the pairs, `σ(-margin)`: all ½ at first. At the end, the pairs that were judged as most judged weigh 3/11, and those
-// judged the other way 8/11. Three times 8 against eight times 3: the two groups pull equally hard, which is why training
-// comes to rest.
+// The weights of the pairs, `σ(-margin)`: all ½ at first. At the end, the pairs that were judged as most judged weigh
+// 3/11, and those judged the other way 8/11. Three times 8 against eight times 3: the two groups pull equally hard,
+// which is why training comes to rest.
 
 // %%
 NB_CELL
@@ -512,7 +539,8 @@ const auto weights_of = [&](const LogProbs& now) {
     w.push_back(-dpo_loss({now[i], before[i], 2}, {now[i + 1], before[i + 1], 2}, {.beta = 0.3}).chosen_slope / 0.3);
   return w;
 };
-const std::vector<double> weights_first = weights_of(main_run.log_probs.front()), weights_last = weights_of(main_run.log_probs.back());
+const std::vector<double> weights_first = weights_of(main_run.log_probs.front()),
+                          weights_last = weights_of(main_run.log_probs.back());
 std::vector<std::string> bins;
 nb::Bars bars_first{"step 0", {}}, bars_last{"at the end", {}};
 for (int bin = 0; bin < 10; ++bin) {
@@ -523,33 +551,39 @@ for (int bin = 0; bin < 10; ++bin) {
 }
 nb::bars(bins, {bars_first, bars_last}, {"Weights of the pairs in the gradient", "σ(-margin), from", "pairs"});
 double majority = 0, minority = 0;
-for (size_t i = 0; i < weights_last.size(); ++i) (i % 11 < 8 ? majority : minority) += weights_last[i] / (i % 11 < 8 ? 288 : 108);
-nb::check(*std::min_element(weights_first.begin(), weights_first.end()) == 0.5 && *std::max_element(weights_first.begin(), weights_first.end()) == 0.5,
+for (size_t i = 0; i < weights_last.size(); ++i)
+  (i % 11 < 8 ? majority : minority) += weights_last[i] / (i % 11 < 8 ? 288 : 108);
+nb::check(*std::min_element(weights_first.begin(), weights_first.end()) == 0.5 &&
+              *std::max_element(weights_first.begin(), weights_first.end()) == 0.5,
           "every pair begins with the weight ½");
 nb::check(std::abs(majority - 3.0 / 11) < 0.06 && std::abs(minority - 8.0 / 11) < 0.06, "and ends near 3/11 or 8/11");
 
 // %% [markdown]
 // ## What β does
 //
-// At rest, `β d` is the difference in worth, so `d = 0.98 / β`: a small β lets the policy go far for the same preferences, a
-// large one keeps it near. The same pairs, four values of β; KL and shares are exact sums over all 36 × 36 answers.
+// At rest, `β d` is the difference in worth, so `d = 0.98 / β`: a small β lets the policy go far for the same
+// preferences, a large one keeps it near. The same pairs, four values of β; KL and shares are exact sums over all 36
+// × 36 answers.
 
 // %%
 NB_CELL
 const std::vector<double> betas{0.1, 0.3, 1, 3};
 std::vector<Policy> ends;
-std::vector<std::vector<std::string>> beta_rows{{"base", fmt::format("{:.3f}", start.copy), fmt::format("{:.3f}", start.next),
+std::vector<std::vector<std::string>> beta_rows{{"base", fmt::format("{:.3f}", start.copy),
+                                                 fmt::format("{:.3f}", start.next),
                                                  fmt::format("{:.3f}", 1 - start.copy - start.next), "0", "0", "0"}};
 for (double b : betas) {
   const Aligned a = align(*base, pairs, {.beta = b}, 5e-3, steps);
   const Policy p = policy_of(*a.model, &start.log_p);
   ends.push_back(p);
-  beta_rows.push_back({fmt::format("{}", b), fmt::format("{:.3f}", p.copy), fmt::format("{:.3f}", p.next), fmt::format("{:.3f}", 1 - p.copy - p.next),
-                       fmt::format("{:.4f}", p.kl), fmt::format("{:.2f}", p.shift), fmt::format("{:.3f}", b * p.shift)});
+  beta_rows.push_back({fmt::format("{}", b), fmt::format("{:.3f}", p.copy), fmt::format("{:.3f}", p.next),
+                       fmt::format("{:.3f}", 1 - p.copy - p.next), fmt::format("{:.4f}", p.kl),
+                       fmt::format("{:.2f}", p.shift), fmt::format("{:.3f}", b * p.shift)});
 }
 nb::table({"beta", "the word", "successor", "other", "KL, nats", "d", "beta d"}, beta_rows);
 
-// The cheapest way to move the odds of the first two by exp(d): how much of all probability should the two have together?
+// The cheapest way to move the odds of the first two by exp(d): how much of all probability should the two have
+// together?
 const Numbers three{start.copy, start.next, 1 - start.copy - start.next};
 const auto cheapest_at = [&](double odds) {
   const double both = three[0] + three[1], q = odds / (1 + odds), q0 = three[0] / both;
@@ -566,10 +600,12 @@ for (double d = 0; d < 11; d += 0.05) {
 }
 nb::plot({cheapest, measured}, {"Preference bought with KL", "KL(π | ref), nats", "the word, as share of the two"});
 double worst_beta_d = 0;
-for (size_t i = 0; i < betas.size(); ++i) worst_beta_d = std::max(worst_beta_d, std::abs(betas[i] * ends[i].shift / worth_difference - 1));
+for (size_t i = 0; i < betas.size(); ++i)
+  worst_beta_d = std::max(worst_beta_d, std::abs(betas[i] * ends[i].shift / worth_difference - 1));
 nb::check(worst_beta_d < 0.15, "β d ends at ln(8/3) whatever β");
 nb::check(ends[1].kl > 2 * ends[2].kl && ends[2].kl > 2 * ends[3].kl, "a smaller β goes further from the reference");
-nb::check(ends[0].next < 0.02 && ends[3].next > 0.1, "at β = 0.1 the rejected answer is as good as gone, at 3 it is still said");
+nb::check(ends[0].next < 0.02 && ends[3].next > 0.1,
+          "at β = 0.1 the rejected answer is as good as gone, at 3 it is still said");
 
 // %% [markdown]
 // Look at the column "other", and at the dots to the right of the curve. No pair speaks of other answers, so the loss
@@ -580,24 +616,25 @@ nb::check(ends[0].next < 0.02 && ends[3].next > 0.1, "at β = 0.1 the rejected a
 NB_CELL
 std::vector<double> excess;
 for (const Policy& p : ends) excess.push_back(p.kl - cheapest_at(p.copy / p.next));
-fmt::print("more KL than needed: {:.3f} nats at β = 0.1, {:.4f} at β = 3; other answers at β = 0.1: {:.0f}% -> {:.0f}%\n", excess[0], excess[3],
-           100 * three[2], 100 * (1 - ends[0].copy - ends[0].next));
+fmt::print(
+    "more KL than needed: {:.3f} nats at β = 0.1, {:.4f} at β = 3; other answers at β = 0.1: {:.0f}% -> {:.0f}%\n",
+    excess[0], excess[3], 100 * three[2], 100 * (1 - ends[0].copy - ends[0].next));
 nb::check(*std::min_element(excess.begin(), excess.end()) > 0, "every policy paid more than the least");
 nb::check(excess[0] > 5 * excess[3], "the smaller β wasted more");
 
 // %% [markdown]
 // ## When the chosen answer falls too
 //
-// The sum of the two log-probabilities is as free as "other" was. People who run DPO for the first time watch `margins` and
-// `accuracies` rise, and then see `logps/chosen` *fall*. Here is one mechanism, isolated. Words of five letters; the speaker copies, with
-// a slip now and then. Chosen is the faultless copy; rejected has **one** wrong letter, in one data set the first, in
-// the other the last.
+// The sum of the two log-probabilities is as free as "other" was. People who run DPO for the first time watch
+// `margins` and `accuracies` rise, and then see `logps/chosen` *fall*. Here is one mechanism, isolated. Words of five
+// letters; the speaker copies, with a slip now and then. Chosen is the faultless copy; rejected has **one** wrong
+// letter, in one data set the first, in the other the last.
 //
 // If the first letter is wrong, four right letters follow it, in the rejected answer as in the chosen. The loss
 // pushes *every* token of the rejected answer down, those four too. After another first letter they are another
-// context in name, but the model has only one way of copying letters, and that is what is being pushed down. If the last
-// letter is wrong, nothing follows it, and all that comes before it is the same context in both answers, where the two
-// gradients cancel.
+// context in name, but the model has only one way of copying letters, and that is what is being pushed down. If the
+// last letter is wrong, nothing follows it, and all that comes before it is the same context in both answers, where
+// the two gradients cancel.
 
 // %%
 NB_CELL
@@ -622,66 +659,78 @@ const auto slip_at = [](size_t place) {
 };
 const Dataset early = slip_at(0), late = slip_at(4);
 const int slip_steps = 80;
-const Aligned early_run = align(*slips, early, {.beta = 0.1}, 5e-3, slip_steps), late_run = align(*slips, late, {.beta = 0.1}, 5e-3, slip_steps);
+const Aligned early_run = align(*slips, early, {.beta = 0.1}, 5e-3, slip_steps),
+              late_run = align(*slips, late, {.beta = 0.1}, 5e-3, slip_steps);
 
 const auto chosen_of = [](const DpoFigures& f) { return f.chosen_log_prob; };
 const auto rejected_of = [](const DpoFigures& f) { return f.rejected_log_prob; };
-nb::plot({over_steps(early_run, "chosen, first letter", chosen_of), over_steps(early_run, "rejected, first letter", rejected_of),
-          over_steps(late_run, "chosen, last letter", chosen_of), over_steps(late_run, "rejected, last letter", rejected_of)},
+nb::plot({over_steps(early_run, "chosen, first letter", chosen_of),
+          over_steps(early_run, "rejected, first letter", rejected_of),
+          over_steps(late_run, "chosen, last letter", chosen_of),
+          over_steps(late_run, "rejected, last letter", rejected_of)},
          {"Log-probabilities of the answers", "step", "log π"});
 const auto slip_row = [](const std::string& name, const Aligned& a) {
   const DpoFigures &f = a.figures.front(), &g = a.figures.back();
-  return std::vector{name,
-                     fmt::format("{:.2f} -> {:.2f}", f.chosen_log_prob, g.chosen_log_prob),
+  return std::vector{name, fmt::format("{:.2f} -> {:.2f}", f.chosen_log_prob, g.chosen_log_prob),
                      fmt::format("{:.2f} -> {:.2f}", f.rejected_log_prob, g.rejected_log_prob),
-                     fmt::format("{:.3f}", g.margin()),
-                     fmt::format("{:.2f}", g.accuracy)};
+                     fmt::format("{:.3f}", g.margin()), fmt::format("{:.2f}", g.accuracy)};
 };
-nb::table({"wrong letter", "log p of chosen", "log p of rejected", "margin", "accuracy"}, {slip_row("first", early_run), slip_row("last", late_run)});
+nb::table({"wrong letter", "log p of chosen", "log p of rejected", "margin", "accuracy"},
+          {slip_row("first", early_run), slip_row("last", late_run)});
 const auto fall = [](const Aligned& a) { return a.figures.back().chosen_log_prob - a.figures.front().chosen_log_prob; };
-nb::check(early_run.figures.back().accuracy > 0.9 && early_run.figures.back().margin() > 0.15, "first letter: margin and accuracy say that all is well");
+nb::check(early_run.figures.back().accuracy > 0.9 && early_run.figures.back().margin() > 0.15,
+          "first letter: margin and accuracy say that all is well");
 nb::check(fall(early_run) < -0.4, "while the faultless answer became less likely");
 nb::check(fall(late_run) > fall(early_run), "last letter: it fell less");
 
 // %% [markdown]
-// Token by token it is as the mechanism says: in each data set the letter that was compared rises. Behind the first one
-// all others are pushed down. Before the last one nothing is pushed, the gradients cancel there; that those letters sink
-// somewhat all the same is drift: the weights are shared, they move, and nothing in the loss holds those letters up.
+// Token by token it is as the mechanism says: in each data set the letter that was compared rises. Behind the first
+// one all others are pushed down. Before the last one nothing is pushed, the gradients cancel there; that those
+// letters sink somewhat all the same is drift: the weights are shared, they move, and nothing in the loss holds those
+// letters up.
 
 // %%
 NB_CELL
-const auto by_place = [](Gemma& model, const Dataset& data) {  // mean log-probability of each letter of the chosen answers
+const auto by_place = [](Gemma& model,
+                         const Dataset& data) {  // mean log-probability of each letter of the chosen answers
   const NoGrad off;
   const Batch b = batches_in_order(data, data.size())[0];
   const Tensor h = model.hidden({b.ids, b.positions, b.segments});
   const Tensor log_p = linear_log_probs(h, model.head().value(), b.labels);
   std::vector<double> mean(5, 0);
   for (size_t i = 0; i < b.places.size(); i += 2)
-    for (int64_t t = 0; t < 5; ++t) mean[t] += reshape(log_p, {-1}).at({b.places[i].end - 5 + t}) * 2 / static_cast<double>(b.places.size());
+    for (int64_t t = 0; t < 5; ++t)
+      mean[t] += reshape(log_p, {-1}).at({b.places[i].end - 5 + t}) * 2 / static_cast<double>(b.places.size());
   return mean;
 };
-std::vector<double> at_base = by_place(*slips, early), at_early = by_place(*early_run.model, early), at_late = by_place(*late_run.model, late);
+std::vector<double> at_base = by_place(*slips, early), at_early = by_place(*early_run.model, early),
+                    at_late = by_place(*late_run.model, late);
 const auto surprise_of = [](std::vector<double> v) {
   for (double& x : v) x = -x;
   return v;
 };
-nb::bars({"1", "2", "3", "4", "5"}, {{"base", surprise_of(at_base)}, {"first letter wrong", surprise_of(at_early)}, {"last letter wrong", surprise_of(at_late)}},
+nb::bars({"1", "2", "3", "4", "5"},
+         {{"base", surprise_of(at_base)},
+          {"first letter wrong", surprise_of(at_early)},
+          {"last letter wrong", surprise_of(at_late)}},
          {"Surprise at the letters of the chosen answer", "place", "-log π"});
 const auto behind = [](const std::vector<double>& v) { return v[1] + v[2] + v[3] + v[4]; };
 nb::check(at_early[0] > at_base[0] && at_late[4] > at_base[4], "the letter that was compared became likelier, in both");
-fmt::print("log p by place: base {:.2f}, first letter wrong {:.2f}, last letter wrong {:.2f}\n", fmt::join(at_base, " "), fmt::join(at_early, " "),
-           fmt::join(at_late, " "));
+fmt::print("log p by place: base {:.2f}, first letter wrong {:.2f}, last letter wrong {:.2f}\n",
+           fmt::join(at_base, " "), fmt::join(at_early, " "), fmt::join(at_late, " "));
 nb::check(behind(at_early) < behind(at_base) - 0.5, "the four behind it, the same in both answers, became less likely");
 
 // %% [markdown]
-// What helps: pairs that differ late or throughout rather than early and little; a larger β or fewer steps; and an anchor,
-// the ordinary loss of the chosen answer added to the gradient (Pang et al. 2024). The anchor pays attention to exactly
-// what DPO leaves free. Whatever you do, plot `logps/chosen`.
+// What helps: pairs that differ late or throughout rather than early and little; a larger β or fewer steps; and an
+// anchor, the ordinary loss of the chosen answer added to the gradient (Pang et al. 2024). The anchor pays attention
+// to exactly what DPO leaves free. Whatever you do, plot `logps/chosen`.
 
 // %%
 NB_CELL
 Dataset chosen_only;
-for (int64_t i = 0; i < early.size(); i += 2) chosen_only.add(example({early[i].ids.begin(), early[i].ids.begin() + 5}, {early[i].ids.end() - 5, early[i].ids.end()}), i + 1);
+for (int64_t i = 0; i < early.size(); i += 2)
+  chosen_only.add(
+      example({early[i].ids.begin(), early[i].ids.begin() + 5}, {early[i].ids.end() - 5, early[i].ids.end()}), i + 1);
 const auto anchored = copy_of(*slips);
 Adapters anchored_adapters(*anchored);
 anchored_adapters.add("preferences", {.rank = 8, .alpha = 16}, key(12));
@@ -692,14 +741,17 @@ AdamW anchored_optimizer({{parameters(*anchored)}}, {.beta2 = 0.98});
 for (int step = 0; step < slip_steps; ++step) {
   anchored_dpo.accumulate(step);
   for (const Batch& b : chosen_loader.at(step))  // gradients add up
-    linear_cross_entropy_backward(anchored->hidden({b.ids, b.positions, b.segments}), anchored->head().value(), b.labels,
+    linear_cross_entropy_backward(anchored->hidden({b.ids, b.positions, b.segments}), anchored->head().value(),
+                                  b.labels,
                                   Tensor::full(b.labels.shape(), 0.2 / static_cast<double>(b.examples.size())));
   descent_step(anchored_optimizer, 5e-3 * (1 - 1.0 * step / slip_steps));
 }
-const DpoFigures held = evaluate_dpo(*anchored, early, batches_in_order(early, early.size()), anchored_reference, {.beta = 0.1});
-fmt::print("with an anchor: log p of chosen {:.2f}, of rejected {:.2f}, margin {:.3f}, accuracy {:.2f}\n", held.chosen_log_prob, held.rejected_log_prob,
-           held.margin(), held.accuracy);
-nb::check(held.chosen_log_prob > early_run.figures.front().chosen_log_prob - 0.1, "with the anchor the chosen answer does not fall");
+const DpoFigures held =
+    evaluate_dpo(*anchored, early, batches_in_order(early, early.size()), anchored_reference, {.beta = 0.1});
+fmt::print("with an anchor: log p of chosen {:.2f}, of rejected {:.2f}, margin {:.3f}, accuracy {:.2f}\n",
+           held.chosen_log_prob, held.rejected_log_prob, held.margin(), held.accuracy);
+nb::check(held.chosen_log_prob > early_run.figures.front().chosen_log_prob - 0.1,
+          "with the anchor the chosen answer does not fall");
 nb::check(held.margin() > 0.05 && held.accuracy > 0.9, "and the preference is still learned");
 
 // %% [markdown]
@@ -710,8 +762,9 @@ nb::check(held.margin() > 0.05 && held.accuracy > 0.9, "and the preference is st
 // - `train/reference_cache.h`: the reference computed once and kept in a file
 // - `facet dpo` trains on files of pairs; it prints margins, accuracies and both log-probabilities at every step
 //
-// Try it: let all eleven people agree and watch the margin of `sigmoid` and of `ipo` (`.form = PreferenceLoss::ipo, .ipo_sum = true`)
-// over 400 steps. Put the wrong letter in the third place. Give the rejected answers five wrong letters.
+// Try it: let all eleven people agree and watch the margin of `sigmoid` and of `ipo` (`.form = PreferenceLoss::ipo,
+// .ipo_sum = true`) over 400 steps. Put the wrong letter in the third place. Give the rejected answers five wrong
+// letters.
 
 // %% active="cpp"
 return nb::finish();

@@ -150,9 +150,11 @@ int merge(const Settings& s, Console& console) {
                         {"same_choice", d.same_choice}};
     console.line("{}", json.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
-    console.line("{}: base {} with adapter {}, scale {}, {} matrices, {}{}", s.out, report.record.base,
-                 report.record.adapter, report.record.scale, report.modules.size(), human_bytes(report.bytes),
+    console.line("{}: {} with {}, scale {}, {} matrices, {}{}", s.out, s.base, s.adapter, report.record.scale,
+                 report.modules.size(), human_bytes(report.bytes),
                  report.record.own_head ? "; the head is no longer tied to the embedding" : "");
+    console.line("kept on record: values of the base hash to {}, the adapter to {}", report.record.base,
+                 report.record.adapter);
     print(report, false, console);
     if (check) print(d, console);
   }
@@ -168,7 +170,7 @@ int unmerge(const Settings& s, Console& console) {
   if (!s.base.empty()) {
     const MergeRecord record = unmerge_with_base(s.model, s.base, s.out);
     if (console.json()) console.line("{}", Json{{"base", record.base}, {"out", s.out}, {"exact", true}}.dump(2));
-    else console.line("{}: base {}, byte for byte", s.out, record.base);
+    else console.line("{}: {}, byte for byte (values hash to {})", s.out, s.base, record.base);
     return 0;
   }
   const MergeReport report =
@@ -179,7 +181,7 @@ int unmerge(const Settings& s, Console& console) {
     json["out"] = s.out, json["exact"] = false;
     console.line("{}", json.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
-    console.line("{}: {} less adapter {}, {} matrices", s.out, s.model, report.record.adapter, report.modules.size());
+    console.line("{}: {} less {}, {} matrices", s.out, s.model, s.adapter, report.modules.size());
     print(report, true, console);
   }
   return 0;

@@ -241,6 +241,16 @@ bool exists(const std::string& path) {
   return std::filesystem::exists(path, ignored);
 }
 
+[[noreturn]] void no_config(const std::string& folder) {
+  if (exists(in(folder, "adapter_config.json")))
+    fail(Kind::file, "{}: holds an adapter, not a model; facet merge makes a model of it and its base; where there is --adapter, it goes there",
+         folder);
+  const std::string final_folder = in(folder, "final");
+  const bool run = exists(in(final_folder, "config.json")) || exists(in(final_folder, "adapter_config.json"));
+  fail(Kind::file, "model: no config.json in {}; expected a Hugging Face model folder{}", folder,
+       run ? fmt::format("; did you mean {}?", final_folder) : "");
+}
+
 constexpr const char* schema_version = "5.23.0";  // of transformers; readers choose the schema by it
 
 Json id_list(const std::vector<int32_t>& ids, int32_t otherwise) {
@@ -257,7 +267,7 @@ GemmaConfig parse_hf_config(std::string_view json, const std::string& where) {
 
 GemmaConfig read_hf_config(const std::string& folder) {
   const std::string path = in(folder, "config.json");
-  if (!exists(path)) fail(Kind::file, "model: no config.json in {}; expected a Hugging Face model folder", folder);
+  if (!exists(path)) no_config(folder);
   GemmaConfig c = parse_hf_config(read_file(path), path);
   const GenerationConfig g = read_generation_config(folder);
   if (!g.stop.empty()) c.stop = g.stop;

@@ -338,8 +338,9 @@ MergeRecord unmerge_with_base(const std::string& merged, const std::string& base
   const Folder from(base);
   if (const std::string found = hashes_of(from).values; found != record.base)
     fail(Kind::file,
-         "{}: was fused from base {}; {} is base {}. Give the one it came from, or the adapter in its place", merged,
-         record.base, base, found);
+         "{}: was fused from a base whose values hash to {}; those of {} hash to {}. Give the one it came from, or the "
+         "adapter in its place",
+         merged, record.base, base, found);
   StagedFolder staged(out);
   uint64_t bytes = 0;
   std::vector<std::string> files = from.weights.files();
@@ -358,8 +359,10 @@ MergeReport unmerge_with_adapter(const std::string& merged, const AdapterFile& a
   MergeReport report;
   report.record = record_of(from);
   if (const std::string found = adapter_hash(adapter); found != report.record.adapter)
-    fail(Kind::file, "{}: was fused with adapter {}; {} is adapter {}", merged, report.record.adapter, adapter.path,
-         found);
+    fail(Kind::file,
+         "{}: was fused with an adapter that hashes to {}; {} hashes to {}. Give the one it came from, or the base in its "
+         "place",
+         merged, report.record.adapter, adapter.path, found);
   if (adapter.options.dora)
     fail(Kind::usage,
          "{}: a DoRA adapter cannot be subtracted, since the merge forgot the length of the base's rows; give the base",

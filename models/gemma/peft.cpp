@@ -21,6 +21,8 @@ namespace fs = std::filesystem;
 constexpr const char* config_name = "adapter_config.json";
 constexpr const char* weights_name = "adapter_model.safetensors";
 constexpr std::string_view prefix = "base_model.model.";
+// What is left to people whose adapter is more than A and B.
+constexpr const char* way_out = "; PEFT can fold it into its base (merge_and_unload, then save_pretrained): use that folder as the model";
 
 // ---- adapter_config.json
 
@@ -31,7 +33,7 @@ class Config {
   }
 
   LoraOptions read() {
-    if (json_.value("peft_type", Json()) != "LORA") wrong("peft_type", "\"LORA\"");
+    if (json_.value("peft_type", Json()) != "LORA") wrong("peft_type", "\"LORA\" (of PEFT's methods, LoRA and DoRA are read)");
     refuse_what_is_not_computed();
     LoraOptions o;
     o.rank = static_cast<int64_t>(whole("r", json_.value("r", Json(8))));
@@ -50,6 +52,17 @@ class Config {
     return at != json_.end() && at->is_string() ? at->get<std::string>() : std::string();
   }
 
+  // Names that modules of the base go by; none where they are an expression, or not all modules of a name are meant.
+  std::vector<std::string> targets() const {
+    std::vector<std::string> list;
+    for (const char* part : {"layers_to_transform", "exclude_modules"})
+      if (const auto at = json_.find(part); at != json_.end() && !at->is_null() && !at->empty()) return list;
+    if (const auto at = json_.find("target_modules"); at != json_.end() && at->is_array())
+      for (const Json& name : *at)
+        if (name.is_string()) list.push_back(name.get<std::string>());
+    return list;
+  }
+
   // What rank_pattern and alpha_pattern say of a module of the base (Hugging Face's name).
   void apply_patterns(const std::string& module, const std::string& path, LoraOptions& o) const {
     if (const Json* v = find(ranks_, "rank_pattern", module)) o.ranks[path] = static_cast<int64_t>(whole("rank_pattern", *v));
@@ -59,20 +72,20 @@ class Config {
  private:
   using Pattern = std::vector<std::pair<std::string, Json>>;
 
-  [[noreturn]] void wrong(const char* key, const std::string& expected) const {
+  [[noreturn]] void wrong(const char* key, const std::string& expected, const char* next = "") const {
     const auto at = json_.find(key);
-    fail(Kind::file, "{}: \"{}\": expected {}, found {}", path_, key, expected,
-         at == json_.end() ? "nothing" : printable(at->dump(-1, ' ', false, Json::error_handler_t::replace), 60));
+    fail(Kind::file, "{}: \"{}\": expected {}, found {}{}", path_, key, expected,
+         at == json_.end() ? "nothing" : printable(at->dump(-1, ' ', false, Json::error_handler_t::replace), 60), next);
   }
   double number(const char* key, const Json& v, double least, double most) const {
     const double d = v.is_number() ? v.get<double>() : -1;
-    if (!(d >= least && d <= most) || (d == 0 && std::string_view(key).find("alpha") != std::string_view::npos))
-      wrong(key, fmt::format("numbers from {} to {}", least, most));
+    const bool positive = std::string_view(key).find("alpha") != std::string_view::npos;
+    if (!(d >= least && d <= most) || (d == 0 && positive)) wrong(key, fmt::format("numbers {} {} to {}", positive ? "above" : "from", least, most));
     return d;
   }
   double whole(const char* key, const Json& v) const {
-    const double d = number(key, v, 0, 65'536);
-    if (d < 1 || d != std::floor(d)) wrong(key, "whole numbers from 1 to 65536");
+    const double d = v.is_number() ? v.get<double>() : -1;
+    if (!(d >= 1 && d <= 65'536) || d != std::floor(d)) wrong(key, "whole numbers from 1 to 65536");
     return d;
   }
   bool flag(const char* key) const {
@@ -89,7 +102,7 @@ class Config {
     for (const auto& [name, v] : at->items()) {
       // PEFT takes these keys as regular expressions; names are enough for what people write, and names cannot run away.
       if (name.substr(name.starts_with('^')).find_first_of("\\^$*+?()[]{}|") != name.npos)
-        fail(Kind::file, "{}: \"{}\": \"{}\" is an expression; module names and paths are supported", path_, key, printable(name, 60));
+        fail(Kind::file, "{}: \"{}\": \"{}\" is an expression; module names and paths are supported{}", path_, key, printable(name, 60), way_out);
       list.emplace_back(name, v);
     }
     return list;
@@ -114,14 +127,14 @@ class Config {
     for (const auto& [key, v] : json_.items()) {
       const bool on = v == true || ((v.is_object() || v.is_array()) && !v.empty());
       if (on && !harmless.count(key))
-        fail(Kind::file, "{}: \"{}\" is set to {}; adapters with it are not supported", path_, printable(key, 60),
-             printable(v.dump(-1, ' ', false, Json::error_handler_t::replace), 60));
+        fail(Kind::file, "{}: \"{}\" is set to {}; adapters with it are not supported{}", path_, printable(key, 60),
+             printable(v.dump(-1, ' ', false, Json::error_handler_t::replace), 60), way_out);
     }
-    if (const Json v = json_.value("bias", Json("none")); v != "none") wrong("bias", "\"none\"");
+    if (const Json v = json_.value("bias", Json("none")); v != "none") wrong("bias", "\"none\"", way_out);
     // PiSSA, OLoRA, CorDA and LoftQ take something out of the base; the adapter alone is not what was trained.
     const Json init = json_.value("init_lora_weights", Json(true));
     if (init.is_string() && init != "gaussian" && init != "eva" && init != "orthogonal")
-      wrong("init_lora_weights", "true, false, \"gaussian\", \"eva\" or \"orthogonal\"");
+      wrong("init_lora_weights", "true, false, \"gaussian\", \"eva\" or \"orthogonal\"", way_out);
   }
 
   std::string path_;
@@ -149,20 +162,33 @@ std::string shape_text(const Tensor& t) { return t ? to_string(t.shape()) : "non
 
 }  // namespace
 
+bool is_adapter_folder(const std::string& folder) {
+  std::error_code ignored;
+  return fs::exists(fs::path(folder) / config_name, ignored);
+}
+
 AdapterFile read_adapter(const std::string& folder) {
   const auto in = [&](const char* name) { return (fs::path(folder) / name).string(); };
   std::error_code ignored;
-  if (!fs::exists(in(config_name), ignored))
-    fail(Kind::file, "adapter: no {} in {}; expected a folder as PEFT lays it out ({} and {})", config_name, folder, config_name, weights_name);
+  if (!fs::exists(in(config_name), ignored)) {
+    const std::string there = !fs::exists(folder, ignored)         ? "there is no such folder"
+                              : !fs::is_directory(folder, ignored) ? "that is a file; give the folder around it"
+                              : is_adapter_folder(in("final"))     ? fmt::format("did you mean {}?", in("final"))
+                              : fs::exists(in("config.json"), ignored) ? "it looks like a whole model, which needs no --adapter: give it as the model"
+                                                                       : "did training get as far as writing it?";
+    fail(Kind::file, "adapter: no {} in {}; expected a folder as PEFT lays it out ({} and {}); {}", config_name, folder, config_name, weights_name, there);
+  }
   if (!fs::exists(in(weights_name), ignored))
     fail(Kind::file, "adapter: no {} in {}{}", weights_name, folder,
-         fs::exists(in("adapter_model.bin"), ignored) ? "; adapter_model.bin can hold code and is not read: save it as safetensors with PEFT" : "");
+         fs::exists(in("adapter_model.bin"), ignored) ? "; adapter_model.bin can hold code and is not read: save it as safetensors with PEFT"
+                                                      : ", though its adapter_config.json is there; was the folder copied as a whole?");
   Config config(in(config_name));
   AdapterFile file;
   file.path = folder;
   file.options = config.read();
   file.options.targets.clear();
   file.base = config.base();
+  file.targets = config.targets();
 
   const Safetensors weights(in(weights_name));
   if (const auto at = weights.metadata().find("facet.base_hash"); at != weights.metadata().end()) file.base_hash = at->second;
@@ -175,13 +201,16 @@ AdapterFile read_adapter(const std::string& folder) {
     if (!name.starts_with(prefix)) refuse("is no tensor of an adapter: expected base_model.model. in front");
     if (info.dtype != "F32" && info.dtype != "BF16" && info.dtype != "F16" && info.dtype != "F64") refuse("is not F32, BF16, F16 or F64");
     const std::string inner = name.substr(prefix.size());
+    if (inner == "lm_head.base_layer.weight") continue;  // a tied table again; lora_A of the head speaks for itself
     if (inner.ends_with(base_table)) {
       file.table = weights.load(name);
       continue;
     }
     const auto part = std::find_if(std::begin(parts), std::end(parts), [&](const Part& p) { return inner.ends_with(p.ending); });
-    if (part == std::end(parts)) refuse("is not supported: expected lora_A, lora_B, lora_magnitude_vector, lora_embedding_A or lora_embedding_B");
+    if (part == std::end(parts)) refuse("is not part of LoRA or DoRA: expected lora_A, lora_B, lora_magnitude_vector, lora_embedding_A or lora_embedding_B");
     const std::string module = inner.substr(0, inner.size() - part->ending.size()), path = module_name(module);
+    if (module == "lm_head") refuse("is of the head, on which adapters are not supported; train one without lm_head in its target_modules");
+    if (path == "embed_tokens" && part->member == &AdapterModule::magnitude) refuse("belongs to DoRA on the embedding, which is not supported");
     if (module_of.emplace(path, module).first->second != module) refuse("is there under two names");
     if (info.shape.rank != part->rank || info.shape.numel() == 0) refuse(part->rank == 2 ? "is no matrix" : "is no vector");
     if (part->of_table != (path == "embed_tokens")) refuse(part->of_table ? "belongs to an embedding" : "is of another kind of module");
@@ -226,8 +255,8 @@ void check_adapter(const AdapterFile& file, const GemmaConfig& c, const std::str
     const auto text = [](const std::string& hash, int64_t width) {
       return fmt::format("{}{}hidden {}", hash, hash.empty() ? "" : " ", width);
     };
-    fail(Kind::file, "{}: adapter was trained on base {}; this model is {}{}", file.path, text(printable(file.base_hash, 16), file.base_width),
-         text(base_hash, c.width), detail);
+    fail(Kind::file, "{}: adapter was trained on base {}; this model is {}{}{}", file.path, text(printable(file.base_hash, 16), file.base_width),
+         text(base_hash, c.width), detail, file.base.empty() ? "" : fmt::format("; its config names the base \"{}\"", printable(file.base, 100)));
   };
   if (file.base_width && file.base_width != c.width) other_base("");
   for (const auto& [path, m] : file.modules) {
@@ -241,6 +270,14 @@ void check_adapter(const AdapterFile& file, const GemmaConfig& c, const std::str
     const int64_t outputs = at->second[table ? 1 : 0], inputs = at->second[table ? 0 : 1];
     if (m.a.dim(1) != inputs || m.b.dim(0) != outputs)
       other_base(fmt::format(": \"{}\" has lora_A {} and lora_B {}, expected [r, {}] and [{}, r]", path, shape_text(m.a), shape_text(m.b), inputs, outputs));
+  }
+  for (const std::string& target : file.targets) {
+    std::vector<std::string> missing;
+    for (const std::string& path : paths)
+      if (!file.modules.count(path) && (hf_name(path) == target || hf_name(path).ends_with("." + target))) missing.push_back(path);
+    if (!missing.empty())
+      fail(Kind::file, "{}: {} has no tensors for \"{}\"{}, which target_modules \"{}\" asks for; is the file whole?", file.path, weights_name,
+           missing[0], missing.size() > 1 ? fmt::format(" and {} more", missing.size() - 1) : "", printable(target, 60));
   }
   if (file.table && !(file.table.shape() == shapes["embed_tokens"]))
     other_base(fmt::format(": its embedding is {}, expected {}", shape_text(file.table), to_string(shapes["embed_tokens"])));

@@ -3,7 +3,7 @@
 //   base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight [O, r]
 //   base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector [O]                       DoRA
 //   base_model.model.model.embed_tokens.lora_embedding_A [r, V], .lora_embedding_B [D, r], .base_layer.weight [V, D]
-// Which modules are adapted follows from the tensors; target_modules, a list or an expression, is not evaluated. What the base was is
+// Which modules are adapted follows from the tensors; a list in target_modules tells whether some are missing. What the base was is
 // kept in the safetensors header ("facet.base_hash", "facet.base_width"), which PEFT does not read.
 // Checked against PEFT 0.21.2.
 #pragma once
@@ -29,9 +29,13 @@ struct AdapterFile {
   std::string base;         ///< base_model_name_or_path
   std::string base_hash;    ///< hash_text of WeightHash::Of::bf16 over the base; empty when another program wrote the adapter
   int64_t base_width = 0;   ///< its hidden size, as recorded or as the shapes have it
+  std::vector<std::string> targets;  ///< the names in target_modules of which every module is adapted; empty: not known
   std::map<std::string, AdapterModule> modules;  ///< by our path: "layers.0.self_attn.q_proj", "embed_tokens"
   Tensor table;             ///< the base's embedding, which PEFT stores beside an adapted one; else absent
 };
+
+/// Whether there is an adapter_config.json in it.
+bool is_adapter_folder(const std::string& folder);
 
 /// Throws Error(Kind::file) naming the key or tensor that is missing, wrong, or asks for what is not computed here.
 AdapterFile read_adapter(const std::string& folder);

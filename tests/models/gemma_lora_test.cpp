@@ -7,6 +7,7 @@
 #include "nn/dropout.h"
 #include "nn/lora.h"
 #include "tensor/profile.h"
+#include "tensor/storage.h"
 #include "tests/support/compare.h"
 #include "tests/support/goldens.h"
 
@@ -118,6 +119,36 @@ TEST_CASE("lora: adapters are switched without a copy; off is the base") {
   CHECK(adapters.active() == "one");
   CHECK(bitwise_equal(logits(*model, t), one));
   CHECK_THROWS_WITH(adapters.use("three"), Catch::Contains("no adapter \"three\"; there are one, two"));
+}
+
+TEST_CASE("lora: switching takes no memory; an adapter takes its factors' and no more") {
+  for (const DType storage : {DType::f32, DType::bf16}) {
+    const auto model = load("gemma3-tiny", storage);
+    const Tokens t = some_tokens();
+    Adapters adapters(*model);
+    logits(*model, t);
+    const size_t alone = pool_stats().live_bytes;
+    size_t factors = 0;
+    for (const char* name : {"one", "two", "three"}) {
+      adapters.add(name, {.rank = 4, .targets = {"all-linear", "embedding"}}, key(1));
+      move(adapters, name, 1);
+      for (const auto& [path, f] : adapters.factors(name)) factors += 4 * static_cast<size_t>(f->a.value().numel() + f->b.value().numel());
+    }
+    logits(*model, t);
+    const size_t all = pool_stats().live_bytes;
+    CHECK(all - alone >= factors);
+    CHECK(all - alone <= 2 * factors);  // the pool rounds up
+    const void* table = model->embed_tokens.weight.value().view().data;
+    pool_reset_peak();
+    for (int i = 0; i < 3; ++i)
+      for (const char* name : {"one", "", "three", "two"}) adapters.use(name);
+    CHECK(pool_stats().peak_bytes == all);
+    const size_t blocks = pool_stats().sys_allocs;
+    for (const char* name : {"three", "", "one"}) adapters.use(name), logits(*model, t);
+    CHECK(pool_stats().live_bytes == all);
+    CHECK(pool_stats().sys_allocs == blocks);
+    CHECK(model->embed_tokens.weight.value().view().data == table);
+  }
 }
 
 TEST_CASE("lora: backward computes no gradient of a base weight") {

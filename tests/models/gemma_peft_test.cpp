@@ -213,8 +213,8 @@ TEST_CASE("peft: adapters that do not fit or are broken are refused with a reaso
   const auto config = [&](const char* key, const Json& value) {
     return message([&](Json& c, Tensors&) { c[key] = value; });
   };
-  CHECK_THAT(config("peft_type", "LOHA"), Contains("\"peft_type\": expected \"LORA\", found \"LOHA\""));
-  CHECK_THAT(config("modules_to_save", {"lm_head"}), Contains("\"modules_to_save\" is set to"));
+  CHECK_THAT(config("peft_type", "LOHA"), Contains("\"peft_type\": expected \"LORA\"") && Contains("found \"LOHA\""));
+  CHECK_THAT(config("modules_to_save", {"lm_head"}), Contains("\"modules_to_save\" is set to") && Contains("merge_and_unload"));
   CHECK_THAT(config("bias", "all"), Contains("\"bias\": expected \"none\", found \"all\""));
   CHECK_THAT(config("lora_bias", true), Contains("\"lora_bias\" is set to true"));
   CHECK_THAT(config("layer_replication", Json({{0, 2}, {1, 3}})), Contains("\"layer_replication\""));
@@ -222,9 +222,11 @@ TEST_CASE("peft: adapters that do not fit or are broken are refused with a reaso
   CHECK_THAT(config("something_of_tomorrow", true), Contains("\"something_of_tomorrow\""));
   CHECK_THAT(config("init_lora_weights", "pissa"), Contains("\"init_lora_weights\""));
   CHECK_THAT(config("r", 8), Contains("lora_A is [4, 64], lora_B is [128, 4]; adapter_config.json says rank 8") || Contains("says rank 8"));
-  CHECK_THAT(config("r", "four"), Contains("\"r\": expected numbers"));
-  CHECK_THAT(config("r", 1e300), Contains("\"r\": expected"));
-  CHECK_THAT(config("lora_alpha", 0), Contains("\"lora_alpha\""));
+  CHECK_THAT(config("r", "four"), Contains("\"r\": expected whole numbers from 1 to 65536, found \"four\""));
+  for (const Json& r : {Json(0), Json(-4), Json(2.5), Json(65'537), Json(1e300)}) CHECK_THAT(config("r", r), Contains("\"r\": expected whole numbers from 1 to 65536"));
+  CHECK_THAT(config("r", 65'536), Contains("says rank 65536"));
+  CHECK_THAT(config("lora_alpha", 0), Contains("\"lora_alpha\": expected numbers above 0"));
+  CHECK_THAT(config("lora_dropout", 1.5), Contains("\"lora_dropout\": expected numbers from 0 to 1, found 1.5"));
   CHECK_THAT(config("use_dora", true), Contains("has no lora_magnitude_vector; adapter_config.json says use_dora true"));
   CHECK_THAT(config("rank_pattern", {{".*q_proj", 4}}), Contains("is an expression"));
   CHECK_THAT(config("rank_pattern", Json({{"q_proj", 4}, {"self_attn.q_proj", 5}})), Contains("two keys speak of"));
@@ -240,12 +242,19 @@ TEST_CASE("peft: adapters that do not fit or are broken are refused with a reaso
   };
   CHECK_THAT(renamed("model.layers.0.self_attn.qq_proj"), Contains("\"layers.0.self_attn.qq_proj\" that this model (7 layers) does not have, nearest: layers.0.self_attn.q_proj"));
   CHECK_THAT(renamed("model.layers.77.self_attn.q_proj"), Contains("layers.77.self_attn.q_proj"));
-  CHECK_THAT(renamed("lm_head"), Contains("\"lm_head\" that this model"));
+  CHECK_THAT(renamed("lm_head"), Contains("is of the head, on which adapters are not supported"));
   CHECK_THAT(message([](Json&, Tensors& t) { t.erase(q); }), Contains("has lora_B but no lora_A"));
+  const auto without_up = [](Json&, Tensors& t) { std::erase_if(t, [](const auto& e) { return e.first.find("layers.2.mlp.up_proj") != std::string::npos; }); };
+  CHECK_THAT(message(without_up), Contains("adapter_model.safetensors has no tensors for \"layers.2.mlp.up_proj\", which target_modules \"up_proj\" asks for"));
+  // Which modules are meant is not said by name: then those that are there.
+  for (const auto& [key, value] : std::map<std::string, Json>{{"target_modules", "all-linear"}, {"layers_to_transform", {0, 1, 3, 4, 5, 6}}, {"exclude_modules", {"model.layers.2.mlp.up_proj"}}}) {
+    const Changed folder([&, key = key, value = value](Json& c, Tensors& t) { without_up(c, t), c[key] = value; });
+    CHECK_NOTHROW(check_adapter(read_adapter(folder.folder / ""), model->config, ""));
+  }
   CHECK_THAT(message([](Json&, Tensors& t) { t[q] = Tensor::zeros({4, 65}); }), Contains("lora_A [4, 65] and lora_B [128, 4], expected [r, 64] and [128, r]"));
   CHECK_THAT(message([](Json&, Tensors& t) { t[q] = Tensor::zeros({256}); }), Contains("is no matrix"));
   CHECK_THAT(message([](Json&, Tensors& t) { t[q] = Tensor::zeros({4, 64}, DType::i32); }), Contains("is not F32"));
-  CHECK_THAT(message([](Json&, Tensors& t) { t["base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias"] = Tensor::zeros({128}); }), Contains("is not supported"));
+  CHECK_THAT(message([](Json&, Tensors& t) { t["base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias"] = Tensor::zeros({128}); }), Contains("is not part of LoRA or DoRA"));
   CHECK_THAT(message([](Json&, Tensors& t) { t["model.layers.0.self_attn.q_proj.weight"] = Tensor::zeros({2}); }), Contains("is no tensor of an adapter"));
   CHECK_THAT(message([](Json&, Tensors& t) { t["base_model.model.model.embed_tokens.base_layer.weight"] = Tensor::zeros({512, 64}); }), Contains("an embedding of its own"));
   CHECK_THAT(message([](Json&, Tensors& t) { t.clear(); }), Contains("holds no adapter"));
@@ -255,6 +264,15 @@ TEST_CASE("peft: adapters that do not fit or are broken are refused with a reaso
 
 TEST_CASE("peft: folders that are no adapters") {
   const TempFolder folder;
+  const auto refused = [](const std::string& path, const std::string& next) { CHECK_THROWS_WITH(read_adapter(path), Catch::Contains("no adapter_config.json in " + path) && Catch::Contains(next)); };
+  refused(folder / "nowhere", "there is no such folder");
+  refused(golden_path("gemma3-tiny"), "it looks like a whole model, which needs no --adapter");
+  refused(golden_path("gemma3-tiny-lora/adapter_config.json"), "that is a file; give the folder around it");
+  fs::create_directories(folder / "run/final");
+  fs::copy(golden_path("gemma3-tiny-lora/adapter_config.json"), folder / "run/final");
+  refused(folder / "run", "did you mean " + (folder / "run/final?"));
+  CHECK_THROWS_WITH(read_hf_config(folder / "run"), Catch::Contains("did you mean " + (folder / "run/final?")));
+  CHECK_THROWS_WITH(read_hf_config(folder / "run/final"), Catch::Contains("holds an adapter, not a model") && Catch::Contains("facet merge"));
   CHECK_THROWS_WITH(read_adapter(folder / ""), Catch::Contains("no adapter_config.json in"));
   write_file_atomically(folder / "adapter_config.json", "{}");
   CHECK_THROWS_WITH(read_adapter(folder / ""), Catch::Contains("no adapter_model.safetensors"));

@@ -139,9 +139,11 @@ TEST_CASE("gemm: bf16 operands are widened, a bf16 result is rounded once") {
 TEST_CASE("gemm: the bits do not depend on threads, nor a row's on its batch") {
   each_tier([] {
     for (auto [m, p, n] : {std::array<int64_t, 3>{67, 600, 200}, {300, 96, 24}, {96, 3000, 96}, {9, 640, 515}}) {
-      for (bool weight : {true, false}) {  // y = x w^T with w [n, p], or x w with w [p, n]
+      for (int form = 0; form < 4; ++form) {  // y = x w^T with w [n, p], or x w with w [p, n]; f32 or bf16
+        const bool weight = form % 2;
+        const DType dtype = form / 2 ? DType::bf16 : DType::f32;
         const Tensor x = random({m, p}, DType::f32, 3);
-        const Tensor w = weight ? random({n, p}, DType::f32, 4).transpose(0, 1) : random({p, n}, DType::f32, 4);
+        const Tensor w = weight ? random({n, p}, dtype, 4).transpose(0, 1) : random({p, n}, dtype, 4);
         const Tensor y = Tensor::empty({m, n});
         set_threads(1);
         gemm(x.view(), w.view(), y.out());
@@ -151,7 +153,7 @@ TEST_CASE("gemm: the bits do not depend on threads, nor a row's on its batch") {
           gemm(x.view(), w.view(), again.out());
           REQUIRE(same_bits(y, again));
         }
-        for (int64_t rows : {1, 2, 3, 5, 8}) {
+        for (int64_t rows = 1; rows <= 8; ++rows) {
           const Tensor part = Tensor::empty({rows, n});
           gemm(x.slice(0, 1, 1 + rows).view(), w.view(), part.out());
           REQUIRE(same_bits(part, y.slice(0, 1, 1 + rows)));

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <filesystem>
 
+#include "nn/lora.h"
 #include "optim/adamw.h"
 #include "tensor/parallel.h"
 #include "tests/support/compare.h"
@@ -40,6 +41,7 @@ struct Disturbed final : Objective {
 struct Trainer {
   Dataset data = small_data();  // 21 rows: an epoch ends inside step 6 of batches of 4
   std::unique_ptr<Gemma> model;
+  std::unique_ptr<Adapters> adapters;  // if an adapter is what trains
   Loader loader{data, {.batch = 4, .accum = 2}};
   AdamW optimizer;
   Disturbed objective;
@@ -56,12 +58,22 @@ struct Trainer {
     o.keep = 3;
     return o;
   }
-  Trainer(const std::string& path, bool resume, DType dtype, const LoopOptions& o, std::map<std::string, std::string> identity = {{"batch", "4"}})
+  Trainer(const std::string& path, bool resume, DType dtype, const LoopOptions& o, std::map<std::string, std::string> identity = {{"batch", "4"}},
+          const LoraOptions* lora = nullptr)
       : model(small_model(dtype)),
-        optimizer({{.parameters = parameters(*model), .weight_decay = 0.1}}),
+        adapters(lora ? std::make_unique<Adapters>(*model) : nullptr),
+        optimizer({{.parameters = training(lora), .weight_decay = 0.1}}),
         objective(*model, loader, batches_in_order(data, 4)),
         folder(path, resume),
         loop(*model, optimizer, objective, folder, o, std::move(identity)) {}
+
+  std::vector<Parameter*> training(const LoraOptions* lora) {
+    if (lora) adapters->add("new", *lora, key(3));
+    std::vector<Parameter*> list;
+    for (Parameter* p : parameters(*model))
+      if (p->trains()) list.push_back(p);
+    return list;
+  }
 
   std::map<std::string, Tensor> state() {
     std::map<std::string, Tensor> all;
@@ -74,16 +86,16 @@ struct Trainer {
 constexpr int64_t steps = 12;
 
 // Runs until `cut` steps are saved, dies in the step after, goes on in a "new process" on another number of threads.
-void check_resume(DType dtype, int64_t cut, int threads_then, int threads_now, int64_t save_every = 1) {
+void check_resume(DType dtype, int64_t cut, int threads_then, int threads_now, int64_t save_every = 1, const LoraOptions* lora = nullptr) {
   INFO(name_of(dtype) << ", cut after step " << cut << ", threads " << threads_then << " -> " << threads_now);
   const TempFolder temp;
   LoopOptions o = Trainer::options(steps);
   o.save_every = save_every;
   set_threads(threads_then);
-  Trainer whole(temp / "whole", false, dtype, o);
+  Trainer whole(temp / "whole", false, dtype, o, {}, lora);
   whole.loop.run();
   {
-    Trainer first(temp / "cut", false, dtype, o);
+    Trainer first(temp / "cut", false, dtype, o, {}, lora);
     first.objective.after = [&](int64_t step, StepReport&) {
       if (step == cut) throw Killed{};  // gradients are there, the update is not
     };
@@ -91,7 +103,7 @@ void check_resume(DType dtype, int64_t cut, int threads_then, int threads_now, i
     else first.loop.run();
   }
   set_threads(threads_now);
-  Trainer second(temp / "cut", true, dtype, o);
+  Trainer second(temp / "cut", true, dtype, o, {}, lora);
   REQUIRE(second.loop.resume());
   CHECK(second.loop.step() == cut / save_every * save_every);
   second.loop.run();
@@ -116,6 +128,52 @@ TEST_CASE("loop: a run that was killed and resumed is the run that was not") {
   check_resume(DType::bf16, 7, 2, 1);
   check_resume(DType::f32, 8, 1, 1, 3);  // two steps are done again
   set_threads(threads_at_start);
+}
+
+TEST_CASE("loop: an adapter's run that was killed and resumed is the run that was not, masks included") {
+  const LoraOptions lora{.rank = 3, .dropout = 0.3, .targets = {"all-linear", "embedding"}}, dora{.rank = 2, .dropout = 0.2, .dora = true};
+  for (const int64_t cut : {int64_t{1}, int64_t{6}, steps - 1, steps}) check_resume(DType::f32, cut, 1, 1, 1, &lora);
+  check_resume(DType::bf16, 7, 2, 1, 1, &lora);
+  check_resume(DType::f32, 8, 1, 2, 3, &dora);
+  set_threads(threads_at_start);
+}
+
+TEST_CASE("loop: an adapter learns, in f32 over a base of any dtype, and leaves the base's bits alone") {
+  for (const DType storage : {DType::f32, DType::bf16})
+    for (const bool dora : {false, true}) {
+      INFO(name_of(storage) << ", dora " << dora);
+      const TempFolder temp;
+      LoopOptions o = Trainer::options(14);
+      o.save_every = 0;
+      o.eval_every = 0;
+      o.lr = 0.03;
+      const LoraOptions lora{.rank = 4, .dora = dora};
+      Trainer t(temp / "run", false, storage, o, {}, &lora);
+      const uint32_t before = base_hash(*t.model);
+      uint32_t after_ten = 0;
+      const double first = t.objective.evaluate().at("loss");
+      t.objective.before = [&](int64_t step) {
+        if (step == 10) after_ten = base_hash(*t.model);
+      };
+      t.loop.run();
+      CHECK(after_ten == before);
+      CHECK(base_hash(*t.model) == before);
+      CHECK(t.loop.last_evaluation().at("loss") < 0.75 * first);
+      for (Parameter* p : parameters(*t.model)) {
+        INFO(p->name);
+        CHECK(p->trains() == is_adapter(p->name));
+        CHECK(p->value().dtype() == (is_adapter(p->name) ? DType::f32 : storage));
+        if (!p->trains()) CHECK_FALSE(p->grad());
+      }
+      // Neither moments nor checkpoints hold anything of the base.
+      const auto found = newest_checkpoint(temp / "run/checkpoints", {});
+      REQUIRE(found);
+      const auto saved = read_tensors(*found, "model");
+      for (const auto& [name, value] : saved) CHECK(is_adapter(name));
+      CHECK(saved.size() == t.optimizer.parameters().size());
+      t.adapters->use("");
+      CHECK(t.objective.evaluate().at("loss") == first);
+    }
 }
 
 TEST_CASE("loop: a run without a checkpoint starts over, and so do its metrics") {
