@@ -8,6 +8,7 @@
 #include "optim/clip.h"
 #include "tensor/io/text.h"
 #include "tensor/kernels/adamw.h"
+#include "train/movement.h"
 #include "train/signals.h"
 
 namespace facet {
@@ -131,6 +132,8 @@ void Loop::write_sample() {
 void Loop::run() {
   const StopSignals signals("stopping after this step; saving a checkpoint (again to quit at once)");
   if (step_ == 0 && options_.eval_every > 0) evaluate();
+  std::optional<Movement> movement;
+  if (step_ == 0) movement.emplace(parameters_);
   Rate rate;
   const int64_t log_every = options_.log_every > 0 ? options_.log_every : std::max<int64_t>(1, options_.steps / 20);
   while (step_ < options_.steps) {
@@ -163,6 +166,8 @@ void Loop::run() {
                             short_count(rate.per_second()), short_count(static_cast<double>(memory.peak_bytes)),
                             clock_text(rate.per_second() > 0 ? tokens_left / rate.per_second() : 0)),
                 !(due(step_, log_every) || step_ == options_.steps));
+    if (movement && finite && lr > 0 && clip.norm > 0)
+      if (const std::string still = movement->after_update(); !still.empty()) folder_.say("warning: " + still);
     if (!finite) {
       folder_.say(fmt::format("warning: step {}: {} is not finite; update skipped, moments kept ({} in a row)", step_,
                               std::isfinite(r.loss) ? "the gradient norm" : "the loss", bad_in_a_row_));

@@ -8,6 +8,7 @@
 
 #include "nn/lora.h"
 #include "optim/adamw.h"
+#include "tensor/io/file.h"
 #include "tensor/parallel.h"
 #include "tests/support/compare.h"
 #include "tests/support/run_files.h"
@@ -362,4 +363,19 @@ TEST_CASE("loop: what an objective saves comes back to it") {
       loop.run();
     }
   }
+}
+
+TEST_CASE("loop: parameters that two updates leave as they were are named") {
+  const auto console = [](double lr, bool keep_one) {
+    TempFolder dir;
+    LoopOptions o = Trainer::options(5);
+    o.lr = lr;
+    Trainer t(dir.path.string(), false, DType::f32, o);
+    Parameter* kept = parameters(*t.model)[3];
+    if (keep_one) t.objective.after = [&](int64_t, StepReport&) { kept->clear_grad(); };
+    t.loop.run();
+    return read_file(t.folder.file("console.log"));
+  };
+  CHECK_THAT(console(0.01, false), !Catch::Contains("have not changed"));
+  CHECK_THAT(console(1e-12, false), Catch::Contains("after 2 updates") && Catch::Contains("parameters that train have not changed: ") && Catch::Contains(", ...; is --lr too small"));  CHECK_THAT(console(0.01, true), Catch::Contains("after 2 updates 1 of ") && Catch::Contains("have not changed: layers.0."));
 }
