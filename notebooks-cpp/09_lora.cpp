@@ -376,8 +376,8 @@ nb::check(same_bits(logits_of(*adapted, reverse_test), base_logits), "at step 0 
 
 // %%
 NB_CELL
-const auto random = [](uint64_t k, const Shape& shape) { return normal(key(k), shape).to(DType::f64); };
-const Tensor x = random(20, {5, 6}), wanted = random(21, {5, 4}), w0 = random(22, {4, 6});
+const auto gaussian = [](uint64_t k, const Shape& shape) { return normal(key(k), shape).to(DType::f64); };
+const Tensor x = gaussian(20, {5, 6}), wanted = gaussian(21, {5, 4}), w0 = gaussian(22, {4, 6});
 struct Slopes {
   Tensor dense, a, b;  // dL/dW', dL/dA, dL/dB
 };
@@ -396,7 +396,7 @@ const auto slopes = [&](const Tensor& a, const Tensor& b) {  // of L = Σ (y - w
   backward(sum(square(weight.apply(x) - wanted)));
   return Slopes{grad_of(sum_of_both), f.a.grad(), f.b.grad()};
 };
-const Tensor a2 = random(23, {2, 6}), b2 = random(24, {4, 2});
+const Tensor a2 = gaussian(23, {2, 6}), b2 = gaussian(24, {4, 2});
 const Tensor a_zero = Tensor::zeros({2, 6}, DType::f64), b_zero = Tensor::zeros({4, 2}, DType::f64);
 
 const Slopes both = slopes(a2, b2), start = slopes(a2, b_zero), stuck = slopes(a_zero, b_zero);
