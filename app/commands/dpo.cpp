@@ -19,7 +19,7 @@ namespace {
 struct Settings : Common, TrainSettings {
   double beta = 0.1, label_smoothing = 0;
   std::string loss = "sigmoid", ref = "auto", ref_model, ref_cache;
-  bool ipo_sum = false;
+  bool ipo_sum = false, separate = false;
 
   void declare(Options& o) {
     declare_start(o);
@@ -34,6 +34,7 @@ struct Settings : Common, TrainSettings {
         .choices({"auto", "model", "adapter-off", "cache"});
     o.add("ref-model", &ref_model, "folder of the reference, where it is not the model to start from").metavar("DIR").alias({"reference-model-path", "ref-model-path"});
     o.add("ref-cache", &ref_cache, "file of the reference's log-probabilities; default: reference.safetensors in the run folder").metavar("FILE");
+    o.add("separate", &separate, "compute a pair's prompt twice instead of once for both completions");
     declare_run(o);
     o.rule([this] { return complaint(); });
   }
@@ -166,6 +167,7 @@ int run(Settings& s, Options& options, Console& console) {
   l.seed = seed;
   l.pack = s.pack;
   l.row_len = s.pack ? 2 * s.options(seed, model.context()).max_len : 0;  // room for any pair
+  l.share = !s.separate;
   l.pad_id = std::max(0, tokenizer.specials().pad);
   const Loader loader(data, l);
   const int64_t micro = std::max<int64_t>(1, s.batch / s.accum);
@@ -210,6 +212,7 @@ int run(Settings& s, Options& options, Console& console) {
   training.identity = {{"trainer", "dpo"},
                        {"data", fmt::format("{} pairs {:016x}", data.size() / 2, data.fingerprint())},
                        {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},
+                       {"prompts", s.separate ? "separate" : "shared"},
                        {"batch", std::to_string(s.batch)},
                        {"accum", std::to_string(s.accum)},
                        {"loss", s.loss + (s.ipo_sum ? " of sums" : "")},

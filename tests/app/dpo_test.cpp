@@ -69,7 +69,7 @@ TEST_CASE("dpo command: the margin rises; a second run skips the reference pass 
   CHECK(files_of(s / "again/final") == final);
   CHECK_FALSE(fs::exists(s / "again/reference.safetensors"));
 
-  REQUIRE(s.run(s.dpo("model", {"--ref", "model"})) == 0);
+  REQUIRE(s.run(s.dpo("model", {"--ref", "model", "--separate"})) == 0);
   CHECK_THAT(s.said(), Catch::Contains(", reference ") && !Catch::Contains("computed"));  // in the memory plan
   CHECK(last(content_of(s / "model/metrics.jsonl"), "valid", "loss") == Approx(last(metrics, "valid", "loss")).epsilon(1e-4));
 

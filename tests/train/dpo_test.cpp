@@ -93,11 +93,11 @@ TEST_CASE("dpo: ln 2 and no margin while the policy is the reference, in batches
   const Dataset data = small_pairs();
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     const auto model = small_model(dtype);
-    LogProbs all;
-    reference_pass(*model, data, 5, false, 0, all, {});
-    for (const bool pack : {false, true}) {
-      INFO(name_of(dtype) << ", packed " << pack);
-      const Loader loader(data, {.batch = pack ? 2 : 4, .accum = 2, .pack = pack, .row_len = pack ? 48 : 0});
+    for (const auto& [pack, share] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
+      INFO(name_of(dtype) << ", packed " << pack << ", shared " << share);
+      LogProbs all;
+      reference_pass(*model, data, 5, share, 0, all, {});
+      const Loader loader(data, {.batch = pack ? 2 : 4, .accum = 2, .pack = pack, .row_len = pack ? 48 : 0, .share = share});
       Dpo dpo(*model, loader, [&](const Batch& b) {
         LogProbs r;
         for (const int64_t i : b.examples) r.push_back(all[static_cast<size_t>(i)]);
@@ -128,6 +128,52 @@ TEST_CASE("dpo: packed pairs are pairs in rows of their own") {
   const Batch packed = make_batch(data, std::vector<std::vector<int64_t>>{{0, 1, 2, 3, 4, 5}, {6, 7}, {8, 9, 10, 11, 12, 13}});
   for (const DpoLossOptions& o : {DpoLossOptions{}, DpoLossOptions{.form = PreferenceLoss::ipo}})
     check_same(step_of(DType::f64, data, apart, o), step_of(DType::f64, data, {&packed, 1}, o), 1e-11);
+}
+
+TEST_CASE("dpo: a prompt computed once for both completions is a prompt computed twice") {
+  const Dataset data = small_pairs(7);
+  for (const auto& [dtype, tolerance] : {std::pair{DType::f64, 1e-11}, std::pair{DType::f32, 2e-5}}) {
+    INFO(name_of(dtype));
+    const Step twice = step_of(dtype, data, batches_in_order(data, 7), {});
+    const std::vector<Batch> once = batches_in_order(data, 3, 0, 1, true);
+    CHECK(once[0].tokens < Loader(data, {.batch = 3, .shuffle = false}).at(0)[0].tokens);
+    check_same(twice, step_of(dtype, data, once, {}), tolerance);
+    const Batch packed = make_batch(data, std::vector<std::vector<int64_t>>{{0, 1, 2, 3, 4, 5}, {6, 7}, {8, 9, 10, 11, 12, 13}}, 0, 4, true);
+    check_same(twice, step_of(dtype, data, {&packed, 1}, {}), tolerance);
+    const Step again = step_of(dtype, data, once, {}, Recompute::block);
+    check_same(twice, again, tolerance);
+  }
+}
+
+TEST_CASE("dpo: branches see their trunk, and neither each other nor another pair") {
+  // Tokens: 0-9 the first pair's prompt, 10-19 its chosen, 20-29 its rejected completion, 30-39 all of the second pair.
+  Dataset data(Task::preference);
+  const auto add = [&](std::vector<int32_t> prompt, std::vector<int32_t> answer) {
+    Example e;
+    for (const int32_t id : prompt) e.add(id, false);
+    for (const int32_t id : answer) e.add(id, true);
+    data.add(e, data.size() / 2 + 1);
+  };
+  add({0, 1, 2, 3}, {10, 11, 12});
+  add({0, 1, 2, 3}, {20, 21, 22, 23});
+  add({30, 31, 32}, {33, 34});
+  add({30, 31, 32}, {35, 36, 37});
+  const auto model = small_model();
+  const Batch b = make_batch(data, std::vector<std::vector<int64_t>>{{0, 1, 2, 3}}, 0, 1, true);
+  for (size_t i = 0; i < 4; ++i) {
+    INFO("example " << i);
+    model->embed_tokens.weight.clear_grad();
+    const Tensor part = slice(model->hidden({b.ids, b.positions, b.segments}), 1, b.places[i].begin, b.places[i].end);
+    backward(sum(mul(part, part)));
+    const Tensor g = model->embed_tokens.weight.grad();  // [V, D]
+    double of[4] = {};
+    for (int64_t id = 0; id < 40; ++id)
+      for (int64_t d = 0; d < g.dim(1); ++d) of[id / 10] += std::abs(g.at({id, d}));
+    CHECK((of[0] > 0) == (i < 2));
+    CHECK((of[1] > 0) == (i == 0));
+    CHECK((of[2] > 0) == (i == 1));
+    CHECK((of[3] > 0) == (i >= 2));
+  }
 }
 
 TEST_CASE("dpo: no gradient reaches the other completion or another pair of the row") {
