@@ -22,10 +22,11 @@ struct Problem {
   const char* name;
   int64_t B, T, S, H, K, Dh, window;
   DType dtype = DType::f32;
+  int64_t trunk = 0, branch = 0;  ///< tokens of a prompt and of each of its completions, in one row; 0: a plain sequence
 };
 
 struct Setup {
-  Tensor q, k, v, dy, y, lse, dq, dk, dv, q_positions, k_positions;
+  Tensor q, k, v, dy, y, lse, dq, dk, dv, q_positions, k_positions, segments;
   AttentionInputs x;
   double pairs = 0;
 
@@ -33,19 +34,25 @@ struct Setup {
       : q(noise({p.B, p.T, p.H, p.Dh}, p.dtype)), k(noise({p.B, p.S, p.K, p.Dh}, p.dtype)), v(noise({p.B, p.S, p.K, p.Dh}, p.dtype)),
         dy(noise(q.shape(), p.dtype)), y(Tensor::empty(q.shape(), p.dtype)), lse(Tensor::empty({p.B, p.H, p.T})),
         dq(Tensor::empty(q.shape(), p.dtype)), dk(Tensor::empty(k.shape(), p.dtype)), dv(Tensor::empty(k.shape(), p.dtype)) {
-    std::vector<int32_t> qp, kp;
+    std::vector<int32_t> qp, kp, number;
     for (int64_t b = 0; b < p.B; ++b) {
       for (int64_t t = 0; t < p.T; ++t) {
-        qp.push_back(static_cast<int32_t>(p.S - p.T + t));
+        const bool branches = p.trunk > 0 && t >= p.trunk;
+        qp.push_back(static_cast<int32_t>(branches ? p.trunk + (t - p.trunk) % p.branch : p.S - p.T + t));
+        number.push_back(static_cast<int32_t>(65536 + (branches ? 1 + (t - p.trunk) / p.branch : 0)));
         const int64_t sees = qp.back() + 1;
         pairs += static_cast<double>(p.H) * static_cast<double>(p.window ? std::min(p.window, sees) : sees);
       }
-      for (int64_t s = 0; s < p.S; ++s) kp.push_back(static_cast<int32_t>(s));
+      for (int64_t s = 0; s < p.S; ++s) kp.push_back(p.trunk > 0 ? qp[static_cast<size_t>(b * p.T + s)] : static_cast<int32_t>(s));
     }
     q_positions = Tensor::from(qp, {p.B, p.T});
     k_positions = Tensor::from(kp, {p.B, p.S});
     x.q = q.view(), x.k = k.view(), x.v = v.view();
     x.q_positions = q_positions.view(), x.k_positions = k_positions.view();
+    if (p.trunk > 0) {
+      segments = Tensor::from(number, {p.B, p.T});
+      x.q_segments = x.k_segments = segments.view();
+    }
     x.window = p.window;
     x.scale = 1 / 16.0;
   }
@@ -81,7 +88,10 @@ int main(int argc, char** argv) {
                            Problem{"demo 64 x 48 window 16", 64, 48, 48, 4, 1, 24, 16}, Problem{"demo 48 x 64", 48, 64, 64, 4, 1, 24, 0},
                            Problem{"270m/1b T 512", 1, 512, 512, 4, 1, 256, 0}, Problem{"270m/1b T 2048", 1, 2048, 2048, 4, 1, 256, 0},
                            Problem{"270m/1b T 2048 window 512", 1, 2048, 2048, 4, 1, 256, 512},
-                           Problem{"4b T 2048 bf16", 1, 2048, 2048, 8, 4, 256, 0, DType::bf16}})
+                           Problem{"4b T 2048 bf16", 1, 2048, 2048, 8, 4, 256, 0, DType::bf16},
+                           Problem{"trunk 256, branches 4 x 128", 1, 768, 768, 4, 1, 256, 0, DType::f32, 256, 128},
+                           Problem{"trunk 256, branches 16 x 128", 1, 2304, 2304, 4, 1, 256, 0, DType::f32, 256, 128},
+                           Problem{"trunk 20, branches 16 x 20", 8, 340, 340, 4, 1, 24, 0, DType::f32, 20, 20}})
     training(p);
   std::printf("window 512, time of T 16384 over T 4096 (4 is linear):");
   double ms[2][2];

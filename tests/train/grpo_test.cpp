@@ -55,6 +55,21 @@ TEST_CASE("grpo: what samples is what learns: no ratio leaves 1 before the first
     }
 }
 
+TEST_CASE("grpo: prompts computed once for their group leave the ratio at 1 up to rounding") {
+  for (const int64_t row_len : {0, 100}) {
+    GrpoTask task;
+    GrpoOptions o = task.options();
+    const int64_t apart = one_step(task, o).report.tokens;
+    o.layout.share_prompts = true;
+    o.layout.row_len = row_len;
+    const Step s = one_step(task, o);
+    INFO("rows of " << row_len);
+    CHECK(s.report.extra.at("gap") <= 1e-4);
+    CHECK(s.report.extra.at("ratio") == Approx(1).epsilon(1e-5));
+    CHECK(s.report.tokens < apart);
+  }
+}
+
 TEST_CASE("grpo: weights that moved between sampling and learning show in the gap") {
   GrpoTask task;
   Grpo g = task.objective(task.options());
@@ -184,22 +199,24 @@ TEST_CASE("grpo: one ratio a sequence, its gradient checked by differences") {
   CHECK(slope == Approx((loss_at(e) - loss_at(-e)) / (2 * e)).epsilon(0.02));
 }
 
-TEST_CASE("grpo: micro-batches and packing add up to the step") {
+TEST_CASE("grpo: micro-batches, packing and shared prompts add up to the step") {
   GrpoTask task;
   GrpoOptions o = task.options();
   o.policy.loss = PolicyLoss::grpo;
   const Step whole = one_step(task, o);
   CHECK(whole.report.loss == Approx(one_step(task, o).report.loss));
-  for (const int64_t accum : {1, 2, 5, 100})
-    for (const int64_t row_len : {0, 30}) {
-      INFO(accum << " micro-batches, rows of " << row_len);
-      o.layout.accum = accum;
-      o.layout.row_len = row_len;
-      const Step cut = one_step(task, o);
-      CHECK(cut.report.loss == Approx(whole.report.loss).epsilon(1e-5).margin(1e-7));
-      CHECK(largest_difference(whole.gradients, cut.gradients) <= 1e-4);
-      CHECK(cut.report.supervised == whole.report.supervised);
-    }
+  for (const bool share : {false, true})
+    for (const int64_t accum : {1, 2, 5, 100})
+      for (const int64_t row_len : {0, 30, 60}) {
+        INFO(accum << " micro-batches, rows of " << row_len << ", shared prompts " << share);
+        o.layout.share_prompts = share;
+        o.layout.accum = accum;
+        o.layout.row_len = row_len;
+        const Step cut = one_step(task, o);
+        CHECK(cut.report.loss == Approx(whole.report.loss).epsilon(1e-5).margin(1e-7));
+        CHECK(largest_difference(whole.gradients, cut.gradients) <= 1e-4);
+        CHECK(cut.report.supervised == whole.report.supervised);
+      }
 }
 
 TEST_CASE("grpo: flat groups are counted and cost nothing") {
