@@ -157,6 +157,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   MemoryPlan plan = plan_memory(model, (s.share_prompts ? s.prompts * static_cast<int64_t>(longest) + completions * s.max_new : completions * positions) / s.accum);
   plan.other = cache_bytes(model, std::min(s.rows, completions), positions);
   plan.other_name = "cache";
+  plan.at_most = true;
   if (const int64_t room = model.context() - static_cast<int64_t>(longest); room < s.max_new)
     console.note("warning: after the longest prompt, of {} tokens, there is room for {} of --max-new {}: the model was made for {} positions", longest,
                  std::max<int64_t>(0, room), s.max_new, model.context());

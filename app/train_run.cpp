@@ -111,8 +111,8 @@ void TrainSettings::declare_run(Options& o) {
 }
 
 std::string MemoryPlan::text() const {
-  return fmt::format("{} (weights {}, gradients {}, optimizer {}, activations about {}{})", bytes_text(total()), bytes_text(weights),
-                     bytes_text(gradients), bytes_text(moments), bytes_text(activations),
+  return fmt::format("{} (weights {}, gradients {}, optimizer {}, activations {} {}{})", bytes_text(total()), bytes_text(weights),
+                     bytes_text(gradients), bytes_text(moments), at_most ? "up to" : "about", bytes_text(activations),
                      other > 0 ? fmt::format(", {} {}", other_name, bytes_text(other)) : "");
 }
 

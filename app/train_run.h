@@ -43,6 +43,7 @@ struct TrainSettings : DataSettings {
 struct MemoryPlan {
   double weights = 0, gradients = 0, moments = 0, activations = 0, other = 0;
   std::string other_name;  ///< what `other` is for: "cache"
+  bool at_most = false;    ///< activations: what the longest rows would take, where the data decide
   double total() const { return weights + gradients + moments + activations + other; }
   std::string text() const;
 };

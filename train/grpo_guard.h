@@ -1,5 +1,6 @@
 // When reinforcement learning is lost. A policy that is certain of everything has stopped exploring; whether that is a collapse or a solved
-// task, the reward tells. A policy far from where it started has usually found a hole in the reward.
+// task, the reward tells. A policy far from where it started has usually found a hole in the reward. And one whose answers are all worth the
+// same, and less than they were, has nothing left to learn from.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -11,9 +12,11 @@ struct GrpoGuard {
   double reward = 0, best = 0;  ///< running mean of the reward, and its largest value so far
   int64_t steps = 0;            ///< seen
   int64_t certain = 0, far = 0; ///< steps in a row with hardly any entropy, with too much KL
+  int64_t silent = 0;           ///< steps in a row in which hardly any group's rewards differed
 
-  /// Looks at a step: mean reward, nats of entropy per token, nats of KL per completion. Why the run should stop, or "".
-  std::string check(double reward, double entropy, double kl);
+  /// Looks at a step: mean reward, nats of entropy per token, nats of KL per completion, share of groups whose rewards are all the same. Why
+  /// the run should stop, or "".
+  std::string check(double reward, double entropy, double kl, double zero_std = 0);
 };
 
 }  // namespace facet

@@ -66,6 +66,7 @@ void Grpo::save(Snapshot& s) const {
   s.state["objective.guard.steps"] = std::to_string(guard_.steps);
   s.state["objective.guard.certain"] = std::to_string(guard_.certain);
   s.state["objective.guard.far"] = std::to_string(guard_.far);
+  s.state["objective.guard.silent"] = std::to_string(guard_.silent);
   if (!serves) return;
   Snapshot::Tensors& f = s.files["objective"];
   f = {{"lengths", column(now_.lengths)}, {"ended", column(now_.ended)}, {"tokens", column(now_.tokens)},
@@ -79,7 +80,7 @@ void Grpo::restore(const FoundCheckpoint& found) {
   failures_ = state.count("failures");
   flat_ = state.count("flat");
   said_truncated_ = state.count("said_truncated") != 0;
-  guard_ = {state.number("guard.reward"), state.number("guard.best"), state.count("guard.steps"), state.count("guard.certain"), state.count("guard.far")};
+  guard_ = {state.number("guard.reward"), state.number("guard.best"), state.count("guard.steps"), state.count("guard.certain"), state.count("guard.far"), state.count("guard.silent")};
   now_ = {};
   if (const int64_t rollout = state.count("rollout"); rollout >= 0) {
     const auto n = static_cast<size_t>(options_.prompts * options_.rollout.group);

@@ -123,6 +123,14 @@ TEST_CASE("grpo: a checkpoint whose rollout does not fit is refused") {
   o.prompts = 4;
   refused(*found, o, "lengths");
   o = Trainer::options(task, 2, 0);
+  FoundCheckpoint other = *found;  // what is restored is what is saved again, every count of it
+  int64_t n = 2;
+  for (const char* name : {"guard.steps", "guard.certain", "guard.far", "guard.silent", "failures", "flat"}) other.state[std::string("objective.") + name] = std::to_string(++n);
+  Grpo again = task.objective(o);
+  again.restore(other);
+  Snapshot saved;
+  again.save(saved);
+  for (const auto& [name, value] : saved.state) CHECK(other.state.at(name) == value);
   FoundCheckpoint broken = *found;
   broken.state["objective.guard.best"] = "much";
   refused(broken, o, "much");
@@ -150,6 +158,20 @@ TEST_CASE("grpo guard: too far from the reference for several steps") {
   CHECK(g.check(0.5, 0.5, 9).empty());
   for (int i = 0; i < 4; ++i) CHECK(g.check(0.5, 0.5, 11).empty());
   CHECK(g.check(0.5, 0.5, 11).find("KL") != std::string::npos);
+}
+
+TEST_CASE("grpo guard: a fall after which all answers are worth the same, not a task that was never learned") {
+  GrpoGuard hard, solved, fallen, noisy;
+  std::string said;
+  for (int i = 0; i < 100; ++i) {
+    CHECK(hard.check(0.02, 2, 0, 0.97).empty());
+    CHECK(solved.check(std::min(1.0, 0.3 + 0.02 * i), 0.1, 0, i < 40 ? 0.5 : 1).empty());
+    CHECK(noisy.check(i < 30 ? 0.6 : 0.1, 2, 0, i % 10 ? 1 : 0.5).empty());
+    const bool good = i < 30;
+    said = fallen.check(good ? 0.6 : 0.01, 0.3, 0, good ? 0.4 : 1);
+    CHECK(said.empty() == (i < 49));
+  }
+  CHECK_THAT(said, Catch::Contains("the mean reward fell from 0.6 to 0.0") && Catch::Contains("--lr"));
 }
 
 TEST_CASE("grpo: a guard ends the run with a checkpoint and exit code 6") {
