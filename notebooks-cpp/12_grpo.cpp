@@ -741,12 +741,14 @@ for (const Learned& l : broken) {
             "the policy is worse than before it learned anything");
   nb::check(mean_over(l, "zero_std", end - 10, end) > 0.8,
             "nearly all groups are all wrong, so there is next to no gradient back");
+  nb::check(!l.stopped.empty(), "the guard would have ended the run");
 }
 
 // %% [markdown]
 // The first step already did it. This is another end than the one of the bandit: the policy is not certain of
-// anything, it speaks gibberish, so a guard that waits for certainty has nothing to report. What gives it away is a
-// reward at zero together with groups that are all alike. A task that is solved has the second and not the first.
+// anything, it speaks gibberish, and a guard that only waits for certainty would have nothing to report. What gives it
+// away is a reward far below what it was, together with groups that are all alike: the guard looks for that, too. A
+// task that is solved has the second and not the first, one that was never learned never had the reward.
 //
 // ## Where to read on
 //
