@@ -312,6 +312,11 @@ MergeReport merge_adapter(const std::string& base, const AdapterFile& adapter, c
                           const MergeProgress& progress) {
   const Folder from(base);
   check_adapter(adapter, from.config, "");  // names and shapes, before weights are read
+  if (adapter.aside)
+    fail(Kind::file,
+         "{}: {} of its tensors are for the image tower, which is copied as it is here; the result would be neither model. "
+         "PEFT folds both (merge_and_unload)",
+         adapter.path, adapter.aside);
   const Hashes hashes = hashes_of(from);
   check_adapter(adapter, from.config, hashes.bf16);
   if (adapter.table) check_adapter_table(adapter, from.weights.load(from.table));

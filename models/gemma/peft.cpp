@@ -158,6 +158,15 @@ constexpr Part parts[] = {{".lora_A.weight", &AdapterModule::a, 2, false},
                           {".lora_embedding_B", &AdapterModule::b, 2, true}};
 constexpr std::string_view base_table = ".embed_tokens.base_layer.weight";
 
+// Whether transformers keeps a folder's decoder beside an image tower, which has a q_proj, k_proj and v_proj too.
+bool has_image_tower(const std::string& folder) {
+  const fs::path path = fs::path(folder) / "config.json";
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return false;
+  const Json config = read_json(path.string());
+  return config.is_object() && config.contains("text_config") && config.contains("vision_config");
+}
+
 std::string shape_text(const Tensor& t) { return t ? to_string(t.shape()) : "none"; }
 
 }  // namespace
@@ -201,6 +210,10 @@ AdapterFile read_adapter(const std::string& folder) {
     if (!name.starts_with(prefix)) refuse("is no tensor of an adapter: expected base_model.model. in front");
     if (info.dtype != "F32" && info.dtype != "BF16" && info.dtype != "F16" && info.dtype != "F64") refuse("is not F32, BF16, F16 or F64");
     const std::string inner = name.substr(prefix.size());
+    if (role_of(inner) == WeightRole::vision) {
+      ++file.aside;
+      continue;
+    }
     if (inner == "lm_head.base_layer.weight") continue;  // a tied table again; lora_A of the head speaks for itself
     if (inner.ends_with(base_table)) {
       file.table = weights.load(name);
@@ -218,7 +231,8 @@ AdapterFile read_adapter(const std::string& folder) {
     if (to) refuse("is there twice");
     to = weights.load(name);
   }
-  if (file.modules.empty()) fail(Kind::file, "{}: holds no adapter", weights.path());
+  if (file.modules.empty())
+    fail(Kind::file, "{}: holds no adapter{}", weights.path(), file.aside ? " of the language model, only of the image tower" : "");
 
   for (auto& [path, m] : file.modules) {
     config.apply_patterns(module_of[path], path, file.options);
@@ -274,7 +288,7 @@ void check_adapter(const AdapterFile& file, const GemmaConfig& c, const std::str
   for (const std::string& target : file.targets) {
     std::vector<std::string> missing;
     for (const std::string& path : paths)
-      if (!file.modules.count(path) && (hf_name(path) == target || hf_name(path).ends_with("." + target))) missing.push_back(path);
+      if (!file.modules.count(path) && (path == module_name(target) || hf_name(path).ends_with("." + target))) missing.push_back(path);
     if (!missing.empty())
       fail(Kind::file, "{}: {} has no tensors for \"{}\"{}, which target_modules \"{}\" asks for; is the file whole?", file.path, weights_name,
            missing[0], missing.size() > 1 ? fmt::format(" and {} more", missing.size() - 1) : "", printable(target, 60));
@@ -314,10 +328,12 @@ void save_adapter(const std::string& folder, Adapters& adapters, const std::stri
   std::set<std::string> adapted, kinds, incomplete;
   Json ranks = Json::object(), alphas = Json::object();
   const auto last = [](const std::string& path) { return path.substr(path.rfind('.') + 1); };
+  const bool tower = has_image_tower(base);
+  const auto named = [tower](const std::string& path) { return tower ? "model.language_model." + path : hf_name(path); };
   const auto plain = [](double v) { return v == std::floor(v) && std::abs(v) < 1e15 ? Json(static_cast<int64_t>(v)) : Json(v); };
   for (const auto& [path, f] : adapters.factors(name)) {
     adapted.insert(path);
-    const std::string module = hf_name(path), before = std::string(prefix) + module;
+    const std::string module = named(path), before = std::string(prefix) + module;
     const Tensor a = f->a.value().detach(), b = f->b.value().detach();
     tensors.emplace_back(before + (f->of_table ? ".lora_embedding_A" : ".lora_A.weight"), f->of_table ? a.transpose(0, 1).clone() : a);
     tensors.emplace_back(before + (f->of_table ? ".lora_embedding_B" : ".lora_B.weight"), b);
@@ -328,7 +344,8 @@ void save_adapter(const std::string& folder, Adapters& adapters, const std::stri
   // Names where every module of that name is adapted, else whole paths.
   for (const std::string& path : adapters.modules())
     if (!adapted.count(path)) incomplete.insert(last(path));
-  for (const std::string& path : adapted) kinds.insert(incomplete.count(last(path)) ? hf_name(path) : last(path));
+  if (tower) incomplete.insert({"q_proj", "k_proj", "v_proj"});
+  for (const std::string& path : adapted) kinds.insert(incomplete.count(last(path)) ? named(path) : last(path));
 
   const Json config = {{"alpha_pattern", alphas},
                        {"base_model_name_or_path", base},

@@ -31,6 +31,7 @@ struct AdapterFile {
   int64_t base_width = 0;   ///< its hidden size, as recorded or as the shapes have it
   std::vector<std::string> targets;  ///< the names in target_modules of which every module is adapted; empty: not known
   std::map<std::string, AdapterModule> modules;  ///< by our path: "layers.0.self_attn.q_proj", "embed_tokens"
+  int64_t aside = 0;        ///< tensors for an image tower, which text has no use for
   Tensor table;             ///< the base's embedding, which PEFT stores beside an adapted one; else absent
 };
 
@@ -51,7 +52,8 @@ void check_adapter_table(const AdapterFile&, const Tensor& table);
 /// Adds the adapter to a Gemma, checked, and makes it the active one.
 void load_adapter(Adapters&, const std::string& name, const AdapterFile&);
 
-/// Writes a folder that PEFT and read_adapter() read; it appears complete or not at all. `base`: path or name of the base model.
+/// Writes a folder that PEFT and read_adapter() read; it appears complete or not at all. `base`: path or name of the base model; a
+/// folder with an image tower in its config.json has its decoder at model.language_model, and so have the names written here.
 /// Throws Error(Kind::environment) when the folder exists and is not empty, unless `replace`.
 void save_adapter(const std::string& folder, Adapters&, const std::string& name, const std::string& base, bool replace = false);
 

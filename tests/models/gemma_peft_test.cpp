@@ -6,6 +6,7 @@
 
 #include "autograd/ops.h"
 #include "models/gemma/hf.h"
+#include "models/gemma/merge.h"
 #include "models/gemma/model.h"
 #include "models/gemma/peft.h"
 #include "tensor/io/durable.h"
@@ -260,6 +261,40 @@ TEST_CASE("peft: adapters that do not fit or are broken are refused with a reaso
   CHECK_THAT(message([](Json&, Tensors& t) { t.clear(); }), Contains("holds no adapter"));
   // What changes nothing, or says the same in other words, is no reason.
   CHECK(config("something_of_tomorrow", nullptr) == "nothing");
+}
+
+TEST_CASE("peft: beside an image tower the decoder has another name, and the tower's own adapters are left aside") {
+  const TempFolder folder;
+  fs::create_directories(folder / "base");
+  write_file_atomically(folder / "base/config.json", R"({"text_config": {}, "vision_config": {}})");
+  const auto model = load("gemma3-tiny");
+  Adapters adapters(*model);
+  adapters.add("x", {.rank = 2, .targets = {"q", "down"}}, key(1));
+  save_adapter(folder / "x", adapters, "x", folder / "base");
+  const Safetensors file(folder / "x/adapter_model.safetensors");
+  CHECK(file.has("base_model.model.model.language_model.layers.3.self_attn.q_proj.lora_A.weight"));
+  // The tower has a q_proj of its own, which is not meant.
+  const Json targets = read_json(folder / "x/adapter_config.json")["target_modules"];
+  CHECK(targets.size() == 1 + 7);
+  CHECK(targets[0] == "down_proj");
+  CHECK(targets[1] == "model.language_model.layers.0.self_attn.q_proj");
+  const AdapterFile back = read_adapter(folder / "x");
+  CHECK(back.modules.size() == 2 * 7);
+  CHECK_NOTHROW(check_adapter(back, model->config, hash_of(*model)));
+
+  const std::string tower = "base_model.model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_";
+  const auto with_tower = [&](Json&, Changed::Tensors& t) { t[tower + "A.weight"] = Tensor::zeros({4, 24}), t[tower + "B.weight"] = Tensor::zeros({24, 4}); };
+  const Changed both(with_tower);
+  CHECK(read_adapter(both.folder / "").modules.size() == 7 * 7);
+  CHECK_THROWS_WITH(merge_adapter(golden_path("gemma3-tiny"), read_adapter(both.folder / ""), folder / "out"), Catch::Contains("2 of its tensors are for the image tower"));
+  CHECK_FALSE(fs::exists(folder / "out"));
+  const Changed only([&](Json& c, Changed::Tensors& t) { t.clear(), with_tower(c, t); });
+  CHECK_THROWS_WITH(read_adapter(only.folder / ""), Catch::Contains("only of the image tower"));
+  const Changed lost([&](Json& c, Changed::Tensors& t) {
+    t.erase(q), t.erase("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight");
+    c["target_modules"] = {"model.language_model.layers.0.self_attn.q_proj"};
+  });
+  CHECK_THROWS_WITH(check_adapter(read_adapter(lost.folder / ""), model->config, ""), Catch::Contains("no tensors for \"layers.0.self_attn.q_proj\", which"));
 }
 
 TEST_CASE("peft: folders that are no adapters") {
