@@ -5,7 +5,6 @@
 
 #include "data/make_tokenizer.h"
 #include "optim/adamw.h"
-#include "tensor/parallel.h"
 #include "tests/train/small.h"
 #include "train/grpo.h"
 
@@ -26,13 +25,6 @@ struct FirstLetters final : Verifier {
     }
     return verdicts;
   }
-};
-
-/// A step of this size is too small to share, and a team waits long where others compute too.
-struct OneThread {
-  int before = threads();
-  OneThread() { set_threads(1); }
-  ~OneThread() { set_threads(before); }
 };
 
 /// Everything a run needs but its options.

@@ -6,9 +6,17 @@
 
 #include "data/loader.h"
 #include "models/gemma/model.h"
+#include "tensor/parallel.h"
 #include "train/sft.h"
 
 namespace facet::test {
+
+/// A step of this size is too small to share, and a team waits long where others compute too.
+struct OneThread {
+  int before = threads();
+  OneThread() { set_threads(1); }
+  ~OneThread() { set_threads(before); }
+};
 
 inline GemmaConfig small_config() {
   GemmaConfig c;
