@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tensor/error.h"
+#include "tensor/io/text.h"
 
 namespace facet::app {
 namespace {
@@ -78,27 +79,6 @@ std::string kebab(std::string s) {
   return s;
 }
 
-std::string nearest(const std::string& name, const std::vector<std::string>& candidates) {
-  std::string best;
-  size_t best_edits = std::max<size_t>(1, name.size() / 3) + 1;
-  for (const std::string& c : candidates) {
-    // Restricted Damerau-Levenshtein, three rows at a time.
-    std::vector<size_t> before(c.size() + 1), row(c.size() + 1), next(c.size() + 1);
-    for (size_t j = 0; j <= c.size(); ++j) row[j] = j;
-    for (size_t i = 1; i <= name.size(); ++i) {
-      next[0] = i;
-      for (size_t j = 1; j <= c.size(); ++j) {
-        next[j] = std::min({row[j] + 1, next[j - 1] + 1, row[j - 1] + (name[i - 1] != c[j - 1])});
-        if (i > 1 && j > 1 && name[i - 1] == c[j - 2] && name[i - 2] == c[j - 1]) next[j] = std::min(next[j], before[j - 2] + 1);
-      }
-      before = row;
-      row = next;
-    }
-    if (row[c.size()] < best_edits) best = c, best_edits = row[c.size()];
-  }
-  return best;
-}
-
 // ---- Option
 
 Option& Option::alias(std::initializer_list<const char*> names) {
@@ -161,7 +141,7 @@ void Option::assign(const Assignment& a) {
   }
   for (const std::string& v : values) {
     if (!choices_.empty() && std::find(choices_.begin(), choices_.end(), v) == choices_.end()) {
-      const std::string close = app::nearest(v, choices_);
+      const std::string close = facet::nearest(v, choices_);
       reject(a, v, fmt::format("is none of {}{}", fmt::join(choices_, ", "), close.empty() ? "" : "; did you mean " + close + "?"));
     }
     if (check_)
@@ -237,7 +217,7 @@ std::string Options::nearest(const std::string& name, const std::string& prefix)
     names.push_back(o.name);
     names.insert(names.end(), o.aliases().begin(), o.aliases().end());
   }
-  const std::string close = app::nearest(kebab(name), names);
+  const std::string close = facet::nearest(kebab(name), names);
   if (close.empty()) return fmt::format("; see facet {} --help", command_);
   return fmt::format(", did you mean {}{}?", prefix, find(close)->name);
 }
@@ -258,7 +238,7 @@ void Options::assign(const Assignment& a) {
   // lora.rank is lora-rank; train.lr is lr.
   if (Option* o = find(section + "-" + key)) return o->assign(a);
   if (!has_section(section)) {
-    const std::string close = app::nearest(section, sections_);
+    const std::string close = facet::nearest(section, sections_);
     fail(Kind::usage, "{}: section \"{}\" unknown{}", a.where, section,
          close.empty() ? "; see facet " + command_ + " --help" : ", did you mean \"" + close + "\"?");
   }

@@ -154,7 +154,5 @@ Assignment read_set(const std::string& key_equals_value);
 
 /// "lora_rank" -> "lora-rank"
 std::string kebab(std::string);
-/// The candidate with the fewest edits from `name` (swaps count once), or "" when none is close.
-std::string nearest(const std::string& name, const std::vector<std::string>& candidates);
 
 }  // namespace facet::app

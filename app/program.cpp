@@ -8,6 +8,7 @@
 #include "app/version.h"
 #include "tensor/error.h"
 #include "tensor/io/durable.h"
+#include "tensor/io/text.h"
 #include "tensor/parallel.h"
 #include "tensor/storage.h"
 

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
-#include <utility>
 
 namespace facet {
 
@@ -64,22 +62,21 @@ std::string printable(std::string_view text, size_t limit) {
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
   std::string best;
-  size_t least = std::max<size_t>(2, word.size() / 3) + 1;  // farther than this is no help
+  size_t best_edits = (word.size() < 4 ? 1 : std::max<size_t>(2, word.size() / 3)) + 1;  // farther than this is no help
   for (const std::string& c : candidates) {
-    std::vector<size_t> row(c.size() + 1);  // Levenshtein distances of the prefixes of c to a growing prefix of word
-    std::iota(row.begin(), row.end(), size_t{0});
+    // Restricted Damerau-Levenshtein, three rows at a time.
+    std::vector<size_t> before(c.size() + 1), row(c.size() + 1), next(c.size() + 1);
+    for (size_t j = 0; j <= c.size(); ++j) row[j] = j;
     for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = std::exchange(row[0], i);
+      next[0] = i;
       for (size_t j = 1; j <= c.size(); ++j) {
-        const size_t change = diagonal + (word[i - 1] != c[j - 1]);
-        diagonal = row[j];
-        row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
+        next[j] = std::min({row[j] + 1, next[j - 1] + 1, row[j - 1] + (word[i - 1] != c[j - 1])});
+        if (i > 1 && j > 1 && word[i - 1] == c[j - 2] && word[i - 2] == c[j - 1]) next[j] = std::min(next[j], before[j - 2] + 1);
       }
+      before = row;
+      row = next;
     }
-    if (row.back() < least) {
-      least = row.back();
-      best = c;
-    }
+    if (row[c.size()] < best_edits) best = c, best_edits = row[c.size()];
   }
   return best;
 }

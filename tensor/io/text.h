@@ -13,7 +13,7 @@ std::string grouped(uint64_t n);
 std::string printable(std::string_view text, size_t limit = 120);
 /// The first byte that is not part of well-formed UTF-8, or npos.
 size_t invalid_utf8(std::string_view text);
-/// The candidate with the smallest edit distance, for "did you mean"; empty when none is near.
+/// The candidate with the fewest edits (a swap of neighbours is one), for "did you mean"; empty when none is near.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace facet

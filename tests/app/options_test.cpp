@@ -4,6 +4,7 @@
 
 #include "tensor/error.h"
 #include "tests/app/run.h"
+#include "tensor/io/text.h"
 
 using namespace facet;
 using namespace facet::app;
@@ -237,8 +238,8 @@ TEST_CASE("options: the help page shows every option with its default") {
 
 TEST_CASE("nearest: one edit, one swap, nothing far") {
   const std::vector<std::string> names{"lora-rank", "lora-alpha", "lr", "batch"};
-  CHECK(nearest("lorra-rank", names) == "lora-rank");
-  CHECK(nearest("rl", names) == "lr");
-  CHECK(nearest("bacth", names) == "batch");
-  CHECK(nearest("zebra", names).empty());
+  CHECK(facet::nearest("lorra-rank", names) == "lora-rank");
+  CHECK(facet::nearest("rl", names) == "lr");
+  CHECK(facet::nearest("bacth", names) == "batch");
+  CHECK(facet::nearest("zebra", names).empty());
 }
