@@ -67,6 +67,37 @@ struct Changed {
   }
 };
 
+// The gradients of every adapter's tensor, and of nothing else.
+void check_gradients(Gemma& model, const Tensor& ids, const Tensor& mask, double want_loss, int tensors,
+                     const std::function<Tensor(const std::string&)>& want_gradient) {
+  const int64_t B = ids.dim(0), T = ids.dim(1);
+  const Tensor labels = Tensor::full({B * T}, -1, DType::i32);
+  int64_t count = 0;
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t i = 0; i + 1 < T; ++i)
+      if (mask.at({b, i + 1}) != 0) labels.out().as<int32_t>()[b * T + i] = static_cast<int32_t>(ids.at({b, i + 1})), ++count;
+  const Tensor h = model.hidden(masked_tokens(ids, mask));
+  const double loss = linear_cross_entropy_backward(reshape(h, {B * T, h.dim(2)}), model.head().value(), labels,
+                                                    Tensor::full({B * T}, 1.0 / static_cast<double>(count)));
+  CHECK(loss == Approx(want_loss).epsilon(1e-5));
+  int compared = 0;
+  for (Parameter* p : parameters(model)) {
+    INFO(p->name);
+    if (!is_adapter(p->name)) {
+      CHECK_FALSE(p->grad());
+      continue;
+    }
+    const Tensor want = want_gradient(p->name);
+    const auto a = p->grad().to_vector(), b = want.to_vector();
+    REQUIRE(p->grad().shape() == want.shape());
+    double top = 0, worst = 0;
+    for (size_t i = 0; i < a.size(); ++i) top = std::max(top, std::abs(b[i])), worst = std::max(worst, std::abs(a[i] - b[i]));
+    CHECK(worst <= 1e-4 * top);
+    ++compared;
+  }
+  CHECK(compared == tensors);
+}
+
 const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
 
 }  // namespace
@@ -90,33 +121,27 @@ TEST_CASE("peft: PEFT's own adapter gives PEFT's logits, loss and gradients") {
     CHECK(max_difference(logits(*model, t), taps[set + ".logits"], mask) <= tolerance);
   }
 
-  const Tensor ids = taps["a.input_ids"], mask = taps["a.attention_mask"];
-  const int64_t B = ids.dim(0), T = ids.dim(1);
-  const Tensor labels = Tensor::full({B * T}, -1, DType::i32);
-  int64_t count = 0;
-  for (int64_t b = 0; b < B; ++b)
-    for (int64_t i = 0; i + 1 < T; ++i)
-      if (mask.at({b, i + 1}) != 0) labels.out().as<int32_t>()[b * T + i] = static_cast<int32_t>(ids.at({b, i + 1})), ++count;
-  const Tensor h = model->hidden(masked_tokens(ids, mask));
-  const double loss = linear_cross_entropy_backward(reshape(h, {B * T, h.dim(2)}), model->head().value(), labels,
-                                                    Tensor::full({B * T}, 1.0 / static_cast<double>(count)));
-  CHECK(loss == Approx(g["lora/a.loss"].item()).epsilon(1e-5));
-  int compared = 0;
-  for (Parameter* p : parameters(*model)) {
-    INFO(p->name);
-    if (!is_adapter(p->name)) {
-      CHECK_FALSE(p->grad());
-      continue;
-    }
-    const Tensor want = g["lora/grad/base_model.model.model." + p->name];
-    const auto a = p->grad().to_vector(), b = want.to_vector();
-    REQUIRE(p->grad().shape() == want.shape());
-    double top = 0, worst = 0;
-    for (size_t i = 0; i < a.size(); ++i) top = std::max(top, std::abs(b[i])), worst = std::max(worst, std::abs(a[i] - b[i]));
-    CHECK(worst <= 1e-4 * top);
-    ++compared;
+  check_gradients(*model, taps["a.input_ids"], taps["a.attention_mask"], g["lora/a.loss"].item(), 2 * 7 * 7,
+                  [&](const std::string& name) { return g["lora/grad/base_model.model.model." + name]; });
+}
+
+TEST_CASE("peft: DoRA, an adapted embedding, ranks and alphas by module give PEFT's logits, loss and gradients") {
+  for (const auto& [kind, modules, tensors] : {std::tuple{std::string("dora"), 8, 3}, {std::string("embedding"), 8, 2}, {std::string("ranks"), 21, 2}}) {
+    INFO(kind);
+    const auto model = load("gemma3-tiny");
+    Adapters adapters(*model);
+    load_adapter(adapters, "peft", read_adapter(golden_path("peft/" + kind)));
+    const Golden g("peft/" + kind + ".safetensors");
+    const Tensor ids = g["input_ids"], mask = g["attention_mask"];
+    CHECK(max_difference(logits(*model, masked_tokens(ids, mask)), g["logits"], mask) <= 1e-4);
+    check_gradients(*model, ids, mask, g["loss"].item(), modules * tensors, [&](const std::string& name) { return g["grad.model." + name]; });
+
+    const TempFolder folder;  // and so do the weights with the adapter folded in
+    merge_adapter(golden_path("gemma3-tiny"), read_adapter(golden_path("peft/" + kind)), folder / "merged");
+    Gemma merged(read_hf_config(folder / "merged"));
+    load_hf(folder / "merged", merged.config, named_values(merged));
+    CHECK(max_difference(logits(merged, masked_tokens(ids, mask)), g["logits"], mask) <= 1e-4);
   }
-  CHECK(compared == 2 * 7 * 7);
 }
 
 TEST_CASE("peft: what is written is read back bit for bit; a switched adapter equals a fresh load") {
