@@ -199,10 +199,18 @@ TEST_CASE("loop: a run without a checkpoint starts over, and so do its metrics")
 TEST_CASE("loop: a setting that differs from the checkpoint's is refused with both values") {
   const TempFolder temp;
   Trainer(temp / "run", false, DType::f32, Trainer::options(2)).loop.run();
-  Trainer again(temp / "run", true, DType::f32, Trainer::options(3), {{"batch", "16"}});
-  CHECK_THROWS_WITH(again.loop.resume(), Catch::Contains("batch was 4") && Catch::Contains("16 now") && Catch::Contains("--allow-changed batch"));
-  CHECK(again.loop.resume({"batch"}));
-  CHECK(again.loop.step() == 2);
+  {
+    Trainer again(temp / "run", true, DType::f32, Trainer::options(3), {{"batch", "16"}});
+    CHECK_THROWS_WITH(again.loop.resume(), Catch::Contains("batch was 4") && Catch::Contains("16 now") && Catch::Contains("--allow-changed batch"));
+    CHECK(again.loop.resume({"batch"}));
+    CHECK(again.loop.step() == 2);
+  }
+  // All of them at once, and those that one side alone has; nothing is read before all are accepted.
+  Trainer other(temp / "run", true, DType::f32, Trainer::options(3), {{"beta", "0.1"}, {"frozen weights", "ab"}});
+  CHECK_THROWS_WITH(other.loop.find({"beta"}), Catch::Contains("batch was 4, not set now; frozen weights was not set, ab now (") &&
+                                                   Catch::Contains("--allow-changed 'batch,frozen weights' accepts them"));
+  CHECK(other.loop.step() == 0);
+  CHECK(other.loop.resume({"beta", "batch", "frozen weights"}));
 }
 
 TEST_CASE("loop: a step that is not finite changes nothing; ten in a row end the run") {

@@ -22,6 +22,14 @@ TEST_CASE("reference cache: the losses of the model it was computed with, bit fo
     told = done;
   });
   CHECK(told == 13);
+  // A pass that was stopped goes on after its last whole batch.
+  for (const size_t kept : {size_t{8}, size_t{10}, size_t{24}, size_t{26}}) {
+    LogProbs some(cache.parts["train"].begin(), cache.parts["train"].begin() + static_cast<std::ptrdiff_t>(kept));
+    int64_t batches = 0;
+    reference_pass(*other, data, 4, false, 0, some, [&](int64_t, int64_t) { ++batches; });
+    CHECK(some == cache.parts["train"]);
+    CHECK(batches == (kept == 26 ? 0 : kept == 24 ? 1 : 3));
+  }
   cache.save(temp / "ref.safetensors");
   const auto again = ReferenceCache::load(temp / "ref.safetensors", "00ff", "gemma 12345678");
   REQUIRE(again);
