@@ -88,7 +88,7 @@ void GrpoSettings::declare_grpo(Options& o) {
   o.add("mask-truncated", &mask_truncated, "answers cut off at --max-new teach nothing").alias({"mask-truncated-completions"});
   o.add("updates-per-rollout", &updates, "steps that learn from one rollout, from all of it each").alias({"num-iterations"}).range(1, 1 << 16);
   o.add("pack", &row_len, "positions of a row that holds several answers (or groups); 0: one a row").range(0, 1 << 24);
-  o.add("share-prompts", &share_prompts, "compute a group's question once, in one row with all its answers");
+  o.add("separate", &separate, "compute a question with each answer, not once for its group: slower, and a first update's ratios are exactly 1");
   o.add("rows", &rows, "answers in work at a time; changes speed and memory alone").alias({"generation-batch-size"}).range(1, 1 << 20);
   o.add("eval-limit", &eval_limit, "held-out questions answered at each validation").range(1, 1e9);
   declare_run(o);
@@ -122,7 +122,7 @@ GrpoOptions GrpoSettings::grpo_options(const Tokenizer& tokenizer, uint64_t seed
   o.rollout.stop = tokenizer.stop_ids();
   o.prompts = prompts;
   o.updates = updates;
-  o.layout = {.share_prompts = share_prompts, .row_len = row_len, .accum = accum, .pad_id = std::max(0, tokenizer.specials().pad)};
+  o.layout = {.share_prompts = !separate, .row_len = row_len, .accum = accum, .pad_id = std::max(0, tokenizer.specials().pad)};
   o.mask_truncated = mask_truncated;
   o.seed = seed;
   o.most_failures = max_failures;
@@ -154,7 +154,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   for (const std::vector<Question>* list : {&train, static_cast<const std::vector<Question>*>(&valid)})
     for (const Question& q : *list) longest = std::max(longest, q.ids.size());
   const int64_t positions = std::min(model.context(), static_cast<int64_t>(longest) + s.max_new), completions = s.prompts * s.group;
-  MemoryPlan plan = plan_memory(model, (s.share_prompts ? s.prompts * static_cast<int64_t>(longest) + completions * s.max_new : completions * positions) / s.accum);
+  MemoryPlan plan = plan_memory(model, (s.separate ? completions * positions : s.prompts * static_cast<int64_t>(longest) + completions * s.max_new) / s.accum);
   plan.other = cache_bytes(model, std::min(s.rows, completions), positions);
   plan.other_name = "cache";
   plan.at_most = true;
@@ -208,7 +208,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
                        {"mask-truncated", s.mask_truncated ? "yes" : "no"},
                        {"updates-per-rollout", std::to_string(s.updates)},
                        {"accum", std::to_string(s.accum)},
-                       {"share-prompts", s.share_prompts ? "yes" : "no"},
+                       {"question", s.separate ? "with each answer" : "once for its group"},
                        {"pack", std::to_string(s.row_len)}};
   training.sample = [&] {
     return s.samples.empty() ? answers_text(model, tokenizer, shown, rewards, o) : sample_text(model, tokenizer, s.samples, seed);

@@ -11,7 +11,7 @@ struct GrpoSettings : TrainSettings, VerifierSettings {
   double temp = 1, kl = 0, clip_low = 0.2, clip_delta = 0;
   std::optional<double> clip_high;
   std::string loss = "dapo", scale = "group", ratio = "token";
-  bool mask_truncated = false, share_prompts = false;
+  bool mask_truncated = false, separate = false;
 
   GrpoSettings() { schedule = "constant"; }
   void declare_grpo(Options&);

@@ -218,7 +218,7 @@ int run(Settings& s, Options& options, Console& console) {
     rl.warmup = 10;
     rl.schedule = "linear";
     rl.scale = "none";
-    rl.row_len = 128;
+    rl.row_len = 256;  // room for most groups
     rl.steps = grpo_steps;
     if (std::filesystem::exists(rl.out)) remove_durably(rl.out);
     folder.path = rl.model;
