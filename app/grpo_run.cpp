@@ -88,7 +88,7 @@ void GrpoSettings::declare_grpo(Options& o) {
   o.add("mask-truncated", &mask_truncated, "answers cut off at --max-new teach nothing").alias({"mask-truncated-completions"});
   o.add("updates-per-rollout", &updates, "steps that learn from one rollout, from all of it each").alias({"num-iterations"}).range(1, 1 << 16);
   o.add("pack", &row_len, "positions of a row that holds several answers (or groups); 0: one a row").range(0, 1 << 24);
-  o.add("separate", &separate, "compute a question with each answer, not once for its group: slower, and a first update's ratios are exactly 1");
+  o.add("separate", &separate, "compute a question with each answer, not once for its group");
   o.add("rows", &rows, "answers in work at a time; changes speed and memory alone").alias({"generation-batch-size"}).range(1, 1 << 20);
   o.add("eval-limit", &eval_limit, "held-out questions answered at each validation").range(1, 1e9);
   declare_run(o);

@@ -5,7 +5,7 @@
 //   packed          several of those in a row of up to `row_len` positions, as documents that do not see each other; the same bits
 //   shared prompts  a row holds a prompt once (a trunk) and all its completions (branches, which see the trunk and themselves; see
 //                   Tokens::segments). With prompts of P and completions of C tokens a group of G costs P + G C tokens, not G (P + C);
-//                   a ratio is 1 up to rounding
+//                   the same bits while no position reaches 512, and up to rounding from there on (tensor/kernels/attention.h)
 //
 // A token is learned where it is predicted: the row of completion token t is that of the token before it. So a branch repeats the
 // prompt's last token, at the prompt's last position, and the trunk ends before it; the last token of a completion is only a label.

@@ -25,7 +25,7 @@ void differentiate(const Columns<A>& columns, int64_t p, int64_t begin, int64_t 
   }
   for (int64_t s = begin; s < end; ++s) {
     const int64_t position = all_visible ? 0 : g.k_position(columns.b, s), segment = all_visible ? 0 : g.k_segment(columns.b, s);
-    const bool open = mask.open(position, segment);
+    const bool open = mask.open(position, segment, segment);
     for (int j = 0; j < C; ++j) {
       A* const at = probabilities + (s - begin) * ld + j * W;
       A* const ds = gradients + (s - begin) * ld + j * W;
@@ -36,7 +36,7 @@ void differentiate(const Columns<A>& columns, int64_t p, int64_t begin, int64_t 
         slope = 1 - t * t;
       }
       Vec<A> e = exp_down(c - base[j]);
-      if (!open) e = mask.apply(j, position, segment, e, Vec<A>{});
+      if (!open) e = mask.apply(j, position, segment, segment, e, Vec<A>{});
       store(at, e);
       store(ds, e * (load(ds) - mean[j]) * slope);
     }

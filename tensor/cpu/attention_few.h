@@ -217,11 +217,10 @@ void few_over_piece(const Columns<A>& columns, const Run* run, const Run* end, i
   for (int64_t r = 0; r < count; ++r) sum.m[r] = -infinity, sum.l[r] = 0;
   __builtin_memset(sum.o, 0, static_cast<size_t>(count * g.padded) * sizeof(A));
   for (; run < end; ++run) {
-    const KeyRange range = run->range();
     bool any = false;
-    for (int64_t p = 0; p < columns.panels; ++p) any |= may_see(columns.range[p], range);
+    for (int64_t p = 0; p < columns.panels; ++p) any |= run->met_by(columns.range[p]);
     if (!any) continue;
-    const int64_t keys = run->end - run->begin, lead = run->lead(key_block), origin = run->position - lead;
+    const int64_t keys = run->count(), lead = run->lead(key_block), origin = run->position - lead;
     int64_t k_ld = 0, v_ld = 0;
     const T* const k = rows_in_order(x.k, columns.b, *run, g.S, kv_head, g.Dh, room + W * g.Dh, k_ld);
     const T* const v = rows_in_order(x.v, columns.b, *run, g.S, kv_head, g.Dh, room + (W + key_block) * g.Dh, v_ld);
@@ -244,9 +243,9 @@ void few_over_piece(const Columns<A>& columns, const Run* run, const Run* end, i
     const int64_t first = lead - lead % W, rest = lead + keys;  // lanes: position origin + i
     for (int64_t r = 0; r < count; ++r) {
       A* const s = scores + r * score_row<A>;
-      const bool meets = columns.segment[r] == run->segment || columns.trunk[r] == run->segment;
+      const bool meets = columns.segment[r] == run->segment || columns.trunk[r] == run->via;
       const int64_t from = columns.lo[r] > run->position ? columns.lo[r] - origin : lead;
-      const int64_t to = !meets ? -1 : columns.hi[r] < range.hi ? columns.hi[r] - origin : rest - 1;
+      const int64_t to = !meets ? -1 : columns.hi[r] < run->last() ? columns.hi[r] - origin : rest - 1;
       Vec<A> top = broadcast<A>(sum.m[r]);
       for (int64_t i = first; i < rest; i += W) {
         Vec<A> c = load(s + i);

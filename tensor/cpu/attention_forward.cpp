@@ -22,7 +22,7 @@ FACET_INLINE Vec<A> sum_of_rows(const A* row, const A* end) {
 template <int C, class A>
 void soften(const Columns<A>& columns, int64_t p, const Run& keys, bool all_visible, A* scores, A* m, A* l, A* alpha) {
   constexpr int W = width<A>;
-  const int64_t lead = keys.lead(W), end = lead + keys.end - keys.begin, rows = (end + W - 1) / W * W;
+  const int64_t lead = keys.lead(W), end = lead + keys.count(), rows = (end + W - 1) / W * W;
   const Geometry& g = *columns.geometry;
   const A cap = static_cast<A>(g.x.cap), inverse_cap = cap > 0 ? 1 / cap : 0;
   const A infinity = __builtin_inff();
@@ -31,12 +31,12 @@ void soften(const Columns<A>& columns, int64_t p, const Run& keys, bool all_visi
   for (int j = 0; j < C; ++j) top[j] = load(m + j * W);
   for (int64_t i = lead; i < end; ++i) {
     const int64_t position = keys.position + i - lead;
-    const bool open = mask.open(position, keys.segment);
+    const bool open = mask.open(position, keys.segment, keys.via);
     for (int j = 0; j < C; ++j) {
       A* const at = scores + i * panel<A> + j * W;
       Vec<A> c = load(at);
       if (cap > 0) c = cap * math::tanh(c * inverse_cap);
-      if (!open) c = mask.apply(j, position, keys.segment, c, broadcast<A>(-infinity));
+      if (!open) c = mask.apply(j, position, keys.segment, keys.via, c, broadcast<A>(-infinity));
       if (cap > 0 || !open) store(at, c);
       top[j] = max(c, top[j]);
     }
@@ -68,7 +68,7 @@ void soften(const Columns<A>& columns, int64_t p, const Run& keys, bool all_visi
 template <int C, class A>
 void panel_step(const Columns<A>& columns, int64_t p, const Run& keys, bool all, const A* k, int64_t k_ld, const A* v, int64_t v_ld,
                 const A* q, A* scores, A* m, A* l, A* alpha, A* o) {
-  const int64_t Dh = columns.geometry->Dh, count = keys.end - keys.begin;
+  const int64_t Dh = columns.geometry->Dh, count = keys.count();
   A* const first = scores + keys.lead(width<A>) * panel<A>;
   product<C, Walk::rows, A>(count, k, k_ld, q, panel<A>, Dh, first, panel<A>, false);
   soften<C, A>(columns, p, keys, all, scores, m, l, alpha);
@@ -135,24 +135,23 @@ void forward(const AttentionInputs& x, const Out& y, const Out& lse) {
       __builtin_memset(state, nothing, static_cast<size_t>(most));
       for (int64_t n = 0; n < runs.pieces(b); ++n) {
         for (const Run* run = runs.begin(b, n); run < runs.end(b, n); ++run) {
-          const KeyRange range = run->range();
           const A *k = nullptr, *v = nullptr;
           int64_t k_ld = 0, v_ld = 0;
           for (int64_t p = 0; p < columns.panels; ++p) {
-            if (!may_see(columns.range[p], range)) continue;
+            if (!run->met_by(columns.range[p])) continue;
             if (!k) {
               const T* const keys = rows_in_order(x.k, b, *run, g.S, head, g.Dh, k_rows, k_ld);
               const T* const values = rows_in_order(x.v, b, *run, g.S, head, g.Dh, v_rows, v_ld);
-              k = converted_rows<A>(keys, run->end - run->begin, g.Dh, k_room, k_ld);
-              v = converted_rows<A>(values, run->end - run->begin, g.Dh, v_room, v_ld);
+              k = converted_rows<A>(keys, run->count(), g.Dh, k_room, k_ld);
+              v = converted_rows<A>(values, run->count(), g.Dh, v_room, v_ld);
             }
             const Run seen = run->within(columns.range[p]);
-            const int64_t skipped = seen.begin - run->begin;
+            const int64_t skipped = seen.begin;
             if (state[p] == nothing) state[p] = first_piece;  // joins nothing: goes where the whole is summed
             const Seen<A> here = (state[p] == first_piece ? total : now).at(p, g.Dh);
             if (state[p] == summed) here.clear(1, g.Dh), state[p] = next_piece;
             const auto step = columns.vectors(p) == 2 ? panel_step<2, A> : panel_step<1, A>;
-            step(columns, p, seen, sees_all(columns.range[p], range), k + skipped * k_ld, k_ld, v + skipped * v_ld, v_ld,
+            step(columns, p, seen, run->open_to(columns.range[p]), k + skipped * k_ld, k_ld, v + skipped * v_ld, v_ld,
                  q + p * panel<A> * g.Dh, scores, here.m, here.l, alpha, here.o);
           }
         }

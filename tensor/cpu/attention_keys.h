@@ -6,21 +6,33 @@
 
 namespace facet::cpu::FACET_TIER {
 
+constexpr int32_t hidden_trunk = INT32_MIN;  ///< what no query's trunk is called
+
 /// Consecutive slots with consecutive positions of one segment that do not cross a multiple of key_block positions: one step of the
-/// online softmax.
+/// online softmax. A branch that leaves its trunk between such multiples takes the trunk's last run along: its first run begins with
+/// those keys, and they are hidden from branches where they stand.
 struct Run {
   int32_t begin, end;  ///< slots; those from S on are slots 0, 1, .. of a ring that goes on there
-  int32_t position;    ///< of the first
+  int32_t position;    ///< of the first key
   int32_t segment;
+  int32_t via;         ///< what the trunk of a query that sees it is called: `segment` or hidden_trunk
+  int32_t trunk_begin = 0, trunk_count = 0;  ///< slots of the trunk that come before `begin`
 
-  FACET_INLINE int64_t last() const { return int64_t{position} + (end - begin) - 1; }
-  FACET_INLINE KeyRange range() const { return {position, last(), segment, segment, true}; }
+  FACET_INLINE int64_t count() const { return trunk_count + (end - begin); }
+  FACET_INLINE int64_t last() const { return position + count() - 1; }
+  /// Some query of the panel may see some key.
+  FACET_INLINE bool met_by(const QueryRange& q) const {
+    const bool own = segment >= q.segment_lo && segment <= q.segment_hi, trunk = via >= q.trunk_lo && via <= q.trunk_hi;
+    return last() >= q.lo_min && position <= q.hi_max && (own || trunk);
+  }
+  /// Every query of the panel sees every key.
+  FACET_INLINE bool open_to(const QueryRange& q) const { return q.sees(position, last(), segment, via); }
   /// How far the first key lies behind a multiple of n positions.
   FACET_INLINE int lead(int n) const { return position % n; }
-  /// Without the keys at either end that no query of the panel sees.
+  /// Without the keys at either end that no query of the panel sees; begin and end count from the first key of this run.
   FACET_INLINE Run within(const QueryRange& q) const {
     const int64_t before = q.lo_min - position, behind = last() - q.hi_max;
-    Run r = *this;
+    Run r{0, static_cast<int32_t>(count()), position, segment, via};
     if (before > 0) r.begin += static_cast<int32_t>(before), r.position += static_cast<int32_t>(before);
     if (behind > 0) r.end -= static_cast<int32_t>(behind);
     return r;
@@ -66,13 +78,37 @@ class Runs {
       if (position >= 0) {
         if (position / piece != at) opens[pieces++] = n;
         at = position / piece;
-        runs_[b * S_ + n++] = {static_cast<int32_t>(s), static_cast<int32_t>(s + some), static_cast<int32_t>(position),
-                               static_cast<int32_t>(g.k_segment(b, s))};
+        const auto segment = static_cast<int32_t>(g.k_segment(b, s));
+        runs_[b * S_ + n++] = {static_cast<int32_t>(s), static_cast<int32_t>(s + some), static_cast<int32_t>(position), segment, segment};
       }
       i += some;
     }
     opens[pieces] = n;
     counts_[b] = pieces;
+    // Only where every query's key is among the keys: a branch without keys has no run that could take the trunk's along.
+    if (g.x.k_segments && g.x.k_segments.data == g.x.q_segments.data && g.S == g.T) join_branches(runs_ + b * S_, n);
+  }
+  static void join_branches(Run* runs, int32_t n) {
+    for (int32_t i = 1; i < n; ++i)
+      if (runs[i].segment < runs[i - 1].segment) return;  // in ascending order every segment stands in one place
+    for (int32_t i = 0; i + 1 < n; ++i) {
+      Run& tail = runs[i];
+      const int64_t next = tail.last() + 1;
+      if (tail.segment < 65536 || tail.segment != trunk_of(tail.segment) || next % key_block == 0) continue;
+      const auto first_of_branch = [&](int32_t j) { return runs[j].segment != runs[j - 1].segment; };
+      int32_t end = i + 1;
+      bool alike = true;  // every branch goes on where the trunk ends
+      for (; end < n && runs[end].segment != tail.segment && trunk_of(runs[end].segment) == tail.segment; ++end)
+        alike &= !first_of_branch(end) || runs[end].position == next;
+      if (!alike || end == i + 1) continue;
+      for (int32_t j = i + 1; j < end; ++j)
+        if (first_of_branch(j)) {
+          runs[j].position = tail.position;
+          runs[j].trunk_begin = tail.begin;
+          runs[j].trunk_count = static_cast<int32_t>(tail.count());
+        }
+      tail.via = hidden_trunk;
+    }
   }
   /// Slots of the run that begins at s, `most` at most, or 1 for an empty slot.
   FACET_INLINE static int64_t step(const Geometry& g, int64_t b, int64_t s, int64_t most) {
@@ -95,16 +131,18 @@ class Runs {
   int64_t S_, most_pieces_ = 0;
 };
 
-/// Rows of a run in a row: where they lie, or copied to `room` where the ring goes on from its beginning.
+/// Rows of a run in a row: where they lie, or copied to `room` where they lie in two places.
 template <class T>
 FACET_INLINE const T* rows_in_order(const View& v, int64_t b, const Run& run, int64_t S, int64_t head, int64_t Dh, T* room, int64_t& ld) {
-  if (run.end <= S) {
+  if (run.end <= S && run.trunk_count == 0) {
     ld = v.stride.dim[1];
     return Geometry::row<T>(v, b, run.begin, head);
   }
   ld = Dh;
-  for (int64_t s = run.begin; s < run.end; ++s)
-    __builtin_memcpy(room + (s - run.begin) * Dh, Geometry::row<T>(v, b, s < S ? s : s - S, head), static_cast<size_t>(Dh) * sizeof(T));
+  for (int64_t i = 0; i < run.count(); ++i) {
+    const int64_t own = run.begin + i - run.trunk_count, s = i < run.trunk_count ? run.trunk_begin + i : own < S ? own : own - S;
+    __builtin_memcpy(room + i * Dh, Geometry::row<T>(v, b, s, head), static_cast<size_t>(Dh) * sizeof(T));
+  }
   return room;
 }
 

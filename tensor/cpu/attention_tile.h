@@ -280,16 +280,16 @@ struct QueryRange {
     const bool own = last >= segment_lo && first <= segment_hi, trunk = last >= trunk_lo && first <= trunk_hi;
     return hi < lo_min || lo > hi_max || !(own || trunk);
   }
-  /// Every query sees every key of that segment in this range of positions.
-  FACET_INLINE bool sees(int64_t lo, int64_t hi, int64_t segment) const {
-    const bool own = segment == segment_lo && segment == segment_hi, trunk = segment == trunk_lo && segment == trunk_hi;
+  /// Every query sees every key of that segment in this range of positions. via: the segment as branches of it see it, or hidden_trunk.
+  FACET_INLINE bool sees(int64_t lo, int64_t hi, int64_t segment, int64_t via) const {
+    const bool own = segment == segment_lo && segment == segment_hi, trunk = via == trunk_lo && via == trunk_hi;
     return all && lo >= lo_max && hi <= hi_min && (own || trunk);
   }
 };
 
 FACET_INLINE bool may_see(const QueryRange& q, const KeyRange& k) { return !q.sees_none(k.lo, k.hi, k.segment_lo, k.segment_hi); }
 FACET_INLINE bool sees_all(const QueryRange& q, const KeyRange& k) {
-  return k.all && k.segment_lo == k.segment_hi && q.sees(k.lo, k.hi, k.segment_lo);
+  return k.all && k.segment_lo == k.segment_hi && q.sees(k.lo, k.hi, k.segment_lo, k.segment_lo);
 }
 
 /// The sizes of a call, and where its rows are.
@@ -454,12 +454,14 @@ class PanelMask {
     }
   }
   /// True when nothing of this key is hidden, which spares the test of its lanes.
-  FACET_INLINE bool open(int64_t position, int64_t segment) const { return all_visible_ || range_.sees(position, position, segment); }
+  FACET_INLINE bool open(int64_t position, int64_t segment, int64_t via) const {
+    return all_visible_ || range_.sees(position, position, segment, via);
+  }
   /// x where the key is visible, else `hidden`. lo >= 0, so that an empty slot, position -1, is hidden from all.
-  FACET_INLINE Vec<A> apply(int j, int64_t position, int64_t segment, Vec<A> x, Vec<A> hidden) const {
-    const Int<A> at = static_cast<Int<A>>(position), in = static_cast<Int<A>>(segment);
+  FACET_INLINE Vec<A> apply(int j, int64_t position, int64_t segment, int64_t via, Vec<A> x, Vec<A> hidden) const {
+    const Int<A> at = static_cast<Int<A>>(position), in = static_cast<Int<A>>(segment), over = static_cast<Int<A>>(via);
     auto inside = (lo_[j] <= at) & (hi_[j] >= at);
-    if (segments_) inside &= (segment_[j] == in) | (trunk_[j] == in);
+    if (segments_) inside &= (segment_[j] == in) | (trunk_[j] == over);
     return inside ? x : hidden;
   }
 

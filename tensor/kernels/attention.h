@@ -43,9 +43,10 @@
 // Blocks and pieces begin at multiples of 64 and 512 positions, wherever those lie in k, and a ring is walked from its oldest key on.
 // Hidden keys, and blocks and pieces without a visible key, add exactly nothing (their k and v must be finite, as a cache's are). So
 // a query has the same bits in a row of its own, in a packed row, over a cache and over a ring that has gone round, as long as the keys
-// of a sequence lie in the order of their positions, without gaps. A branch has its trunk's keys elsewhere: where it leaves the trunk
-// within a block of 64 it takes one step more than a row of its own, and equals that up to rounding. Positions in disorder cost speed,
-// each break in the sequence a step, and are right up to rounding too.
+// of a sequence lie in the order of their positions, without gaps. So has a branch: where it leaves its trunk within a block of 64, it
+// takes the trunk's part of the block along (if q and k share their segments, segments ascend in the row, and all branches go on where
+// the trunk ends; else, and from position 512 on, it equals a row of its own up to rounding). Positions in disorder cost speed, each
+// break in the sequence a step, and are right up to rounding too.
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/view.h"

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
 
@@ -395,6 +396,8 @@ TEST_CASE("attention: completions of one prompt in a row equal rows of their own
         const auto here = [&](const Tensor& x) { return x.slice(1, begin, begin + each); };
         check_close({here(packed.y), here(packed.dq), here(packed.dk), here(packed.dv)},
                     {last(alone.y), last(alone.dq), last(alone.dk), last(alone.dv)}, tolerance, tolerance);
+        CHECK(bitwise_equal(here(packed.y).clone(), last(alone.y).clone()));
+        CHECK(bitwise_equal(packed.y.slice(1, first, first + prompt).clone(), alone.y.slice(1, 0, prompt).clone()));
         const std::vector<double> k = alone.dk.slice(1, 0, prompt).to_vector(), v = alone.dv.slice(1, 0, prompt).to_vector();
         for (size_t i = 0; i < dk.size(); ++i) dk[i] += k[i], dv[i] += v[i];
       }
@@ -412,6 +415,28 @@ TEST_CASE("attention: completions of one prompt in a row equal rows of their own
       CHECK_FALSE(all_zero(g.slice(1, prompt - 1, prompt)));
     }
   }
+}
+
+TEST_CASE("attention: branches in any order, with gaps, or without keys of their own see what they should") {
+  const auto check = [](const std::vector<std::array<int32_t, 3>>& parts, std::vector<int32_t> asking) {  // segment, first position, tokens
+    std::vector<int32_t> p, s;
+    for (const auto& [segment, first, n] : parts)
+      for (int32_t i = 0; i < n; ++i) p.push_back(first + i), s.push_back(segment);
+    const auto S = static_cast<int64_t>(p.size()), T = asking.empty() ? S : static_cast<int64_t>(asking.size());
+    const Case c(59, 1, T, S, 2, 1, 6, DType::f64);
+    AttentionMask m;
+    m.k_positions = ints(p, {1, S});
+    m.k_segments = ints(s, {1, S});
+    m.q_positions = asking.empty() ? m.k_positions : Tensor::full({1, T}, 200, DType::i32);
+    m.q_segments = asking.empty() ? m.k_segments : ints(asking, {1, T});
+    check_close(run(c, m, 0.4), slow(c, m, 0.4), 1e-10, 1e-12);
+  };
+  const int32_t a = 1 << 16, b = 2 << 16;
+  check({{a, 0, 20}, {a + 1, 20, 7}, {a + 2, 20, 70}, {b, 0, 75}, {b + 1, 75, 3}, {b + 2, 75, 5}}, {});
+  check({{a, 0, 20}, {a + 1, 20, 7}, {b, 0, 9}, {b + 1, 9, 3}, {a + 2, 20, 5}}, {});  // back to a trunk left before
+  check({{a, 0, 20}, {a + 2, 20, 7}, {a + 1, 20, 7}, {a + 2, 20, 7}}, {});
+  check({{a, 0, 20}, {a + 1, 20, 7}, {a + 2, 25, 7}}, {});
+  check({{a, 0, 20}, {a + 1, 20, 7}}, {a, a + 1, a + 2});
 }
 
 TEST_CASE("attention: number 0 is a document, no trunk of the documents below 65536") {
