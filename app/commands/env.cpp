@@ -42,6 +42,7 @@ int run(Settings& s, Options&, Console& console) {
       {"bf16 / int8", fmt::format("avx512_bf16 {}, avx512_vnni {}, amx_bf16 {}", yes("avx512_bf16"), yes("avx512_vnni"), yes("amx_bf16"))},
       {"cores", cores},
       {"threads", fmt::format("{} ({})", t.count, t.why)},
+      {"turns of waiting", waiting_text()},
       {"memory", fmt::format("{} of {} free", human_bytes(static_cast<uint64_t>(m.free_bytes)), human_bytes(static_cast<uint64_t>(m.memory_bytes)))},
       {"system", system_name()},
   };

@@ -81,6 +81,7 @@ void decoding(const Problem& p) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  spin_briefly(argv);
   set_threads(argc > 1 ? std::atoi(argv[1]) : 1);
   std::printf("threads %d, tier %s\n%-28s %14s %27s\n", threads(), cpu::name_of(cpu::current_tier()), "", "forward GFLOP/s",
               "backward GFLOP/s");

@@ -99,6 +99,7 @@ void decode(DType dtype, int64_t rows, int many) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  spin_briefly(argv);
   const int many = threads();
   auto asked = [&](const char* what) {
     return argc < 2 || std::any_of(argv + 1, argv + argc, [&](const char* s) { return std::string(s) == what; });

@@ -2,9 +2,10 @@
 #include "tensor/parallel.h"
 
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <thread>
+#include <cstdlib>
 
 namespace facet {
 namespace {
@@ -20,6 +21,22 @@ int threads() {
 
 void set_threads(int n) {
   thread_count = n > 0 ? n : std::max(1, omp_get_num_procs());
+}
+
+namespace {
+constexpr const char *turns = "GOMP_SPINCOUNT", *policy = "OMP_WAIT_POLICY", *few_turns = "100";
+}
+
+void spin_briefly(char** argv) {
+  if (std::getenv(turns) || std::getenv(policy)) return;
+  ::setenv(turns, few_turns, 1);
+  ::execv("/proc/self/exe", argv);  // returns where there is no /proc: then threads wait as libgomp lets them
+}
+
+const char* waiting_text() {
+  if (const char* set = std::getenv(policy)) return set;
+  const char* set = std::getenv(turns);
+  return set ? set : "as libgomp does";
 }
 
 void parallel_for(int64_t n, int64_t chunk, int64_t cost, RangeFn f) {
