@@ -34,7 +34,7 @@ void set_threads(int); ///< 0 = as many as the machine has
 /// For the first line of main. Threads of a team meet at the end of every kernel, and libgomp lets them spin for up to 16 ms before they
 /// sleep: where other programs want the processors, they take them from the very thread they wait for, and a step lasts ten times as
 /// long. How long they spin is read from the environment before main begins, so the program starts itself once more, as the same
-/// process, with GOMP_SPINCOUNT=100, some microseconds. Does nothing where GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
+/// process, with GOMP_SPINCOUNT=1000, some 50 microseconds. Does nothing where GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
 void spin_briefly(char** argv);
 /// What the environment says about it: turns, or a policy.
 const char* waiting_text();

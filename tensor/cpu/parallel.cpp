@@ -24,7 +24,7 @@ void set_threads(int n) {
 }
 
 namespace {
-constexpr const char *turns = "GOMP_SPINCOUNT", *policy = "OMP_WAIT_POLICY", *few_turns = "100";
+constexpr const char *turns = "GOMP_SPINCOUNT", *policy = "OMP_WAIT_POLICY", *few_turns = "1000";
 }
 
 void spin_briefly(char** argv) {
