@@ -34,9 +34,9 @@
 #include <memory>
 #include <numeric>
 
-#include "models/gemma/model.h"
 #include "nn/lora.h"
 #include "notebooks-cpp/nb.hpp"
+#include "notebooks-cpp/small_gemma.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
 #include "tensor/parallel.h"
@@ -83,29 +83,6 @@ Spellings words(const Rule& rule, int64_t n, Key k) {
 // optimizer looks at the parameters that train and at no others, so the same loop trains a whole model or an adapter.
 
 // %%
-GemmaConfig small() {
-  GemmaConfig c;
-  c.vocab = letters + 1;
-  c.width = 32;
-  c.layers = 2;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 8;
-  c.hidden = 64;
-  c.window = c.context = 64;
-  c.kinds = pattern(c.layers, 0);
-  c.query_scale_denominator = 8;
-  c.init_std = 0.1;
-  return c;
-}
-
-std::unique_ptr<Gemma> copy_of(Gemma& from) {
-  auto to = std::make_unique<Gemma>(from.config);
-  const auto source = parameters(from), target = parameters(*to);
-  for (size_t i = 0; i < source.size(); ++i) target[i]->reset(source[i]->value().detach().clone(), true);
-  return to;
-}
-
 struct Run {
   std::vector<double> losses;
   size_t optimizer_bytes = 0;
@@ -240,7 +217,7 @@ nb::start(argc, argv);
 NB_CELL
 set_threads(1);  // steps this small are not worth sharing
 const int steps = nb::quick() ? 400 : 800;
-Gemma base(small());
+Gemma base(nb::small_gemma(letters + 1));
 base.init(key(1));
 train(base, copied, nb::quick() ? 300 : 400, 5e-3, key(2));
 
@@ -259,7 +236,7 @@ nb::check(loss_of(base, reverse_test) > std::log(12.0), "and is worse than a gue
 
 // %%
 NB_CELL
-const auto full = copy_of(base);
+const auto full = nb::copy_of(base);
 const Run full_run = train(*full, reversed, steps, 5e-3, key(6));
 const double full_loss = loss_of(*full, reverse_test);
 fmt::print("full fine-tuning: loss {:.4f}, {:.0f}% of the words right\n", full_loss,
@@ -326,7 +303,7 @@ nb::check(largest(linear(probe, summed) - full_q(probe)) < 1e-5, "W and all term
 NB_CELL
 std::vector<double> kept{1, 2, 4, 8, 16, 32}, loss_of_kept;
 for (double r : kept) {
-  const auto cut = copy_of(*full);
+  const auto cut = nb::copy_of(*full);
   for (Parameter* p : parameters(*cut))
     for (const Change& c : changes)
       if (c.name == p->name) {
@@ -352,7 +329,7 @@ nb::check(loss_of_kept[0] > 10 * loss_of_kept[4], "the first alone does not");
 
 // %%
 NB_CELL
-const auto adapted = copy_of(base);
+const auto adapted = nb::copy_of(base);
 const Tensor base_logits = logits_of(base, reverse_test);
 Adapters adapters(*adapted);
 adapters.add("untrained", {.rank = 4, .alpha = 8}, key(9));
@@ -492,7 +469,7 @@ struct Trained {
   double loss, right;
 };
 const auto adapt = [&](const Rule& rule, const Spellings& test, const LoraOptions& o) {
-  Trained t{o.rank, copy_of(base), {}, 0, 0};
+  Trained t{o.rank, nb::copy_of(base), {}, 0, 0};
   Adapters(*t.model).add("shift", o, key(9));
   t.run = train(*t.model, rule, steps, 1.5e-2, key(6));
   t.loss = loss_of(*t.model, test);
@@ -660,7 +637,7 @@ const auto targets_of = [](Gemma& model, const std::vector<std::pair<std::string
 adapters.use("reverse");
 const Tensor adapter_logits = logits_of(*adapted, reverse_test);
 
-const auto merged = copy_of(base);
+const auto merged = nb::copy_of(base);
 const std::vector<Target> targets = targets_of(*merged, adapters.factors("reverse"));
 for (const Target& t : targets) t.weight->reset(t.weight->value().detach() + t.change, true);
 const double drift = largest(logits_of(*merged, reverse_test) - adapter_logits),
@@ -729,7 +706,7 @@ nb::check(lost.y.front() < 0.1, "ours, which had a lot to change, does not");
 
 // %%
 NB_CELL
-const auto dora = copy_of(base);
+const auto dora = nb::copy_of(base);
 Adapters dora_adapters(*dora);
 dora_adapters.add("reverse", {.rank = 1, .alpha = 2, .dora = true}, key(9));
 const double dora_start = largest(logits_of(*dora, reverse_test) - base_logits);

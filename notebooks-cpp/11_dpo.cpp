@@ -34,9 +34,9 @@
 #include <memory>
 #include <numeric>
 
-#include "models/gemma/model.h"
 #include "nn/lora.h"
 #include "notebooks-cpp/nb.hpp"
+#include "notebooks-cpp/small_gemma.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
 #include "tensor/parallel.h"
@@ -89,28 +89,6 @@ constexpr int letters = 6;
 using Word = std::vector<int32_t>;
 using Speaker = std::function<Word(const Word&, Key)>;
 
-GemmaConfig small() {
-  GemmaConfig c;
-  c.vocab = letters + 1;
-  c.width = 32;
-  c.layers = 2;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 8;
-  c.hidden = 64;
-  c.window = c.context = 64;
-  c.kinds = pattern(c.layers, 0);
-  c.query_scale_denominator = 8;
-  c.init_std = 0.1;
-  return c;
-}
-std::unique_ptr<Gemma> copy_of(Gemma& from) {
-  auto to = std::make_unique<Gemma>(from.config);
-  const auto source = parameters(from), target = parameters(*to);
-  for (size_t i = 0; i < source.size(); ++i) target[i]->reset(source[i]->value().detach().clone(), true);
-  return to;
-}
-
 void descent_step(AdamW& optimizer, double lr) {
   const Clip clip = clip_global_norm(optimizer.parameters(), 1);
   optimizer.step(lr, clip.scale);
@@ -135,7 +113,7 @@ Example example(const Word& word, const Word& answer) {
 }
 
 std::unique_ptr<Gemma> listen_to(const Speaker& speaker, int64_t length, int steps, uint64_t seed) {
-  auto model = std::make_unique<Gemma>(small());
+  auto model = std::make_unique<Gemma>(nb::small_gemma(letters + 1));
   model->init(key(seed));
   AdamW optimizer({{parameters(*model)}}, {.beta2 = 0.98});
   constexpr int64_t batch = 32;
@@ -470,7 +448,7 @@ struct Aligned {
 };
 const auto align = [](Gemma& from, const Dataset& data, const DpoLossOptions& options, double lr, int steps) {
   Aligned a;
-  a.model = copy_of(from);
+  a.model = nb::copy_of(from);
   a.adapters = std::make_unique<Adapters>(*a.model);
   a.adapters->add("preferences", {.rank = 8, .alpha = 16}, key(12));
   const Reference reference = adapter_off_reference(*a.adapters, data);
@@ -731,7 +709,7 @@ Dataset chosen_only;
 for (int64_t i = 0; i < early.size(); i += 2)
   chosen_only.add(
       example({early[i].ids.begin(), early[i].ids.begin() + 5}, {early[i].ids.end() - 5, early[i].ids.end()}), i + 1);
-const auto anchored = copy_of(*slips);
+const auto anchored = nb::copy_of(*slips);
 Adapters anchored_adapters(*anchored);
 anchored_adapters.add("preferences", {.rank = 8, .alpha = 16}, key(12));
 const Reference anchored_reference = adapter_off_reference(anchored_adapters, early);

@@ -33,8 +33,8 @@
 #include "autograd/ops.h"
 #include "data/loader.h"
 #include "data/make_tokenizer.h"
-#include "models/gemma/model.h"
 #include "notebooks-cpp/nb.hpp"
+#include "notebooks-cpp/small_gemma.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
 #include "tensor/parallel.h"
@@ -99,19 +99,7 @@ Estimate enumerate(const Numbers& p, int draws, const std::function<Numbers(cons
 
 // %%
 std::unique_ptr<Gemma> new_model(int64_t vocab, uint64_t seed) {
-  GemmaConfig c;
-  c.vocab = vocab;
-  c.width = 32;
-  c.layers = 2;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 8;
-  c.hidden = 64;
-  c.window = c.context = 64;
-  c.kinds = pattern(c.layers, 0);
-  c.query_scale_denominator = 8;
-  c.init_std = 0.1;
-  auto model = std::make_unique<Gemma>(c);
+  auto model = std::make_unique<Gemma>(nb::small_gemma(vocab));
   model->init(key(seed));
   return model;
 }
