@@ -12,6 +12,7 @@ namespace {
 // Waking a team costs some 5 microseconds: below this many element operations one thread is faster.
 constexpr int64_t worth_a_team = 1 << 16;
 int thread_count = 0;
+constexpr const char *turns = "GOMP_SPINCOUNT", *policy = "OMP_WAIT_POLICY", *few_turns = "1000";  // what libgomp reads
 }  // namespace
 
 int threads() {
@@ -21,10 +22,6 @@ int threads() {
 
 void set_threads(int n) {
   thread_count = n > 0 ? n : std::max(1, omp_get_num_procs());
-}
-
-namespace {
-constexpr const char *turns = "GOMP_SPINCOUNT", *policy = "OMP_WAIT_POLICY", *few_turns = "1000";
 }
 
 void spin_briefly(char** argv) {

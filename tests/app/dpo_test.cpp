@@ -93,7 +93,7 @@ TEST_CASE("dpo command: an adapter is held to the base it stands on") {
   const auto final = files_of(s / "run/final");
   fs::remove_all(s / "run/final");
   fs::remove_all(s / "run/checkpoints/step-12");
-  REQUIRE(run_process({"dpo", "--config", s / "run/config.resolved.yaml", "--resume", "--threads", "2"}, s / "log", wait_asleep) == 0);
+  REQUIRE(run_process({"dpo", "--config", s / "run/config.resolved.yaml", "--resume", "--threads", "2"}, s / "log") == 0);
   CHECK_THAT(s.said(), Catch::Contains("at step 6"));
   CHECK(files_of(s / "run/final") == final);
   REQUIRE(s.run(s.dpo("cached", {"--adapter", "lora", "--lora-rank", "4", "--lr", "1e-2", "--ref", "cache"})) == 0);

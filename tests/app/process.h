@@ -80,9 +80,6 @@ class Process {
   bool done_ = false;
 };
 
-/// For runs on several threads: steps this small are over before a team that spins would notice that the machine has other work.
-inline void wait_asleep() { ::setenv("OMP_WAIT_POLICY", "passive", 1); }
-
 /// Runs to the end.
 inline int run_process(const std::vector<std::string>& words, const std::string& log, const std::function<void()>& limits = {}) {
   return Process(words, log, limits).wait();

@@ -39,7 +39,7 @@ void check_cuts(const Trainers& t, const std::string& kind, const std::string& d
     Words again = t.words(kind, out, more);
     again.insert(again.end(), {"--resume"});
     if (at % 2 == 0) *(std::find(again.begin(), again.end(), "--threads") + 1) = "2";
-    const int code = t.run(again, wait_asleep);
+    const int code = t.run(again);
     INFO(t.said());
     REQUIRE(code == 0);
     CHECK(t.said().find("at step " + std::to_string(at)) != std::string::npos);
@@ -80,7 +80,7 @@ TEST_CASE("resume: killed at any moment, again and again, every trainer ends in 
         Words w = t.words(kind, out, more);
         if (fs::exists(t / (out + "/metrics.jsonl"))) w.push_back("--resume");
         if (last && run == 1) *(std::find(w.begin(), w.end(), "--threads") + 1) = "2";
-        Process p(w, t / "log", wait_asleep);
+        Process p(w, t / "log");
         std::this_thread::sleep_for(std::chrono::milliseconds(20 + random() % (60 + 20 * static_cast<unsigned>(kills))));
         if (!last) p.kill(SIGKILL);
         const int code = p.wait();

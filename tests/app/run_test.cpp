@@ -99,7 +99,7 @@ TEST_CASE("run: signals save, say so by the exit code, and the rest gives the sa
     CHECK(fs::exists(s / (out + "/checkpoints/LATEST")));
     CHECK_FALSE(fs::exists(s / (out + "/final")));
     Words again = s.sft(out, {"--steps", "120", "--save-every", "0", "--resume", "--threads", signal == SIGINT ? "2" : "1"});
-    CHECK(s.run(again, wait_asleep) == 0);
+    CHECK(s.run(again) == 0);
     CHECK(files_of(s / (out + "/final")) == want);
   }
 }
