@@ -7,6 +7,7 @@
 
 #include "app/console.h"
 #include "app/options.h"
+#include "tensor/view.h"
 
 namespace facet::app {
 
@@ -19,6 +20,8 @@ struct Common {
   void declare_common(Options&);
 };
 
+/// What --dtype names; f32 for "auto", where there is no file that decides.
+DType weight_dtype(const std::string& name);
 /// Applies --threads and says what was chosen with -v.
 void use_threads(const std::string& asked, Console&);
 

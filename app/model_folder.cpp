@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "app/command.h"
 #include "data/chat.h"
 #include "models/gemma/hf.h"
 #include "models/gemma/peft.h"
@@ -41,7 +42,7 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
   for (const auto& [key, value] : overrides) set_field(config, key, value);
   const Safetensors weights(path);
   check_weights(weights, config);
-  const DType storage = dtype == "bf16" ? DType::bf16 : dtype == "f64" ? DType::f64 : DType::f32;
+  const DType storage = weight_dtype(dtype);
   folder.model = std::make_unique<Gemma>(config, storage);
   load_hf(path, config, named_values(*folder.model));
   if (need == TokenizerNeed::required || fs::exists(path + "/tokenizer.model")) {

@@ -122,6 +122,8 @@ void use_threads(const std::string& asked, Console& console) {
   console.detail("threads: {} ({})", t.count, t.why);
 }
 
+DType weight_dtype(const std::string& name) { return name == "bf16" ? DType::bf16 : name == "f64" ? DType::f64 : DType::f32; }
+
 void Common::declare_common(Options& o) {
   o.begin_common();
   o.add("config", &config, "YAML file with any of these options").letter('c').metavar("FILE").call_only();

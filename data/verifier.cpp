@@ -137,8 +137,8 @@ std::unique_ptr<Verifier> make_verifier(const std::string& spec, const ExecLimit
     if (kind == "exec") return make_exec_verifier(rest, limits);
   }
   const std::string near = nearest(kind, {"radicals", "exact", "numeric", "regex", "length", "exec"});
-  fail(Kind::usage, "verifier \"{}\" is unknown{}; there are radicals, exact, numeric, regex:PATTERN, length:N..M, exec:COMMAND", printable(spec, 60),
-       near.empty() || near == spec ? "" : fmt::format(", did you mean {}?", near));
+  fail(Kind::usage, "verifier \"{}\" is unknown{} There are radicals, exact, numeric, regex:PATTERN, length:N..M, exec:COMMAND", printable(spec, 60),
+       near.empty() || near == spec ? "." : fmt::format(", did you mean {}?", near));
 }
 
 // ---- Rewards

@@ -74,7 +74,7 @@ int run(Settings& s, Options&, Console& console) {
   const int64_t length = s.max_len.value_or(tiny ? 24 : 256), rows = s.batch.value_or(tiny ? 128 : 1);
   GemmaConfig config = preset(s.size);
   for (const auto& [key, value] : s.overrides) set_field(config, key, value);
-  const DType dtype = s.dtype == "bf16" ? DType::bf16 : s.dtype == "f64" ? DType::f64 : DType::f32;
+  const DType dtype = weight_dtype(s.dtype);
   const auto seed = static_cast<uint64_t>(s.seed);
   const Batch batch = random_batch(rows, length, config.vocab, seed);
   const Recompute recompute = recompute_of(s.recompute);

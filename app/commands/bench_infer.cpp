@@ -5,9 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/command.h"
-#include "autograd/ops.h"
-#include "bench/support/loops.h"
-#include "bench/support/race.h"
+#include "app/limits.h"
 #include "infer/generator.h"
 #include "models/gemma/model.h"
 #include "tensor/cpu/tier.h"
@@ -28,23 +26,6 @@ struct Settings : Common {
   }
 };
 
-template <class F>
-double seconds(F&& f) {
-  const double begin = bench::now();
-  f();
-  return bench::now() - begin;
-}
-
-// Reads all weights once on all threads; nothing can decode faster than this.
-double read_seconds(const std::vector<Parameter*>& list) {
-  return seconds([&] {
-    for (const Parameter* p : list) {
-      const View v = p->value().view();
-      parallel_for(v.numel() * size_of(v.dtype) / 4, 1 << 16, 4, [&](int64_t begin, int64_t end) { cpu::read_loop(v.as<float>() + begin, end - begin); });
-    }
-  });
-}
-
 std::vector<int32_t> some_tokens(int64_t n, int64_t vocab) {
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 13) % vocab));
@@ -53,15 +34,14 @@ std::vector<int32_t> some_tokens(int64_t n, int64_t vocab) {
 
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  const DType dtype = s.dtype == "bf16" ? DType::bf16 : s.dtype == "f64" ? DType::f64 : DType::f32;
+  const DType dtype = weight_dtype(s.dtype);
   GemmaConfig config = preset(s.preset_name);
   for (const auto& [key, value] : s.overrides) set_field(config, key, value);
   Gemma model(config, dtype);
   model.init(key(static_cast<uint64_t>(s.seed)));
   const NoGrad off;
   const std::vector<Parameter*> weights = parameters(model);
-  double bytes = 0;
-  for (const Parameter* p : weights) bytes += static_cast<double>(p->value().numel() * size_of(dtype));
+  const double bytes = bytes_of(weights);
 
   // A row that has just read so many tokens; decoding goes on from there.
   struct Place {
@@ -78,20 +58,7 @@ int run(Settings& s, Options&, Console& console) {
   const SamplingOptions greedy{.temperature = 0};
   const auto decode = [&](Generator& g) { g.feed(0, {draw(g.logits(0), greedy, {}).id}); };
 
-  // The products of the prompt alone, on the model's own weights.
-  std::vector<Tensor> x;
-  double product_flops = 0;
-  for (const Parameter* p : weights) {
-    const Tensor& w = p->value();
-    if (w.rank() != 2 || p == &model.head()) continue;
-    x.push_back(Tensor::full({s.prompt, w.dim(1)}, 0.5, acc_dtype(dtype)));
-    product_flops += 2.0 * static_cast<double>(s.prompt * w.numel());
-  }
-  const auto products = [&] {
-    size_t i = 0;
-    for (const Parameter* p : weights)
-      if (p->value().rank() == 2 && p != &model.head()) linear(x[i++], p->value());
-  };
+  const Products products(weights, s.prompt, &model.head());  // of the prompt alone
   const int64_t capacity = s.prompt + 1;
   Generator reader(model, 1, capacity);
   const auto question = some_tokens(s.prompt, config.vocab);
@@ -105,12 +72,12 @@ int run(Settings& s, Options&, Console& console) {
   const double fill_flops = model.forward_flops(static_cast<double>(s.prompt), static_cast<double>(s.prompt) / 2, 1);
   for (int64_t round = 0; round < s.rounds; ++round) {
     console.progress("measuring", round, s.rounds);
-    read.push_back(read_seconds(weights));
+    read.push_back(seconds([&] { read_all(weights); }));
     for (Place& p : places) p.seconds.push_back(seconds([&] { decode(*p.generator); }));
     decode_share.push_back(read.back() / places.front().seconds.back());
     product.push_back(seconds(products));
     fill.push_back(seconds(prefill));
-    fill_share.push_back(fill_flops / fill.back() / (product_flops / product.back()));
+    fill_share.push_back(fill_flops / fill.back() / (products.flops() / product.back()));
   }
   console.progress_end();
 
@@ -121,7 +88,7 @@ int run(Settings& s, Options&, Console& console) {
                              {"read_gb_per_s", gb / bench::median(read)}, {"decode_gb_per_s", gb / first},
                              {"decode_share_of_read", bench::median(decode_share)}};
     for (const Place& p : places) j["decode_ms"][std::to_string(p.position)] = 1e3 * bench::median(p.seconds);
-    j["product_gflop_per_s"] = product_flops / bench::median(product) / 1e9;
+    j["product_gflop_per_s"] = products.flops() / bench::median(product) / 1e9;
     j["prefill_gflop_per_s"] = fill_flops / bench::median(fill) / 1e9;
     j["prefill_share_of_products"] = bench::median(fill_share);
     j["prefill_tokens_per_s"] = static_cast<double>(s.prompt) / bench::median(fill);
@@ -138,7 +105,7 @@ int run(Settings& s, Options&, Console& console) {
                  &p == &places.front() ? fmt::format(" = {:.0f}% of the read loop", 100 * bench::median(decode_share))
                                        : fmt::format(", time x {:.2f}", t / first));
   }
-  console.line("products       {:7.1f} GFLOP/s, {} rows through every matrix", product_flops / bench::median(product) / 1e9, s.prompt);
+  console.line("products       {:7.1f} GFLOP/s, {} rows through every matrix", products.flops() / bench::median(product) / 1e9, s.prompt);
   console.line("prefill {:>5}  {:7.1f} GFLOP/s = {:.0f}% of the products' rate, {:.0f} tokens/s", s.prompt, fill_flops / bench::median(fill) / 1e9,
                100 * bench::median(fill_share), static_cast<double>(s.prompt) / bench::median(fill));
   console.line("cache          {:7.2f} MB for one row of {} positions", static_cast<double>(kv) / 1e6, places.back().generator->capacity());

@@ -4,9 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/command.h"
-#include "autograd/ops.h"
-#include "bench/support/loops.h"
-#include "bench/support/race.h"
+#include "app/limits.h"
 #include "data/make_tokenizer.h"
 #include "data/radicals.h"
 #include "data/tokenizer.h"
@@ -37,39 +35,9 @@ struct Settings : Common {
   }
 };
 
-template <class F>
-double seconds(F&& f) {
-  const double begin = bench::now();
-  f();
-  return bench::now() - begin;
-}
-
-// Every matrix of the model, the head included, times so many rows; nothing that computes the products apart can be faster.
-class Products {
- public:
-  Products(const std::vector<Parameter*>& weights, int64_t rows) {
-    for (const Parameter* p : weights)
-      if (p->value().rank() == 2) weights_.push_back(p->value()), x_.push_back(Tensor::full({rows, p->value().dim(1)}, 0.5, acc_dtype(p->value().dtype())));
-  }
-  void operator()() const {
-    for (size_t i = 0; i < x_.size(); ++i) linear(x_[i], weights_[i]);
-  }
-
- private:
-  std::vector<Tensor> weights_, x_;
-};
-
-void read_all(const std::vector<Parameter*>& weights) {
-  for (const Parameter* p : weights) {
-    const View v = p->value().view();
-    parallel_for(v.numel() * size_of(v.dtype) / 4, 1 << 16, 4,
-                 [&](int64_t begin, int64_t end) { cpu::read_loop(v.as<float>() + begin, end - begin); });
-  }
-}
-
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  const DType dtype = s.dtype == "bf16" ? DType::bf16 : s.dtype == "f64" ? DType::f64 : DType::f32;
+  const DType dtype = weight_dtype(s.dtype);
   GemmaConfig config = preset(s.preset_name);
   const Tokenizer tokenizer = Tokenizer::from_bytes(char_tokenizer(radicals_alphabet()), "the demo's tokenizer");
   if (config.vocab < 1 << 16) config.vocab = tokenizer.vocab_size();  // the demo's model; larger ones keep their own vocabulary
@@ -78,8 +46,7 @@ int run(Settings& s, Options&, Console& console) {
   model.init(key(static_cast<uint64_t>(s.seed)));
   const NoGrad off;
   const std::vector<Parameter*> weights = parameters(model);
-  double bytes = 0;
-  for (const Parameter* p : weights) bytes += static_cast<double>(p->value().numel() * size_of(dtype));
+  const double bytes = bytes_of(weights);
 
   RadicalsOptions task;
   task.train = s.prompts, task.valid = task.test = 1;

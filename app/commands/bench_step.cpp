@@ -41,7 +41,7 @@ int run(Settings& s, Options&, Console& console) {
   const int64_t length = s.max_len.value_or(tiny ? 24 : 512), rows = s.batch.value_or(tiny ? 128 : 1), tokens = rows * length;
   GemmaConfig config = preset(s.size);
   for (const auto& [key, value] : s.overrides) set_field(config, key, value);
-  Gemma model(config, s.dtype == "bf16" ? DType::bf16 : s.dtype == "f64" ? DType::f64 : DType::f32);
+  Gemma model(config, weight_dtype(s.dtype));
   model.init(key(static_cast<uint64_t>(s.seed)));
   model.recompute = recompute_of(s.recompute);
   AdamW optimizer(parameter_groups(model, 0.01), {});

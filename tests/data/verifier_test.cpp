@@ -172,7 +172,7 @@ TEST_CASE("verifiers: rewards and verdicts", "[data]") {
   CHECK(make_verifier("regex:a:b")->name() == "regex:a:b");
 
   CHECK(error_of([] { make_verifier("radcals"); }) ==
-        "2: verifier \"radcals\" is unknown, did you mean radicals?; there are radicals, exact, numeric, regex:PATTERN, length:N..M, exec:COMMAND");
+        "2: verifier \"radcals\" is unknown, did you mean radicals? There are radicals, exact, numeric, regex:PATTERN, length:N..M, exec:COMMAND");
   for (const char* bad : {"", "regex", "regex:", "exec:", "exact:x", "length:", "length:..", "length:5..4", "length:a..4", "length:4", "length:1..2x", "nothing at all"}) {
     INFO(bad);
     CHECK(error_of([&] { make_verifier(bad); }).starts_with("2: verifier \""));
