@@ -317,7 +317,7 @@ StepReport Grpo::accumulate(int64_t step) {
                     pass > solved ? "the questions are solved, ask harder ones"
                                   : "raise --group or --temp, ask easier questions, or show how it is done first (facet sft)"));
   const double per_completion = mean(std::max(l.kl, l.kl_rollout), static_cast<int64_t>(list.size()));
-  r.stop = guard_.check(f.advantages.mean, f.entropy, per_completion, share(f.flat, groups));
+  r.stop = guard_.check(f.advantages.mean, f.entropy, per_completion, fresh ? std::optional(share(f.flat, groups)) : std::nullopt);
   if (failures_ > options_.most_failures)
     r.stop = fmt::format("{} rows had no reward, {} are allowed; the warnings above say why (--max-failures)", failures_, options_.most_failures);
   return r;

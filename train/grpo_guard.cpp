@@ -17,13 +17,13 @@ constexpr double memory = 0.9;                                    // of the runn
 
 }  // namespace
 
-std::string GrpoGuard::check(double step_reward, double entropy, double kl, double zero_std) {
+std::string GrpoGuard::check(double step_reward, double entropy, double kl, std::optional<double> zero_std) {
   reward = steps == 0 ? step_reward : memory * reward + (1 - memory) * step_reward;
   best = steps == 0 ? reward : std::max(best, reward);
   ++steps;
   certain = entropy < least_entropy ? certain + 1 : 0;
   far = kl > most_kl ? far + 1 : 0;
-  silent = zero_std >= most_silent ? silent + 1 : 0;
+  if (zero_std) silent = *zero_std >= most_silent ? silent + 1 : 0;
   if (far >= far_for)
     return fmt::format("{:.3g} nats of KL per completion, above {} for {} steps: the policy has left its reference; lower --lr, or raise --kl", kl,
                        most_kl, far);
@@ -31,8 +31,8 @@ std::string GrpoGuard::check(double step_reward, double entropy, double kl, doub
     return fmt::format("{:.2g} nats of entropy per token, below {} for {} steps, and the mean reward fell from {:.3g} to {:.3g}: the policy "
                        "collapsed; lower --lr, raise --clip-high or --temp, or go back to an earlier checkpoint",
                        entropy, least_entropy, certain, best, reward);
-  if (silent >= silent_for && reward < best - deep_fall * std::abs(best))
-    return fmt::format("the mean reward fell from {:.3g} to {:.3g}, and for {} steps nearly all answers to a question were worth the same: the policy "
+  if (zero_std && silent >= silent_for && reward < best - deep_fall * std::abs(best))
+    return fmt::format("the mean reward fell from {:.3g} to {:.3g}, and for {} rollouts nearly all answers to a question were worth the same: the policy "
                        "collapsed and has nothing to learn from; lower --lr or --clip-high, or go back to an earlier checkpoint",
                        best, reward, silent);
   return {};

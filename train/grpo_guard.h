@@ -3,6 +3,7 @@
 // same, and less than they were, has nothing left to learn from.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace facet {
@@ -12,11 +13,11 @@ struct GrpoGuard {
   double reward = 0, best = 0;  ///< running mean of the reward, and its largest value so far
   int64_t steps = 0;            ///< seen
   int64_t certain = 0, far = 0; ///< steps in a row with hardly any entropy, with too much KL
-  int64_t silent = 0;           ///< steps in a row in which hardly any group's rewards differed
+  int64_t silent = 0;           ///< rollouts in a row in which hardly any group's rewards differed
 
-  /// Looks at a step: mean reward, nats of entropy per token, nats of KL per completion, share of groups whose rewards are all the same. Why
-  /// the run should stop, or "".
-  std::string check(double reward, double entropy, double kl, double zero_std = 0);
+  /// Looks at a step: mean reward, nats of entropy per token, nats of KL per completion and, at a rollout's first step, the share of groups
+  /// whose rewards are all the same. Why the run should stop, or "".
+  std::string check(double reward, double entropy, double kl, std::optional<double> zero_std = {});
 };
 
 }  // namespace facet

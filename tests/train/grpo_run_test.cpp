@@ -161,13 +161,15 @@ TEST_CASE("grpo guard: too far from the reference for several steps") {
 }
 
 TEST_CASE("grpo guard: a fall after which all answers are worth the same, not a task that was never learned") {
-  GrpoGuard hard, solved, fallen, noisy;
+  GrpoGuard hard, solved, fallen, noisy, repeated;
   std::string said;
   for (int i = 0; i < 100; ++i) {
     CHECK(hard.check(0.02, 2, 0, 0.97).empty());
     CHECK(solved.check(std::min(1.0, 0.3 + 0.02 * i), 0.1, 0, i < 40 ? 0.5 : 1).empty());
     CHECK(noisy.check(i < 30 ? 0.6 : 0.1, 2, 0, i % 10 ? 1 : 0.5).empty());
     const bool good = i < 30;
+    // One odd rollout that serves many steps.
+    CHECK(repeated.check(good ? 0.6 : 0.01, 0.3, 0, i % 30 ? std::nullopt : std::optional(good ? 0.4 : 1.0)).empty());
     said = fallen.check(good ? 0.6 : 0.01, 0.3, 0, good ? 0.4 : 1);
     CHECK(said.empty() == (i < 49));
   }
