@@ -5,7 +5,11 @@
 #include <cstdint>
 #include <initializer_list>
 
+#ifdef __CUDACC__
+#define FACET_INLINE __host__ __device__ __forceinline__
+#else
 #define FACET_INLINE __attribute__((always_inline)) inline
+#endif
 
 namespace facet {
 
