@@ -25,7 +25,8 @@
 #include "tensor/gpu/emulator/device.h"
 #endif
 
-// Both headers define, in facet::gpu (Site is the place of the call; nothing under nvcc):
+// Both headers define, in facet::gpu (each collective takes a last argument more, `Site site = Site::here()`: the place of the call, which
+// the emulator's reports name; nothing under nvcc. A function of kernels around collectives hands its own caller's place on):
 //
 //   void sync_block();                                barrier of all threads of the block
 //   void sync_warp(uint32_t mask = full_warp);
@@ -95,14 +96,14 @@ __device__ inline int warp_id() { return static_cast<int>(threadIdx.x) >> 5; }
 
 /// Sum or maximum over the 32 lanes, the same in every lane; a fixed tree.
 template <class A>
-__device__ inline A warp_sum(A v) {
-  for (int m = 16; m > 0; m >>= 1) v += shfl_xor(v, m);
+__device__ inline A warp_sum(A v, Site site = Site::here()) {
+  for (int m = 16; m > 0; m >>= 1) v += shfl_xor(v, m, 32, site);
   return v;
 }
 template <class A>
-__device__ inline A warp_max(A v) {
+__device__ inline A warp_max(A v, Site site = Site::here()) {
   for (int m = 16; m > 0; m >>= 1) {
-    const A o = shfl_xor(v, m);
+    const A o = shfl_xor(v, m, 32, site);
     v = o > v || o != o ? o : v;  // NaN wins
   }
   return v;
@@ -111,25 +112,25 @@ __device__ inline A warp_max(A v) {
 /// Sum over a block of `threads` threads (a multiple of 32, at most 1024) in one dimension, the same in every thread. Every thread must
 /// call it; `slots` is shared memory of threads / 32 elements, free again after the call of all.
 template <int threads, class A>
-__device__ inline A block_sum(A v, A* slots) {
-  v = warp_sum(v);
+__device__ inline A block_sum(A v, A* slots, Site site = Site::here()) {
+  v = warp_sum(v, site);
   if constexpr (threads == 32) return v;
   if (lane_id() == 0) slots[warp_id()] = v;
-  sync_block();
+  sync_block(site);
   A total = slots[0];
   for (int w = 1; w < threads / 32; ++w) total += slots[w];
-  sync_block();
+  sync_block(site);
   return total;
 }
 template <int threads, class A>
-__device__ inline A block_max(A v, A* slots) {
-  v = warp_max(v);
+__device__ inline A block_max(A v, A* slots, Site site = Site::here()) {
+  v = warp_max(v, site);
   if constexpr (threads == 32) return v;
   if (lane_id() == 0) slots[warp_id()] = v;
-  sync_block();
+  sync_block(site);
   A most = slots[0];
   for (int w = 1; w < threads / 32; ++w) most = slots[w] > most || slots[w] != slots[w] ? slots[w] : most;
-  sync_block();
+  sync_block(site);
   return most;
 }
 

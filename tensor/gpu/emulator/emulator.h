@@ -1,0 +1,45 @@
+// How kernels are run where there is no GPU: what tests set and ask. Any program that is linked with the emulated backend can be run
+// under other settings by its environment:
+//
+//   FACET_GPU=emulated                          opens the emulated device
+//   FACET_EMULATOR=random,seed=7,lax            comma-separated: forward | reverse | random, seed=N, eager | late | mixed, strict | lax,
+//                                               per_block | between_blocks
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace facet::gpu {
+
+/// Opens (or closes) the emulated device in this process, as FACET_GPU=emulated does.
+void emulate(bool on);
+
+namespace emulator {
+
+/// Who runs next when several threads of a block could. A thread runs until it must wait.
+enum class Schedule : uint8_t {
+  forward,  ///< the lowest thread; blocks in order
+  reverse,  ///< the highest thread; blocks from the last
+  random,   ///< by seed: any thread, or one warp far ahead of the others; blocks in a random order
+};
+/// When asynchronous copies land: at once, not before the wait that asks for them, or each group of copies by chance.
+enum class Copies : uint8_t { eager, late, mixed };
+/// What the race detector (only in the build for it) takes for ordered: a block after its predecessor, or nothing but the launches.
+/// between_blocks finds threads of two blocks that write one address; it is slower.
+enum class Races : uint8_t { per_block, between_blocks };
+
+struct Settings {
+  Schedule schedule = Schedule::forward;
+  uint64_t seed = 1;
+  Copies copies = Copies::late;  ///< random schedules mix unless told otherwise
+  bool strict = true;            ///< a thread that leaves the kernel while others use barriers is an error, not a thread less to wait for
+  Races races = Races::per_block;
+};
+/// Throws Error(Kind::usage) naming a word it does not know.
+Settings parse_settings(const std::string& words);
+/// In force from the next launch on. At the start: what FACET_EMULATOR says.
+Settings settings();
+void set_settings(const Settings&);
+
+}  // namespace emulator
+}  // namespace facet::gpu

@@ -1,0 +1,179 @@
+// tensor/gpu/runtime.h without a GPU: device memory is heap between guards, filled with NaN; launches run on fibers.
+#include "tensor/gpu/runtime.h"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+#include "tensor/error.h"
+#include "tensor/gpu/emulator/sanitizers.h"
+#include "tensor/gpu/emulator/scheduler.h"
+
+namespace facet::gpu {
+namespace {
+
+constexpr size_t alignment = 256;  // cudaMalloc's
+constexpr size_t guard = emulator::address_sanitizer ? 0 : 256;
+constexpr int poison = 0xff, guard_byte = 0xa5;
+
+struct Runtime {
+  std::map<const char*, size_t> buffers;  // address and size of what is live
+  size_t live_bytes = 0;
+  int64_t syncs = 0;
+  bool no_sync = false;
+  const char* op = nullptr;
+  emulator::Settings settings;
+};
+Runtime& runtime() {
+  static Runtime& r = *[] {
+    auto* made = new Runtime;
+    const char* words = std::getenv("FACET_EMULATOR");
+    made->settings = emulator::parse_settings(words ? words : "");
+    return made;
+  }();
+  return r;
+}
+
+const std::string closed_text =
+    "This program was built without CUDA. Build it where the CUDA toolkit is installed (nvcc), or set FACET_GPU=emulated to run the kernels "
+    "slowly on the CPU.";
+const std::string open_text;
+bool& is_open() {
+  static bool open = [] {
+    const char* gpu = std::getenv("FACET_GPU");
+    return gpu && std::string(gpu) == "emulated";
+  }();
+  return open;
+}
+
+void check_in_buffer(const char* what, const void* p, size_t bytes) {
+  if (bytes == 0) return;
+  const auto* at = static_cast<const char*>(p);
+  const auto& buffers = runtime().buffers;
+  auto b = buffers.upper_bound(at);
+  if (b == buffers.begin() || (--b, at + bytes > b->first + b->second))
+    fail(Kind::check, "{}: {} bytes at {} do not lie within a live buffer of the device", what, bytes, p);
+}
+
+/// Throws when something was written beside a buffer.
+void check_guards(const char* op) {
+  for (const auto& [data, bytes] : runtime().buffers)
+    for (size_t i = 0; i < guard; ++i)
+      if (data[-static_cast<ptrdiff_t>(i) - 1] != static_cast<char>(guard_byte) || data[bytes + i] != static_cast<char>(guard_byte))
+        fail(Kind::check, "{}: something was written past an end of a device buffer of {} bytes", op, bytes);
+}
+
+void wait() {
+  Runtime& r = runtime();
+  if (r.no_sync) fail(Kind::check, "{}: the host waits for the device, which --assert-no-sync forbids", r.op ? r.op : "synchronize");
+  ++r.syncs;
+}
+
+}  // namespace
+
+const std::string& why_not() { return is_open() ? open_text : closed_text; }
+
+const DeviceInfo& device() {
+  if (!available()) fail(Kind::environment, "{}", why_not());
+  static const DeviceInfo info = [] {
+    DeviceInfo d;
+    d.name = "emulated GPU";
+    d.major = 9;
+    d.processors = 8;  // few, so that grids stay small
+    d.total_bytes = size_t{16} << 30;
+    d.shared_bytes = 227 * 1024;
+    d.driver = d.runtime = "none";
+    d.emulated = true;
+    return d;
+  }();
+  return info;
+}
+size_t free_bytes() { return device().total_bytes - runtime().live_bytes; }
+
+void* device_malloc(size_t bytes) {
+  const emulator::Unseen unseen;
+  Runtime& r = runtime();
+  if (bytes > free_bytes()) return nullptr;
+  // Not rounded up: the first byte past the end is not the caller's.
+  void* p = nullptr;
+  const size_t front = guard ? alignment : 0;
+  if (posix_memalign(&p, alignment, front + bytes + guard) != 0) return nullptr;
+  char* data = static_cast<char*>(p) + front;
+  std::memset(p, guard_byte, front);
+  std::memset(data, poison, bytes);
+  std::memset(data + bytes, guard_byte, guard);
+  r.buffers.emplace(data, bytes);
+  r.live_bytes += bytes;
+  return data;
+}
+void device_free(void* p) noexcept {
+  if (!p) return;
+  const emulator::Unseen unseen;
+  Runtime& r = runtime();
+  const auto b = r.buffers.find(static_cast<char*>(p));
+  if (b == r.buffers.end()) {
+    std::fprintf(stderr, "device_free: %p is no buffer of the device, or was freed before\n", p);
+    std::abort();
+  }
+  r.live_bytes -= b->second;
+  std::memset(p, poison, b->second);
+  r.buffers.erase(b);
+  std::free(static_cast<char*>(p) - (guard ? alignment : 0));
+}
+
+void copy_to_device(void* to, const void* from, size_t bytes) {
+  check_in_buffer("copy_to_device", to, bytes);
+  if (bytes) std::memcpy(to, from, bytes);
+}
+void copy_to_host(void* to, const void* from, size_t bytes) {
+  wait();
+  check_in_buffer("copy_to_host", from, bytes);
+  if (bytes) std::memcpy(to, from, bytes);
+}
+void copy_on_device(void* to, const void* from, size_t bytes) {
+  check_in_buffer("copy_on_device, destination", to, bytes);
+  check_in_buffer("copy_on_device, source", from, bytes);
+  if (bytes) std::memcpy(to, from, bytes);
+}
+void fill_bytes(void* to, int value, size_t bytes) {
+  check_in_buffer("fill_bytes", to, bytes);
+  if (bytes) std::memset(to, value, bytes);
+}
+void synchronize() { wait(); }
+int64_t syncs() { return runtime().syncs; }
+void assert_no_sync(bool on) { runtime().no_sync = on; }
+
+LaunchScope::LaunchScope(const char* op) : before_(runtime().op) { runtime().op = op; }
+LaunchScope::~LaunchScope() { runtime().op = before_; }
+
+Timer::Timer() : begin_(nullptr), end_(nullptr) {}
+Timer::~Timer() = default;
+namespace {
+int64_t now_ns() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+}  // namespace
+void Timer::start() { begin_ = reinterpret_cast<void*>(now_ns()); }
+double Timer::seconds() {
+  wait();
+  return 1e-9 * static_cast<double>(now_ns() - reinterpret_cast<int64_t>(begin_));
+}
+
+void emulate(bool on) { is_open() = on; }
+
+namespace emulator {
+Settings settings() { return runtime().settings; }
+void set_settings(const Settings& s) { runtime().settings = s; }
+
+void enqueue(const Launch& launch) {
+  struct Closure {
+    const Launch& l;
+    ~Closure() { l.destroy(l.closure); }
+  } const closure{launch};
+  if (!available()) fail(Kind::environment, "{}: {}", launch.op, why_not());
+  run(launch, runtime().settings);
+  check_guards(launch.op);
+}
+}  // namespace emulator
+
+}  // namespace facet::gpu
