@@ -33,7 +33,7 @@ TapeStats& tape_stats() {
 
 Out GradSlot::dst() {
   if (!grad) {
-    grad = Tensor::empty(shape, dtype);
+    grad = Tensor::empty(shape, dtype, device);
     return grad.out(false);
   }
   if (!grad.unique() || !grad.contiguous()) {
@@ -65,7 +65,7 @@ Out Sink::dst(DType kernel_writes) {
 Out Sink::zeroed() {
   if (!slot_) return {};
   GradSlot& s = private_ ? own_ : *slot_;
-  if (!s.grad) s.grad = Tensor::zeros(s.shape, s.dtype);
+  if (!s.grad) s.grad = Tensor::zeros(s.shape, s.dtype, s.device);
   return s.dst();
 }
 
@@ -110,6 +110,7 @@ void attach_node(Node* node, const char* op, std::span<Tensor* const> y, std::sp
   for (size_t i = 0; i < y.size(); ++i) {
     node->outputs[i].shape = y[i]->shape();
     node->outputs[i].dtype = y[i]->dtype();
+    node->outputs[i].device = y[i]->device();
     y[i]->set_slot(ref, static_cast<uint16_t>(i));
   }
 }
@@ -193,6 +194,7 @@ struct Backward {
       dx[i].slot_ = &slot;
       dx[i].own_.shape = slot.shape;
       dx[i].own_.dtype = slot.dtype;
+      dx[i].own_.device = slot.device;
       for (size_t j = 0; j < i; ++j) dx[i].private_ |= dx[j].slot_ == &slot;
     }
     n.backward(dy, dx);
@@ -217,7 +219,7 @@ void backward(const Tensor& y, Tensor dy) {
   Backward::check_not_done(root);
   if (!dy) {
     if (y.numel() != 1) fail(Kind::usage, "backward: a gradient must be given for shape {}; sum() it first?", to_string(y.shape()));
-    dy = Tensor::full(y.shape(), 1.0, y.dtype());
+    dy = Tensor::full(y.shape(), 1.0, y.dtype(), y.device());
   }
   if (!(dy.shape() == y.shape()))
     fail(Kind::usage, "backward: gradient {} for a tensor {}", to_string(dy.shape()), to_string(y.shape()));

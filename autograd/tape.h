@@ -19,6 +19,7 @@ struct GradSlot {
   Tensor grad;   ///< absent until the first writer
   Shape shape;
   DType dtype = DType::f32;
+  Device device = Device::cpu;
 
   Out dst();             ///< first: fresh memory, "="; later: in place, "+=", if unshared and dense, else into a counted copy
   void give(Tensor g);   ///< first with the right dtype: keeps the handle; else adds

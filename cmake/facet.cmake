@@ -3,6 +3,7 @@
 function(facet_library name)
   cmake_parse_arguments(ARG "" "" "LINK;PRIVATE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/tensor/gpu/")  # libraries of their own: cmake/gpu.cmake
   add_library(facet_${name} STATIC)
   add_library(Facet::${name} ALIAS facet_${name})
   set_target_properties(facet_${name} PROPERTIES EXPORT_NAME ${name})

@@ -12,8 +12,8 @@ AdamW::AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& opti
          options.beta2, options.eps, options.eps_root);
   for (Item& i : items_) {
     const DType t = acc_dtype(i.dtype);
-    i.buffers[0] = Tensor::zeros(i.shape, t);
-    i.buffers[1] = Tensor::zeros(i.shape, t);
+    i.buffers[0] = Tensor::zeros(i.shape, t, i.parameter->value().device());
+    i.buffers[1] = Tensor::zeros(i.shape, t, i.parameter->value().device());
     if (t != i.dtype) i.buffers[2] = i.parameter->value().detach().to(t);
   }
 }

@@ -9,9 +9,9 @@ Clip clip_global_norm(std::span<Parameter* const> parameters, double max_norm) {
   for (Parameter* p : parameters) {
     const Tensor g = p->grad();
     if (!g || g.numel() == 0) continue;
-    const Tensor sums = Tensor::empty({(g.numel() + squares_block - 1) / squares_block}, DType::f64);
+    const Tensor sums = Tensor::empty({(g.numel() + squares_block - 1) / squares_block}, DType::f64, g.device());
     sum_of_squares(g.dense().view(), sums.out());
-    for (double s : sums.data<double>()) total += s;
+    for (double s : sums.to(Device::cpu).data<double>()) total += s;
   }
   Clip clip;
   clip.norm = std::sqrt(total);

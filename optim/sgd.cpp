@@ -13,7 +13,7 @@ Sgd::Sgd(const std::vector<ParameterGroup>& groups, const SgdOptions& options)
       fail(Kind::usage, "Sgd: parameter \"{}\" is bf16; expected f32 or f64, or use AdamW, which keeps an f32 master",
            i.parameter->name);
     if (i.weight_decay != 0) fail(Kind::usage, "Sgd: weight decay {}: not supported, use AdamW", i.weight_decay);
-    if (options.momentum > 0) i.buffers[0] = Tensor::zeros(i.shape, i.dtype);
+    if (options.momentum > 0) i.buffers[0] = Tensor::zeros(i.shape, i.dtype, i.parameter->value().device());
   }
 }
 

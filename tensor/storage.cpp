@@ -1,49 +1,36 @@
 #include "tensor/storage.h"
 
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
 
 #include "tensor/error.h"
+#include "tensor/gpu/pool.h"
+#include "tensor/size_classes.h"
 
 namespace facet {
 namespace {
 
 constexpr size_t alignment = 64;
 constexpr size_t header_bytes = 64;  // keeps the payload aligned; holds the class
-constexpr int octaves = 48, per_octave = 4, classes = octaves * per_octave;
-constexpr size_t smallest = 64;
-
 struct Header {
   int size_class;
   Header* next;
 };
 
-// Class c holds smallest * 2^(c/4) * (1 + (c%4)/4) bytes.
-size_t class_bytes(int c) { return (smallest << (c / per_octave)) / per_octave * (per_octave + c % per_octave); }
-
-int class_of(size_t bytes) {
-  if (bytes <= smallest) return 0;
-  const int octave = std::bit_width((bytes - 1) / smallest) - 1;
-  int c = octave * per_octave;
-  while (class_bytes(c) < bytes) ++c;
-  return c;
-}
-
 struct Pool {
   std::mutex mutex;
-  Header* free_list[classes] = {};
+  Header* free_list[size_classes::count] = {};
   PoolStats stats{};
   size_t limit = 0;
 
   // Returns every free block to the system.
   void trim() {
-    for (int c = 0; c < classes; ++c) {
+    for (int c = 0; c < size_classes::count; ++c) {
       while (Header* h = free_list[c]) {
         free_list[c] = h->next;
-        stats.held_bytes -= class_bytes(c);
+        stats.held_bytes -= size_classes::bytes_of(c);
         std::free(h);
       }
     }
@@ -60,8 +47,8 @@ Pool& pool() {
 
 void* pool_alloc(size_t bytes) {
   if (bytes > (size_t{1} << 46)) fail(Kind::memory, "memory: a request of {} bytes cannot be served", bytes);
-  const int c = class_of(bytes);
-  const size_t size = class_bytes(c);
+  const int c = size_classes::class_of(bytes);
+  const size_t size = size_classes::bytes_of(c);
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
   ++p.stats.pool_allocs;
@@ -95,7 +82,7 @@ void pool_free(void* ptr) noexcept {
   Header* h = reinterpret_cast<Header*>(static_cast<char*>(ptr) - header_bytes);
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
-  p.stats.live_bytes -= class_bytes(h->size_class);
+  p.stats.live_bytes -= size_classes::bytes_of(h->size_class);
   h->next = p.free_list[h->size_class];
   p.free_list[h->size_class] = h;
 }
@@ -124,16 +111,18 @@ void pool_set_limit(size_t bytes) {
   p.limit = bytes;
 }
 
-Ref<Storage> new_storage(size_t bytes) {
-  void* data = pool_alloc(bytes);
+Ref<Storage> new_storage(size_t bytes, const Purpose& purpose, Device device) {
+  void* data = device == Device::gpu ? gpu::pool_alloc(bytes, purpose) : pool_alloc(bytes);
   Storage* s = new (pool_alloc(sizeof(Storage))) Storage;
   s->data = data;
   s->bytes = bytes;
+  s->device = device;
   return Ref<Storage>(s);
 }
 
 void release(Storage* s) noexcept {
-  pool_free(s->data);
+  if (s->device == Device::gpu) gpu::pool_free(s->data);
+  else pool_free(s->data);
   s->~Storage();
   pool_free(s);
 }

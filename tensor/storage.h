@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tensor/scratch.h"
+#include "tensor/view.h"
 
 namespace facet {
 
@@ -61,9 +62,16 @@ class Ref {
 struct Storage : Counted {
   void* data = nullptr;
   size_t bytes = 0;
+  Device device = Device::cpu;
   uint32_t version = 0;  ///< counts writes through Tensor::out(); Saved compares it
 };
-Ref<Storage> new_storage(size_t bytes);
+/// What memory is for: named in the table of live buffers when the GPU runs out of it.
+struct Purpose {
+  const char* what = "";  ///< a literal
+  Shape shape;            ///< rank 0: not a tensor
+  DType dtype = DType::f32;
+};
+Ref<Storage> new_storage(size_t bytes, const Purpose&, Device);
 void release(Storage*) noexcept;
 
 /// What the autograd layer hangs on a tensor; tensor/ never looks inside. Objects die through a dead list, so that a chain of

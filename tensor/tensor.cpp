@@ -4,6 +4,7 @@
 #include <ostream>
 
 #include "tensor/cpu/bf16.h"
+#include "tensor/gpu/runtime.h"
 #include "tensor/kernels/copy.h"
 
 namespace facet {
@@ -16,6 +17,8 @@ const char* name_of(DType t) {
     default: return "i32";
   }
 }
+
+const char* name_of(Device d) { return d == Device::cpu ? "cpu" : "gpu"; }
 
 std::string to_string(const Shape& s) { return fmt::format("[{}]", fmt::join(s.begin(), s.end(), ", ")); }
 
@@ -40,7 +43,7 @@ Shape broadcast_shape(const char* op, const Shape& a, const Shape& b) {
 
 // ---- making one
 
-Tensor Tensor::empty(const Shape& shape, DType dtype) {
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   int64_t n = 1;
   for (int64_t d : shape) {
     if (d < 0) fail(Kind::usage, "tensor: negative size in shape {}", to_string(shape));
@@ -51,18 +54,19 @@ Tensor Tensor::empty(const Shape& shape, DType dtype) {
   t.shape_ = shape;
   t.stride_ = dense_strides(shape);
   t.dtype_ = dtype;
-  t.storage_ = new_storage(static_cast<size_t>(n * size_of(dtype)));
+  t.storage_ = new_storage(static_cast<size_t>(n * size_of(dtype)), {"tensor", shape, dtype}, device);
   return t;
 }
 
-Tensor Tensor::zeros(const Shape& shape, DType dtype) {
-  Tensor t = empty(shape, dtype);
-  std::memset(t.storage_->data, 0, t.storage_->bytes);
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  if (device == Device::gpu) gpu::fill_bytes(t.storage_->data, 0, t.storage_->bytes);
+  else std::memset(t.storage_->data, 0, t.storage_->bytes);
   return t;
 }
 
-Tensor Tensor::full(const Shape& shape, double value, DType dtype) {
-  Tensor t = empty(shape, dtype);
+Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
   fill(t.out(), value);
   return t;
 }
@@ -90,6 +94,7 @@ View Tensor::view() const {
   if (!storage_) return v;
   v.data = raw();
   v.dtype = dtype_;
+  v.device = storage_->device;
   v.shape = shape_;
   v.stride = stride_;
   return v;
@@ -105,8 +110,16 @@ Out Tensor::out(bool accumulate) const {
 
 void Tensor::check_data(DType asked) const {
   if (!storage_) fail(Kind::usage, "tensor: data() of an absent tensor");
+  if (device() == Device::gpu) fail(Kind::usage, "tensor: data() of a tensor on the GPU {}; call to(Device::cpu) first", to_string(shape_));
   if (asked != dtype_) fail(Kind::usage, "tensor: data() as {} of a {} tensor", name_of(asked), name_of(dtype_));
   if (!contiguous()) fail(Kind::usage, "tensor: data() of a strided view {}; call dense() first", to_string(shape_));
+}
+
+// The element `offset` elements after the first, on the CPU.
+Tensor Tensor::fetched(int64_t offset) const {
+  Tensor t = empty({}, dtype_);
+  gpu::copy_to_host(t.storage_->data, static_cast<const char*>(raw()) + offset * size_of(dtype_), static_cast<size_t>(size_of(dtype_)));
+  return t;
 }
 
 double Tensor::at(std::initializer_list<int64_t> index) const {
@@ -118,6 +131,7 @@ double Tensor::at(std::initializer_list<int64_t> index) const {
     if (k < 0 || k >= shape_[i]) fail(Kind::usage, "at: index {} out of range in dimension {} of {}", k, i, to_string(shape_));
     o += k * stride_[i++];
   }
+  if (device() == Device::gpu) return fetched(o).item();
   double r = 0;
   cpu::by_dtype(dtype_, [&](auto t) { r = cpu::convert<double>(static_cast<const decltype(t)*>(raw())[o]); });
   return r;
@@ -125,6 +139,7 @@ double Tensor::at(std::initializer_list<int64_t> index) const {
 
 double Tensor::item() const {
   if (numel() != 1) fail(Kind::usage, "item: shape {} holds {} elements, not one", to_string(shape_), numel());
+  if (device() == Device::gpu) return fetched(0).item();
   double r = 0;
   cpu::by_dtype(dtype_, [&](auto t) { r = cpu::convert<double>(*static_cast<const decltype(t)*>(raw())); });
   return r;
@@ -133,6 +148,7 @@ double Tensor::item() const {
 std::vector<double> Tensor::to_vector() const {
   std::vector<double> r(static_cast<size_t>(numel()));
   if (r.empty()) return r;
+  if (device() == Device::gpu) return to(Device::cpu).to_vector();
   Out o;
   o.data = r.data();
   o.dtype = DType::f64;
@@ -272,7 +288,7 @@ Tensor Tensor::expand(const Shape& shape) const {
 // ---- copies
 
 Tensor Tensor::clone() const {
-  Tensor t = empty(shape_, dtype_);
+  Tensor t = empty(shape_, dtype_, device());
   copy(view(), t.out());
   return t;
 }
@@ -282,8 +298,19 @@ Tensor Tensor::dense() const { return contiguous() ? *this : clone(); }
 Tensor Tensor::to(DType dtype) const {
   if (dtype == dtype_) return *this;
   check_no_slot("to");
-  Tensor t = empty(shape_, dtype);
+  Tensor t = empty(shape_, dtype, device());
   copy(view(), t.out());
+  return t;
+}
+
+Tensor Tensor::to(Device device) const {
+  if (!storage_ || device == this->device()) return *this;
+  check_no_slot("to");
+  const Tensor from = dense();
+  Tensor t = empty(shape_, dtype_, device);
+  const size_t bytes = static_cast<size_t>(numel() * size_of(dtype_));
+  if (device == Device::gpu) gpu::copy_to_device(t.storage_->data, from.raw(), bytes);
+  else gpu::copy_to_host(t.storage_->data, from.raw(), bytes);
   return t;
 }
 
@@ -295,6 +322,13 @@ const Tensor& Saved::get() const {
          to_string(tensor_.shape()), version_, tensor_.version());
   return tensor_;
 }
+
+namespace detail {
+void mixed_devices(const char* op) {
+  fail(Kind::usage, "{}: one operand is on the CPU and another on the GPU; move them to one device with to(Device)", op);
+}
+void f64_on_gpu(const char* op) { fail(Kind::usage, "{}: f64 is for the CPU (it checks gradients there); use f32 or bf16 on the GPU", op); }
+}  // namespace detail
 
 // ---- printing
 
@@ -321,7 +355,7 @@ void print(std::string& s, const Tensor& t, int level) {
 std::string to_string(const Tensor& t) {
   if (!t) return "(absent)";
   std::string s = fmt::format("{}{} ", name_of(t.dtype()), to_string(t.shape()));
-  print(s, t.detach(), 0);
+  print(s, t.detach().to(Device::cpu), 0);
   return s;
 }
 

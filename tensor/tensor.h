@@ -12,6 +12,7 @@
 namespace facet {
 
 const char* name_of(DType);
+const char* name_of(Device);
 std::string to_string(const Shape&);  ///< "[2, 3]"
 
 /// The DType of a C++ element type.
@@ -28,10 +29,10 @@ class Tensor {
   Tensor() = default;  ///< absent: no storage, false as a bool
 
   // ---- making one
-  static Tensor empty(const Shape&, DType = DType::f32);
-  static Tensor zeros(const Shape&, DType = DType::f32);
-  static Tensor full(const Shape&, double value, DType = DType::f32);
-  /// Copies values given in row-major order.
+  static Tensor empty(const Shape&, DType = DType::f32, Device = Device::cpu);
+  static Tensor zeros(const Shape&, DType = DType::f32, Device = Device::cpu);
+  static Tensor full(const Shape&, double value, DType = DType::f32, Device = Device::cpu);
+  /// Copies values given in row-major order. On the CPU, like scalar() and arange(): to(Device::gpu) moves them.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape) {
     return from_bytes(values.data(), values.size(), shape, dtype_of<T>());
@@ -54,17 +55,18 @@ class Tensor {
   int64_t dim(int i) const { return shape_[i]; }  ///< negative i counts from the end
   int64_t numel() const { return shape_.numel(); }
   DType dtype() const { return dtype_; }
-  Device device() const { return Device::cpu; }
+  Device device() const { return storage_ ? storage_->device : Device::cpu; }
   bool contiguous() const { return is_dense(shape_, stride_); }
   View view() const;
   /// The only way to write; bumps the version, so that saved tensors notice.
   Out out(bool accumulate = false) const;
-  /// Elements of a contiguous tensor.
+  /// Elements of a contiguous tensor on the CPU.
   template <class T>
   std::span<const T> data() const {
     check_data(dtype_of<T>());
     return {static_cast<const T*>(raw()), static_cast<size_t>(numel())};
   }
+  // These three fetch from the GPU, and wait for it.
   double at(std::initializer_list<int64_t> index) const;  ///< one element, any dtype, bounds-checked
   double item() const;                                    ///< the only element
   std::vector<double> to_vector() const;                  ///< all elements in row-major order
@@ -88,6 +90,7 @@ class Tensor {
   Tensor clone() const;               ///< dense, own storage
   Tensor dense() const;               ///< itself when contiguous, else clone()
   Tensor to(DType) const;             ///< itself when the dtype is right, else a converted copy
+  Tensor to(Device) const;            ///< itself when it is there already, else a dense copy; to the CPU it waits for the GPU
 
   // ---- the autograd slot
   const Ref<Opaque>& slot() const { return slot_; }
@@ -100,6 +103,7 @@ class Tensor {
  private:
   static Tensor from_bytes(const void* data, size_t count, const Shape&, DType);
   const void* raw() const { return static_cast<const char*>(storage_->data) + offset_ * size_of(dtype_); }
+  Tensor fetched(int64_t offset) const;
   void check_data(DType) const;
   void check_no_slot(const char* what) const;
   Shape resolve(const Shape&) const;

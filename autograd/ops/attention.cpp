@@ -88,9 +88,9 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMas
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMask& mask, double scale, double cap) {
   check(q, k, v, mask, cap);
-  Tensor y = Tensor::empty(q.shape(), q.dtype());  // [B, T, H, Dh]
+  Tensor y = Tensor::empty(q.shape(), q.dtype(), q.device());  // [B, T, H, Dh]
   const bool trace = tracing(q, k, v);
-  const Tensor lse = trace ? Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, acc_dtype(q.dtype())) : Tensor{};  // [B, H, T]
+  const Tensor lse = trace ? Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, acc_dtype(q.dtype()), q.device()) : Tensor{};  // [B, H, T]
   attention_forward(inputs_of(q, k, v, mask, scale, cap), y.out(), trace ? lse.out() : Out{});
   if (trace) {
     const auto keep = [](const Tensor& t) { return t ? Saved(t) : Saved(); };

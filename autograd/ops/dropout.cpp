@@ -19,7 +19,7 @@ Tensor dropout(const Tensor& x, double p, Key key) {
   if (!(p >= 0 && p < 1)) fail(Kind::usage, "dropout: p {}: expected 0 <= p < 1", p);
   if (key.counters != Counters::partitionable) fail(Kind::usage, "dropout: expected a key with partitionable counters");
   const double q = 1 - p;
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dropout(with_dense_rows(x).view(), key.hi, key.lo, q, y.out());
   if (tracing(x)) attach("dropout", {&y}, {&x}, DropoutGrad{key, q});
   return y;

@@ -20,7 +20,7 @@ struct UnaryGrad {
 
 Tensor apply(const char* name, Unary op, const Tensor& x, double s = 0) {
   check_floating(name, "x", x);
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   unary(op, x.view(), s, y.out());
   if (tracing(x)) {
     const Saves saves = saved_by(op);
@@ -40,7 +40,7 @@ struct BinaryGrad {
         dx[which].pass_sum(dy[0]);
         continue;
       }
-      const Tensor full = repeated[which] ? Tensor::empty(dy[0].shape(), dy[0].dtype()) : Tensor{};
+      const Tensor full = repeated[which] ? Tensor::empty(dy[0].shape(), dy[0].dtype(), dy[0].device()) : Tensor{};
       slope(which, dy[0], full ? full.out() : dx[which].dst(dy[0].dtype()));
       if (full) dx[which].pass_sum(full);
     }
@@ -54,7 +54,7 @@ struct BinaryGrad {
 Tensor apply(const char* name, Binary op, const Tensor& a, const Tensor& b) {
   check_same_dtype(name, "a", a, "b", b);
   check_floating(name, "a", a);
-  Tensor y = Tensor::empty(broadcast_shape(name, a.shape(), b.shape()), a.dtype());
+  Tensor y = Tensor::empty(broadcast_shape(name, a.shape(), b.shape()), a.dtype(), a.device());
   binary(op, a.view(), b.view(), y.out());
   if (tracing(a, b)) {
     BinaryGrad g{op, {!(a.shape() == y.shape()), !(b.shape() == y.shape())}, {}, {}};
@@ -73,7 +73,7 @@ Tensor apply(const char* name, Binary op, const Tensor& a, const Tensor& b) {
 
 Tensor apply(const char* name, Compare op, const Tensor& a, const Tensor& b) {
   check_same_dtype(name, "a", a, "b", b);
-  Tensor y = Tensor::empty(broadcast_shape(name, a.shape(), b.shape()), DType::i32);
+  Tensor y = Tensor::empty(broadcast_shape(name, a.shape(), b.shape()), DType::i32, a.device());
   compare(op, a.view(), b.view(), y.out());
   return y;
 }
@@ -82,10 +82,10 @@ struct WhereGrad {
   Saved condition;
   bool repeated[2];
   void operator()(Grads dy, Sinks dx) {
-    const Tensor zero = Tensor::scalar(0, dy[0].dtype());
+    const Tensor zero = Tensor::zeros({}, dy[0].dtype(), dy[0].device());
     for (int which : {0, 1}) {
       if (!dx[which]) continue;
-      const Tensor full = repeated[which] ? Tensor::empty(dy[0].shape(), dy[0].dtype()) : Tensor{};
+      const Tensor full = repeated[which] ? Tensor::empty(dy[0].shape(), dy[0].dtype(), dy[0].device()) : Tensor{};
       where(condition.view(), (which == 0 ? dy[0] : zero).view(), (which == 0 ? zero : dy[0]).view(),
             full ? full.out() : dx[which].dst(dy[0].dtype()));
       if (full) dx[which].pass_sum(full);
@@ -149,7 +149,7 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   check_i32("where", "condition", condition);
   check_same_dtype("where", "a", a, "b", b);
   const Shape shape = broadcast_shape("where", condition.shape(), broadcast_shape("where", a.shape(), b.shape()));
-  Tensor y = Tensor::empty(shape, a.dtype());
+  Tensor y = Tensor::empty(shape, a.dtype(), a.device());
   where(condition.view(), a.view(), b.view(), y.out());
   if (tracing(a, b))
     attach("where", {&y}, {&a, &b}, WhereGrad{condition, {!(a.shape() == shape), !(b.shape() == shape)}});

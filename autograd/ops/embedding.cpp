@@ -24,14 +24,16 @@ Tensor embedding(const Tensor& ids, const Tensor& table, double scale, DType com
   if (compute == DType::i32 || acc_dtype(compute) != acc_dtype(table.dtype()))
     fail(Kind::usage, "embedding: a {} table cannot feed {} activations: cast the table", name_of(table.dtype()), name_of(compute));
   const Tensor list = ids.detach().dense();
-  const auto id = list.data<int32_t>();
-  const int64_t v = table.dim(0);
-  for (size_t n = 0; n < id.size(); ++n)
-    if (id[n] < 0 || id[n] >= v) fail(Kind::usage, "embedding: id {} at position {} is not in a table of {} rows", id[n], n, v);
+  if (list.device() == Device::cpu) {  // on the GPU an id out of range reads a row of NaN
+    const auto id = list.data<int32_t>();
+    const int64_t v = table.dim(0);
+    for (size_t n = 0; n < id.size(); ++n)
+      if (id[n] < 0 || id[n] >= v) fail(Kind::usage, "embedding: id {} at position {} is not in a table of {} rows", id[n], n, v);
+  }
   Shape shape = ids.shape();
   if (shape.rank == max_rank) fail(Kind::usage, "embedding: ids {} have too many dimensions", to_string(ids.shape()));
   shape.push(table.dim(1));
-  Tensor y = Tensor::empty(shape, compute);
+  Tensor y = Tensor::empty(shape, compute, table.device());
   if (y.numel() > 0) embedding(list.view(), with_dense_rows(table).view(), scale, y.out());
   if (tracing(table)) attach("embedding", {&y}, {&table}, EmbeddingGrad{list, scale});
   return y;

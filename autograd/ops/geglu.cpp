@@ -22,7 +22,7 @@ Tensor geglu(const Tensor& gate, const Tensor& up) {
   if (!(gate.shape() == up.shape()) || gate.dtype() != up.dtype())
     fail(Kind::usage, "geglu: gate {} {} and up {} {} must agree", name_of(gate.dtype()), to_string(gate.shape()), name_of(up.dtype()),
          to_string(up.shape()));
-  Tensor y = Tensor::empty(gate.shape(), gate.dtype());
+  Tensor y = Tensor::empty(gate.shape(), gate.dtype(), gate.device());
   const Tensor g = with_dense_rows(gate), u = with_dense_rows(up);
   geglu(g.view(), u.view(), y.out());
   if (tracing(gate, up)) attach("geglu", {&y}, {&gate, &up}, GegluGrad{g, u});

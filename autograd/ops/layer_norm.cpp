@@ -22,11 +22,11 @@ Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps)
   if (x.rank() < 1) fail(Kind::usage, "layer_norm: x is a scalar, expected [.., D]");
   check_norm_weight("layer_norm", x, w);
   check_norm_weight("layer_norm", x, b);
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   const bool record = tracing(x, w, b);
   if (x.numel() == 0 && !record) return y;
   const Tensor rows = with_dense_rows(x);
-  const auto per_row = [&] { return record ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype())) : Tensor{}; };
+  const auto per_row = [&] { return record ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype()), x.device()) : Tensor{}; };
   const Tensor mean = per_row(), rstd = per_row();
   layer_norm(rows.view(), w.view(), b.view(), eps, y.out(), record ? mean.out() : Out{}, record ? rstd.out() : Out{});
   if (record) attach("layer_norm", {&y}, {&x, &w, &b}, LayerNormGrad{rows, w, mean, rstd});

@@ -53,7 +53,7 @@ pool_vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w) {
     check(x, w[i]);
     Shape shape = x.shape();
     shape[-1] = w[i].dim(0);
-    y[i] = Tensor::empty(shape, x.dtype());
+    y[i] = Tensor::empty(shape, x.dtype(), x.device());
     weights.push_back(w[i].view());
     if (rows) outs.push_back(as_rows(y[i].out()));
     else gemm_batched(x.view(), transposed(weights[i]), y[i].out());

@@ -59,7 +59,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   const bool row = a.rank() == 1, column = b.rank() == 1;
   if (!row) shape.push(va.shape[-2]);
   if (!column) shape.push(vb.shape[-1]);
-  Tensor y = Tensor::empty(shape, a.dtype());
+  Tensor y = Tensor::empty(shape, a.dtype(), a.device());
   gemm_batched(va, vb, as_product(y.out(), row, column));
   if (tracing(a, b)) {
     MatmulGrad grad{{}, {}, row, column};

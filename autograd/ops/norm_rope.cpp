@@ -29,12 +29,12 @@ Tensor norm_rope(const Tensor& x, const Tensor& w, double eps, const Tensor& pos
   if (!positions || positions.dtype() != DType::i32 || !(positions.shape() == Shape{x.dim(0), x.dim(1)}))
     fail(Kind::usage, "norm_rope: positions {} {}, expected i32 [{}, {}] for x {}", positions ? name_of(positions.dtype()) : "absent",
          to_string(positions.shape()), x.dim(0), x.dim(1), to_string(x.shape()));
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   const bool record = tracing(x, w);
   if (x.numel() == 0 && !record) return y;
   const Tensor rows = with_dense_rows(x), where = positions.detach().dense();
   const bool keep = record && w;
-  const Tensor rstd = keep ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype())) : Tensor{};
+  const Tensor rstd = keep ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype()), x.device()) : Tensor{};
   norm_rope(rows.view(), w ? w.view() : View{}, eps, where.view(), table.rows(where.data<int32_t>(), acc_dtype(x.dtype())), y.out(),
             keep ? rstd.out() : Out{});
   if (record) {

@@ -42,7 +42,7 @@ struct SumGrad {
     if (!dx[0]) return;
     Tensor d = dy[0].reshape(kept);
     if (scale != 1) {
-      d = Tensor::empty(kept, dy[0].dtype());
+      d = Tensor::empty(kept, dy[0].dtype(), dy[0].device());
       unary(Unary::mul, dy[0].reshape(kept).view(), scale, d.out());
     }
     copy(d.expand(full).view(), dx[0].dst());
@@ -51,7 +51,7 @@ struct SumGrad {
 
 /// sum(x) * scale in x's accumulation type: rounded once, whatever follows.
 Tensor scaled_sum(const Tensor& x, const Shape& kept, double scale) {
-  Tensor s = Tensor::empty(kept, acc_dtype(x.dtype()));
+  Tensor s = Tensor::empty(kept, acc_dtype(x.dtype()), x.device());
   sum_to(x.view(), s.out());
   if (scale != 1) unary(Unary::mul, s.view(), scale, s.out());
   return s;
@@ -66,7 +66,7 @@ Tensor sum_scaled(const char* op, const Tensor& x, const Reduced& r, double scal
 /// x - mean in the accumulation type.
 Tensor centred(const Tensor& x, const Tensor& mean) {
   const Tensor wide = x.to(mean.dtype());
-  Tensor c = Tensor::empty(x.shape(), mean.dtype());
+  Tensor c = Tensor::empty(x.shape(), mean.dtype(), x.device());
   binary(Binary::sub, wide.view(), mean.view(), c.out());
   return c;
 }
@@ -76,7 +76,7 @@ struct VarGrad {
   double scale;  // 2 / n
   void operator()(Grads dy, Sinks dx) {
     if (!dx[0]) return;
-    Tensor d = Tensor::empty(mean.get().shape(), mean.get().dtype());
+    Tensor d = Tensor::empty(mean.get().shape(), mean.get().dtype(), mean.get().device());
     unary(Unary::mul, dy[0].to(d.dtype()).reshape(d.shape()).view(), scale, d.out());
     const Tensor c = centred(x.get(), mean.get());
     binary(Binary::mul, c.view(), d.view(), c.out());
@@ -144,7 +144,7 @@ Tensor max(const Tensor& x, int dim, bool keep) {
   check_floating("max", "x", x);
   dim = along_dim("max", dim, x);
   check_not_empty("max", x, dim);
-  const Tensor full = Tensor::empty(kept_shape(x.shape(), dim), x.dtype());
+  const Tensor full = Tensor::empty(kept_shape(x.shape(), dim), x.dtype(), x.device());
   max(moved_last(x.view(), dim), moved_last(full.out(), dim));
   Tensor y = dropped(full, dim, keep);
   if (tracing(x)) attach("max", {&y}, {&x}, MaxGrad{x, full, dim});
@@ -155,7 +155,7 @@ Tensor argmax(const Tensor& x, int dim, bool keep) {
   check_floating("argmax", "x", x);
   dim = along_dim("argmax", dim, x);
   check_not_empty("argmax", x, dim);
-  const Tensor y = Tensor::empty(kept_shape(x.shape(), dim), DType::i32);
+  const Tensor y = Tensor::empty(kept_shape(x.shape(), dim), DType::i32, x.device());
   argmax(moved_last(x.view(), dim), moved_last(y.out(), dim));
   return dropped(y, dim, keep);
 }
@@ -163,7 +163,7 @@ Tensor argmax(const Tensor& x, int dim, bool keep) {
 Tensor cumsum(const Tensor& x, int dim) {
   check_floating("cumsum", "x", x);
   dim = along_dim("cumsum", dim, x);
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   cumsum(moved_last(x.view(), dim), false, moved_last(y.out(), dim));
   if (tracing(x)) attach("cumsum", {&y}, {&x}, CumsumGrad{dim});
   return y;
@@ -175,7 +175,7 @@ TopK top_k(const Tensor& x, int k) {
     fail(Kind::usage, "top_k: k = {} of the last dimension of {}", k, to_string(x.shape()));
   Shape shape = x.shape();
   shape[-1] = k;
-  TopK y{Tensor::empty(shape, x.dtype()), Tensor::empty(shape, DType::i32)};
+  TopK y{Tensor::empty(shape, x.dtype(), x.device()), Tensor::empty(shape, DType::i32, x.device())};
   top_k(x.view(), y.values.out(), y.indices.out());
   if (tracing(x)) attach("top_k", {&y.values}, {&x}, TopKGrad{y.indices});
   return y;

@@ -20,11 +20,11 @@ Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
   check_floating("rms_norm", "x", x);
   if (x.rank() < 1) fail(Kind::usage, "rms_norm: x is a scalar, expected [.., D]");
   check_norm_weight("rms_norm", x, w);
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   const bool record = tracing(x, w);
   if (x.numel() == 0 && !record) return y;
   const Tensor rows = with_dense_rows(x);
-  const Tensor rstd = record ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype())) : Tensor{};
+  const Tensor rstd = record ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype()), x.device()) : Tensor{};
   rms_norm(rows.view(), w.view(), eps, y.out(), record ? rstd.out() : Out{});
   if (record) attach("rms_norm", {&y}, {&x, &w}, RmsNormGrad{rows, x.slot() ? Saved(w) : Saved(), rstd});
   return y;

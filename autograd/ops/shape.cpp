@@ -140,7 +140,7 @@ Tensor concat(const std::vector<Tensor>& x, int dim) {
     shape[dim] += t.dim(dim);
     traced |= tracing(t);
   }
-  Tensor y = Tensor::empty(shape, x[0].dtype());
+  Tensor y = Tensor::empty(shape, x[0].dtype(), x[0].device());
   int64_t begin = 0;
   for (const Tensor& t : x) {
     copy(t.view(), window(y.out(), dim, begin, t.dim(dim)));

@@ -40,7 +40,7 @@ struct LogsumexpGrad {
 Tensor softmax(const Tensor& x, int dim) {
   check_floating("softmax", "x", x);
   dim = along_dim("softmax", dim, x);
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   softmax(moved_last(x.view(), dim), moved_last(y.out(), dim));
   if (tracing(x)) attach("softmax", {&y}, {&x}, SoftmaxGrad{y, dim});
   return y;
@@ -49,8 +49,8 @@ Tensor softmax(const Tensor& x, int dim) {
 Tensor log_softmax(const Tensor& x, int dim) {
   check_floating("log_softmax", "x", x);
   dim = along_dim("log_softmax", dim, x);
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
-  const Tensor lse = Tensor::empty(kept_shape(x.shape(), dim), acc_dtype(x.dtype()));
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  const Tensor lse = Tensor::empty(kept_shape(x.shape(), dim), acc_dtype(x.dtype()), x.device());
   log_softmax(moved_last(x.view(), dim), moved_last(y.out(), dim), moved_last(lse.out(), dim));
   if (tracing(x)) attach("log_softmax", {&y}, {&x}, LogSoftmaxGrad{x, lse, dim});
   return y;
@@ -59,7 +59,7 @@ Tensor log_softmax(const Tensor& x, int dim) {
 Tensor logsumexp(const Tensor& x, int dim, bool keep) {
   check_floating("logsumexp", "x", x);
   dim = along_dim("logsumexp", dim, x);
-  const Tensor lse = Tensor::empty(kept_shape(x.shape(), dim), acc_dtype(x.dtype()));
+  const Tensor lse = Tensor::empty(kept_shape(x.shape(), dim), acc_dtype(x.dtype()), x.device());
   logsumexp(moved_last(x.view(), dim), moved_last(lse.out(), dim));
   Tensor y = dropped(lse.to(x.dtype()), dim, keep);
   if (tracing(x)) attach("logsumexp", {&y}, {&x}, LogsumexpGrad{x, lse, dim});

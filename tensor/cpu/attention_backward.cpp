@@ -280,11 +280,11 @@ class Sum {
       sum.stride = dense_strides(to.shape);
     }
     if (!to || !turns) return;
-    if (!sum.accumulate) fill(sum, 0);
+    if (!sum.accumulate) cpu::fill(sum, 0);
     sum.accumulate = true;
   }
   FACET_INLINE void finish() const {
-    if (apart_) copy(sum, to_);
+    if (apart_) cpu::copy(sum, to_);
   }
   Out sum;
 

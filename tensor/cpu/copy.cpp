@@ -58,7 +58,7 @@ void fill(Out y, double value) {
   View one;
   one.data = &value;
   one.dtype = DType::f64;
-  copy(one, y);
+  cpu::copy(one, y);
 }
 
 }  // namespace facet::cpu

@@ -92,7 +92,7 @@ void gemm(View a, View b, Out c, double alpha) {
   check(a, b, c);
   if (c.numel() == 0) return;
   if (a.shape[1] == 0) {
-    if (!c.accumulate) fill(c, 0);
+    if (!c.accumulate) cpu::fill(c, 0);
     return;
   }
   if (a.dtype == DType::f64) {
@@ -100,9 +100,9 @@ void gemm(View a, View b, Out c, double alpha) {
       View& strided = has_unit_stride(a) ? b : a;
       Scratch space(sizeof(double) * strided.numel());
       const Out dense = output(space.as<void>(), DType::f64, strided.shape);
-      copy(strided, dense);
+      cpu::copy(strided, dense);
       strided = dense;
-      return gemm(a, b, c, alpha);
+      return cpu::gemm(a, b, c, alpha);
     }
     count_product(a.shape[0], a.shape[1], b.shape[1]);
     return gemm_f64(a, b, c, alpha);
@@ -110,13 +110,13 @@ void gemm(View a, View b, Out c, double alpha) {
   if (!writable(c) && c.dtype == DType::f32 && c.stride[0] == 1) {  // c^T = b^T a^T has unit columns
     Out t = c;
     static_cast<View&>(t) = transposed(c);
-    return gemm(transposed(b), transposed(a), t, alpha);
+    return cpu::gemm(transposed(b), transposed(a), t, alpha);
   }
   if (!writable(c)) {
     Scratch space(sizeof(float) * c.numel());
     const Out f32 = output(space.as<void>(), DType::f32, c.shape);
-    gemm(a, b, f32, alpha);
-    return copy(f32, c);
+    cpu::gemm(a, b, f32, alpha);
+    return cpu::copy(f32, c);
   }
   count_product(a.shape[0], a.shape[1], b.shape[1]);
   const GemmGroup one{columns_of(b), c.as<float>(), c.stride[0], c.accumulate};
@@ -131,7 +131,7 @@ void linear(View x, std::span<const View> w, std::span<const Out> y) {
     if (!y[i]) continue;
     const View b = transposed(w[i]);
     if (x.dtype != DType::f64) check(x, b, y[i]);
-    if (x.dtype == DType::f64 || !writable(y[i]) || x.shape[1] == 0) gemm(x, b, y[i]);
+    if (x.dtype == DType::f64 || !writable(y[i]) || x.shape[1] == 0) cpu::gemm(x, b, y[i]);
     else if (y[i].numel()) {
       count_product(x.shape[0], x.shape[1], b.shape[1]);
       groups.push_back({columns_of(b), y[i].as<float>(), y[i].stride[0], y[i].accumulate});
@@ -147,16 +147,16 @@ void linear_dx(std::span<const View> dy, std::span<const View> w, Out dx) {
   if (dx.dtype == DType::bf16) to = output(space.as<void>(), DType::f32, dx.shape);
   for (size_t i = 0; i < dy.size(); ++i) {
     if (!dy[i]) continue;
-    gemm(dy[i], w[i], to);
+    cpu::gemm(dy[i], w[i], to);
     to.accumulate = true;
   }
-  if (!to.accumulate) fill(to, 0);
-  if (dx.dtype == DType::bf16) copy(to, dx);
+  if (!to.accumulate) cpu::fill(to, 0);
+  if (dx.dtype == DType::bf16) cpu::copy(to, dx);
 }
 
 void linear_dw(View dy, View x, Out dw) {
   const KernelScope scope("linear_dw");
-  gemm(transposed(dy), x, dw);
+  cpu::gemm(transposed(dy), x, dw);
 }
 
 }  // namespace facet::cpu

@@ -69,8 +69,8 @@ void gemm_batched(View a, View b, Out c, double alpha) {
   if (summed.count.numel() == 0) ma.shape.dim[1] = mb.shape.dim[0] = 0, summed = {};  // a sum of nothing
   if (summed.count.rank && c.dtype == DType::bf16) {  // one rounding
     const Tensor sum = Tensor::empty(c.shape);
-    gemm_batched(a, b, sum.out(), alpha);
-    return copy(sum.view(), c);
+    cpu::gemm_batched(a, b, sum.out(), alpha);
+    return cpu::copy(sum.view(), c);
   }
 
   // One b for a batch of a whose rows follow each other: a taller product.
@@ -95,7 +95,7 @@ void gemm_batched(View a, View b, Out c, double alpha) {
     for (int64_t s = 0; s < summed.count.numel(); ++s, z.accumulate = true) {
       View xs = x, ys = y;
       summed.move(s, xs, ys, z);
-      gemm(xs, ys, z, alpha);
+      cpu::gemm(xs, ys, z, alpha);
     }
   };
   const int64_t batch = kept.count.numel();

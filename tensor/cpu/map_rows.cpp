@@ -54,7 +54,7 @@ void map_rows(RowsFn f, std::initializer_list<View> x, std::initializer_list<Out
         if (needs_copy(v)) {
           Out copied;
           static_cast<View&>(copied) = dense_row(r, buffer);
-          copy(r, copied);
+          cpu::copy(r, copied);
           r = copied;
           buffer += room(v);
         }
@@ -72,7 +72,7 @@ void map_rows(RowsFn f, std::initializer_list<View> x, std::initializer_list<Out
       f(row);
       buffer = outputs;
       for (const Out& v : y) {
-        if (needs_copy(v)) copy(dense_row(static_cast<View>(row_of(v, i)), buffer), row_of(v, i));
+        if (needs_copy(v)) cpu::copy(dense_row(static_cast<View>(row_of(v, i)), buffer), row_of(v, i));
         buffer += room(v);
       }
     }

@@ -1,5 +1,5 @@
 // The one door to the CUDA runtime: what device there is, its memory, copies, and the stream everything runs on. No type of CUDA's appears
-// here. Two libraries define these functions: runtime_cuda.cpp, and emulator/runtime.cpp, which needs no GPU. Which of them a program
+// here. Two libraries define these functions: cuda/runtime.cpp, and emulator/runtime.cpp, which needs no GPU. Which of them a program
 // has is decided when it is linked.
 //
 // Everything runs in order on one stream, so memory that was freed may be handed out again at once. Whatever makes the host wait says so
@@ -65,6 +65,18 @@ struct Size3 {
 };
 void launch_raw(const char* op, const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args);
 void allow_shared(const char* op, const void* kernel, size_t bytes);
+
+/// The stream as the libraries of CUDA want it (cudaStream_t); emulated: null.
+void* stream();
+
+// ---- captured graphs (tensor/gpu/graph.h is what everybody uses)
+/// True between begin_capture and end_capture: launches are recorded, not run; copies from and to the host throw.
+bool capturing();
+void begin_capture();
+/// The recorded graph, ready to replay; null when not kept.
+void* end_capture(bool keep);
+void replay(void* graph);
+void destroy_graph(void* graph) noexcept;
 
 // ---- time on the device
 class Timer {

@@ -13,6 +13,7 @@
 // them up in order gives the same bits on any number of threads.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -29,6 +30,14 @@ namespace cpu {
 extern const Kernel<void(Out p, Out master, View g, Out m, Out v, const AdamwStep& step)> adamw;
 extern const Kernel<void(View x, Out sums)> sum_of_squares;
 }  // namespace cpu
-using cpu::adamw;
-using cpu::sum_of_squares;
+namespace gpu {
+void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step);
+void sum_of_squares(View x, Out sums);
+}  // namespace gpu
+FACET_INLINE void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) {
+  on_gpu("adamw", p, master, g, m, v) ? gpu::adamw(p, master, g, m, v, step) : cpu::adamw(p, master, g, m, v, step);
+}
+FACET_INLINE void sum_of_squares(View x, Out sums) {
+  on_gpu_any_dtype("sum_of_squares", x, sums) ? gpu::sum_of_squares(x, sums) : cpu::sum_of_squares(x, sums);
+}
 }  // namespace facet

@@ -49,6 +49,7 @@
 // break in the sequence a step, and are right up to rounding too.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -67,7 +68,19 @@ namespace cpu {
 extern const Kernel<void(const AttentionInputs& x, Out y, Out lse)> attention_forward;
 extern const Kernel<void(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv)> attention_backward;
 }  // namespace cpu
-using cpu::attention_backward;
-using cpu::attention_forward;
+namespace gpu {
+void attention_forward(const AttentionInputs& x, Out y, Out lse);
+void attention_backward(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv);
+}  // namespace gpu
+FACET_INLINE void attention_forward(const AttentionInputs& x, Out y, Out lse) {
+  on_gpu("attention_forward", x.q, x.k, x.v, x.q_positions, x.k_positions, x.q_segments, x.k_segments, y, lse)
+      ? gpu::attention_forward(x, y, lse)
+      : cpu::attention_forward(x, y, lse);
+}
+FACET_INLINE void attention_backward(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv) {
+  on_gpu("attention_backward", x.q, x.k, x.v, x.q_positions, x.k_positions, x.q_segments, x.k_segments, y, lse, dy, dq, dk, dv)
+      ? gpu::attention_backward(x, y, lse, dy, dq, dk, dv)
+      : cpu::attention_backward(x, y, lse, dy, dq, dk, dv);
+}
 
 }  // namespace facet

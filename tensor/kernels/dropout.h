@@ -8,10 +8,16 @@
 // Layouts: rows of x contiguous, leading strides free; y dense. y may_alias x when both are the same dense window.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 
 namespace facet {
 namespace cpu {
 extern const Kernel<void(View x, uint32_t key_hi, uint32_t key_lo, double q, Out y)> dropout;
 }  // namespace cpu
-FACET_INLINE void dropout(View x, uint32_t key_hi, uint32_t key_lo, double q, Out y) { cpu::dropout(x, key_hi, key_lo, q, y); }
+namespace gpu {
+void dropout(View x, uint32_t key_hi, uint32_t key_lo, double q, Out y);
+}  // namespace gpu
+FACET_INLINE void dropout(View x, uint32_t key_hi, uint32_t key_lo, double q, Out y) {
+  on_gpu("dropout", x, y) ? gpu::dropout(x, key_hi, key_lo, q, y) : cpu::dropout(x, key_hi, key_lo, q, y);
+}
 }  // namespace facet

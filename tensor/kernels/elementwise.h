@@ -6,6 +6,7 @@
 // The gradient of y = f(x) needs f'(x), told from x or from y: saved_by(). From y only where the rounding of y does not blow
 // up in f': 1 - tanh^2 of a rounded bf16 tanh would have lost all its digits at x = 3.
 #pragma once
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -45,10 +46,30 @@ void compare(Compare, View a, View b, Out y);
 /// y = condition != 0 ? a : b; condition i32. Any dtype.
 void where(View condition, View a, View b, Out y);
 }  // namespace cpu
-using cpu::binary;
-using cpu::binary_grad;
-using cpu::compare;
-using cpu::unary;
-using cpu::unary_grad;
-using cpu::where;
+namespace gpu {
+void unary(Unary op, View x, double s, Out y);
+void unary_grad(Unary op, View dy, View saved, double s, Out dx);
+void binary(Binary op, View a, View b, Out y);
+void binary_grad(Binary op, int which, View dy, View a, View b, Out dx);
+void compare(Compare op, View a, View b, Out y);
+void where(View condition, View a, View b, Out y);
+}  // namespace gpu
+FACET_INLINE void unary(Unary op, View x, double s, Out y) {
+  on_gpu("unary", x, y) ? gpu::unary(op, x, s, y) : cpu::unary(op, x, s, y);
+}
+FACET_INLINE void unary_grad(Unary op, View dy, View saved, double s, Out dx) {
+  on_gpu("unary_grad", dy, saved, dx) ? gpu::unary_grad(op, dy, saved, s, dx) : cpu::unary_grad(op, dy, saved, s, dx);
+}
+FACET_INLINE void binary(Binary op, View a, View b, Out y) {
+  on_gpu("binary", a, b, y) ? gpu::binary(op, a, b, y) : cpu::binary(op, a, b, y);
+}
+FACET_INLINE void binary_grad(Binary op, int which, View dy, View a, View b, Out dx) {
+  on_gpu("binary_grad", dy, a, b, dx) ? gpu::binary_grad(op, which, dy, a, b, dx) : cpu::binary_grad(op, which, dy, a, b, dx);
+}
+FACET_INLINE void compare(Compare op, View a, View b, Out y) {
+  on_gpu("compare", a, b, y) ? gpu::compare(op, a, b, y) : cpu::compare(op, a, b, y);
+}
+FACET_INLINE void where(View condition, View a, View b, Out y) {
+  on_gpu("where", condition, a, b, y) ? gpu::where(condition, a, b, y) : cpu::where(condition, a, b, y);
+}
 }  // namespace facet

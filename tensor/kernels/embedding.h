@@ -10,14 +10,23 @@
 // Order of sums: ids in order, for every column; threads share out columns, so an id that repeats needs no atomics.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 
 namespace facet {
 namespace cpu {
 extern const Kernel<void(View ids, View table, double scale, Out y)> embedding;
 extern const Kernel<void(View ids, View dy, double scale, Out dtable)> embedding_backward;
 }  // namespace cpu
-FACET_INLINE void embedding(View ids, View table, double scale, Out y) { cpu::embedding(ids, table, scale, y); }
+namespace gpu {
+void embedding(View ids, View table, double scale, Out y);
+void embedding_backward(View ids, View dy, double scale, Out dtable);
+}  // namespace gpu
+FACET_INLINE void embedding(View ids, View table, double scale, Out y) {
+  on_gpu("embedding", ids, table, y) ? gpu::embedding(ids, table, scale, y) : cpu::embedding(ids, table, scale, y);
+}
 FACET_INLINE void embedding_backward(View ids, View dy, double scale, Out dtable) {
-  cpu::embedding_backward(ids, dy, scale, dtable);
+  on_gpu("embedding_backward", ids, dy, dtable)
+      ? gpu::embedding_backward(ids, dy, scale, dtable)
+      : cpu::embedding_backward(ids, dy, scale, dtable);
 }
 }  // namespace facet

@@ -7,6 +7,7 @@
 // as rows. Any strides, any dtype for gather; floating dtypes for scatter_add, where y's may differ from source's.
 // scatter_add adds in index order for every element: the same bits on any number of threads.
 #pragma once
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -14,6 +15,14 @@ namespace cpu {
 void gather(View x, int dim, View index, Out y);
 void scatter_add(View source, int dim, View index, Out y);
 }  // namespace cpu
-using cpu::gather;
-using cpu::scatter_add;
+namespace gpu {
+void gather(View x, int dim, View index, Out y);
+void scatter_add(View source, int dim, View index, Out y);
+}  // namespace gpu
+FACET_INLINE void gather(View x, int dim, View index, Out y) {
+  on_gpu("gather", x, index, y) ? gpu::gather(x, dim, index, y) : cpu::gather(x, dim, index, y);
+}
+FACET_INLINE void scatter_add(View source, int dim, View index, Out y) {
+  on_gpu("scatter_add", source, index, y) ? gpu::scatter_add(source, dim, index, y) : cpu::scatter_add(source, dim, index, y);
+}
 }  // namespace facet

@@ -9,12 +9,23 @@
 // dense. Null dgate or dup: skipped. No aliasing.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 
 namespace facet {
 namespace cpu {
 extern const Kernel<void(View gate, View up, Out y)> geglu;
 extern const Kernel<void(View dy, View gate, View up, Out dgate, Out dup)> geglu_backward;
 }  // namespace cpu
-FACET_INLINE void geglu(View gate, View up, Out y) { cpu::geglu(gate, up, y); }
-FACET_INLINE void geglu_backward(View dy, View gate, View up, Out dgate, Out dup) { cpu::geglu_backward(dy, gate, up, dgate, dup); }
+namespace gpu {
+void geglu(View gate, View up, Out y);
+void geglu_backward(View dy, View gate, View up, Out dgate, Out dup);
+}  // namespace gpu
+FACET_INLINE void geglu(View gate, View up, Out y) {
+  on_gpu("geglu", gate, up, y) ? gpu::geglu(gate, up, y) : cpu::geglu(gate, up, y);
+}
+FACET_INLINE void geglu_backward(View dy, View gate, View up, Out dgate, Out dup) {
+  on_gpu("geglu_backward", dy, gate, up, dgate, dup)
+      ? gpu::geglu_backward(dy, gate, up, dgate, dup)
+      : cpu::geglu_backward(dy, gate, up, dgate, dup);
+}
 }  // namespace facet

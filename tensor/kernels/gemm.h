@@ -17,6 +17,7 @@
 #pragma once
 #include <span>
 
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -47,9 +48,26 @@ void linear_dx(std::span<const View> dy, std::span<const View> w, Out dx);
 void linear_dw(View dy, View x, Out dw);
 
 }  // namespace cpu
-using cpu::gemm;
-using cpu::gemm_batched;
-using cpu::linear;
-using cpu::linear_dw;
-using cpu::linear_dx;
+namespace gpu {
+void gemm(View a, View b, Out c, double alpha);
+void gemm_batched(View a, View b, Out c, double alpha);
+void linear(View x, std::span<const View> w, std::span<const Out> y);
+void linear_dx(std::span<const View> dy, std::span<const View> w, Out dx);
+void linear_dw(View dy, View x, Out dw);
+}  // namespace gpu
+FACET_INLINE void gemm(View a, View b, Out c, double alpha = 1) {
+  on_gpu("gemm", a, b, c) ? gpu::gemm(a, b, c, alpha) : cpu::gemm(a, b, c, alpha);
+}
+FACET_INLINE void gemm_batched(View a, View b, Out c, double alpha = 1) {
+  on_gpu("gemm_batched", a, b, c) ? gpu::gemm_batched(a, b, c, alpha) : cpu::gemm_batched(a, b, c, alpha);
+}
+FACET_INLINE void linear(View x, std::span<const View> w, std::span<const Out> y) {
+  on_gpu("linear", x, w, y) ? gpu::linear(x, w, y) : cpu::linear(x, w, y);
+}
+FACET_INLINE void linear_dx(std::span<const View> dy, std::span<const View> w, Out dx) {
+  on_gpu("linear_dx", dy, w, dx) ? gpu::linear_dx(dy, w, dx) : cpu::linear_dx(dy, w, dx);
+}
+FACET_INLINE void linear_dw(View dy, View x, Out dw) {
+  on_gpu("linear_dw", dy, x, dw) ? gpu::linear_dw(dy, x, dw) : cpu::linear_dw(dy, x, dw);
+}
 }  // namespace facet

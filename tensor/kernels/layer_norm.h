@@ -15,16 +15,25 @@
 // Order of sums: lanes of the tier within a row; dw, db in at most 64 fixed blocks of rows, added in order.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 
 namespace facet {
 namespace cpu {
 extern const Kernel<void(View x, View w, View b, double eps, Out y, Out mean, Out rstd)> layer_norm;
 extern const Kernel<void(View dy, View x, View w, View mean, View rstd, Out dx, Out dw, Out db)> layer_norm_backward;
 }  // namespace cpu
+namespace gpu {
+void layer_norm(View x, View w, View b, double eps, Out y, Out mean, Out rstd);
+void layer_norm_backward(View dy, View x, View w, View mean, View rstd, Out dx, Out dw, Out db);
+}  // namespace gpu
 FACET_INLINE void layer_norm(View x, View w, View b, double eps, Out y, Out mean, Out rstd) {
-  cpu::layer_norm(x, w, b, eps, y, mean, rstd);
+  on_gpu("layer_norm", x, w, b, y, mean, rstd)
+      ? gpu::layer_norm(x, w, b, eps, y, mean, rstd)
+      : cpu::layer_norm(x, w, b, eps, y, mean, rstd);
 }
 FACET_INLINE void layer_norm_backward(View dy, View x, View w, View mean, View rstd, Out dx, Out dw, Out db) {
-  cpu::layer_norm_backward(dy, x, w, mean, rstd, dx, dw, db);
+  on_gpu("layer_norm_backward", dy, x, w, mean, rstd, dx, dw, db)
+      ? gpu::layer_norm_backward(dy, x, w, mean, rstd, dx, dw, db)
+      : cpu::layer_norm_backward(dy, x, w, mean, rstd, dx, dw, db);
 }
 }  // namespace facet

@@ -19,6 +19,7 @@
 // blocks of 4,096 columns whose totals are added in f64. Each row is computed by one thread. NaN in a row makes its stats NaN.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -27,7 +28,20 @@ extern const Kernel<void(Out z, View labels, double cap, double scale, bool mean
 extern const Kernel<void(Out z, View labels, View coef, double bound)> logit_grad;
 extern const Kernel<void(View z, View stats, View u, Out ids)> logit_draw;
 }  // namespace cpu
-using cpu::logit_draw;
-using cpu::logit_grad;
-using cpu::logit_stats;
+namespace gpu {
+void logit_stats(Out z, View labels, double cap, double scale, bool mean, Out stats);
+void logit_grad(Out z, View labels, View coef, double bound);
+void logit_draw(View z, View stats, View u, Out ids);
+}  // namespace gpu
+FACET_INLINE void logit_stats(Out z, View labels, double cap, double scale, bool mean, Out stats) {
+  on_gpu("logit_stats", z, labels, stats)
+      ? gpu::logit_stats(z, labels, cap, scale, mean, stats)
+      : cpu::logit_stats(z, labels, cap, scale, mean, stats);
+}
+FACET_INLINE void logit_grad(Out z, View labels, View coef, double bound) {
+  on_gpu("logit_grad", z, labels, coef) ? gpu::logit_grad(z, labels, coef, bound) : cpu::logit_grad(z, labels, coef, bound);
+}
+FACET_INLINE void logit_draw(View z, View stats, View u, Out ids) {
+  on_gpu("logit_draw", z, stats, u, ids) ? gpu::logit_draw(z, stats, u, ids) : cpu::logit_draw(z, stats, u, ids);
+}
 }  // namespace facet

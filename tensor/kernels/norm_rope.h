@@ -15,6 +15,7 @@
 // No aliasing. Order of sums as in rms_norm.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 #include "tensor/rope_rows.h"
 
 namespace facet {
@@ -22,10 +23,18 @@ namespace cpu {
 extern const Kernel<void(View x, View w, double eps, View positions, RopeRows table, Out y, Out rstd)> norm_rope;
 extern const Kernel<void(View dy, View x, View w, View rstd, View positions, RopeRows table, Out dx, Out dw)> norm_rope_backward;
 }  // namespace cpu
+namespace gpu {
+void norm_rope(View x, View w, double eps, View positions, RopeRows table, Out y, Out rstd);
+void norm_rope_backward(View dy, View x, View w, View rstd, View positions, RopeRows table, Out dx, Out dw);
+}  // namespace gpu
 FACET_INLINE void norm_rope(View x, View w, double eps, View positions, RopeRows table, Out y, Out rstd) {
-  cpu::norm_rope(x, w, eps, positions, table, y, rstd);
+  on_gpu("norm_rope", x, w, positions, y, rstd)
+      ? gpu::norm_rope(x, w, eps, positions, table, y, rstd)
+      : cpu::norm_rope(x, w, eps, positions, table, y, rstd);
 }
 FACET_INLINE void norm_rope_backward(View dy, View x, View w, View rstd, View positions, RopeRows table, Out dx, Out dw) {
-  cpu::norm_rope_backward(dy, x, w, rstd, positions, table, dx, dw);
+  on_gpu("norm_rope_backward", dy, x, w, rstd, positions, dx, dw)
+      ? gpu::norm_rope_backward(dy, x, w, rstd, positions, table, dx, dw)
+      : cpu::norm_rope_backward(dy, x, w, rstd, positions, table, dx, dw);
 }
 }  // namespace facet

@@ -15,14 +15,23 @@
 // Order of sums: lanes of the tier within a row; dw in at most 64 fixed blocks of rows, added in order.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 
 namespace facet {
 namespace cpu {
 extern const Kernel<void(View x, View w, double eps, Out y, Out rstd)> rms_norm;
 extern const Kernel<void(View dy, View x, View w, View rstd, Out dx, Out dw)> rms_norm_backward;
 }  // namespace cpu
-FACET_INLINE void rms_norm(View x, View w, double eps, Out y, Out rstd) { cpu::rms_norm(x, w, eps, y, rstd); }
+namespace gpu {
+void rms_norm(View x, View w, double eps, Out y, Out rstd);
+void rms_norm_backward(View dy, View x, View w, View rstd, Out dx, Out dw);
+}  // namespace gpu
+FACET_INLINE void rms_norm(View x, View w, double eps, Out y, Out rstd) {
+  on_gpu("rms_norm", x, w, y, rstd) ? gpu::rms_norm(x, w, eps, y, rstd) : cpu::rms_norm(x, w, eps, y, rstd);
+}
 FACET_INLINE void rms_norm_backward(View dy, View x, View w, View rstd, Out dx, Out dw) {
-  cpu::rms_norm_backward(dy, x, w, rstd, dx, dw);
+  on_gpu("rms_norm_backward", dy, x, w, rstd, dx, dw)
+      ? gpu::rms_norm_backward(dy, x, w, rstd, dx, dw)
+      : cpu::rms_norm_backward(dy, x, w, rstd, dx, dw);
 }
 }  // namespace facet

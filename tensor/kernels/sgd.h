@@ -8,6 +8,7 @@
 // read and written, and neither may overlap the other or g.
 #pragma once
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -20,5 +21,10 @@ struct SgdStep {
 namespace cpu {
 extern const Kernel<void(Out p, View g, Out trace, const SgdStep& step)> sgd;
 }  // namespace cpu
-using cpu::sgd;
+namespace gpu {
+void sgd(Out p, View g, Out trace, const SgdStep& step);
+}  // namespace gpu
+FACET_INLINE void sgd(Out p, View g, Out trace, const SgdStep& step) {
+  on_gpu("sgd", p, g, trace) ? gpu::sgd(p, g, trace, step) : cpu::sgd(p, g, trace, step);
+}
 }  // namespace facet

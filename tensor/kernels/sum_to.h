@@ -5,11 +5,17 @@
 // alone; partial sums are combined in order: the same bits on any number of threads. Error about sqrt(n / 1000) units.
 // y may not alias x.
 #pragma once
+#include "tensor/kernels/door.h"
 #include "tensor/view.h"
 
 namespace facet {
 namespace cpu {
 void sum_to(View x, Out y);
+}  // namespace cpu
+namespace gpu {
+void sum_to(View x, Out y);
+}  // namespace gpu
+FACET_INLINE void sum_to(View x, Out y) {
+  on_gpu("sum_to", x, y) ? gpu::sum_to(x, y) : cpu::sum_to(x, y);
 }
-using cpu::sum_to;
 }  // namespace facet

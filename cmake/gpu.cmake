@@ -1,0 +1,90 @@
+# The GPU backends: static libraries with one set of symbols (facet::gpu::*), of which a program links one.
+#
+#   facet_gpu_cuda       tensor/gpu/*.cu by nvcc, tensor/gpu/cuda/; only where the CUDA toolkit is found
+#   facet_gpu_emulated   the same .cu files as plain C++, tensor/gpu/emulator/; needs neither GPU nor toolkit
+#
+# The property FACET_GPU of a program names its backend; it starts as the variable FACET_GPU.
+define_property(TARGET PROPERTY FACET_GPU INITIALIZE_FROM_VARIABLE FACET_GPU)
+
+option(FACET_CUDA "build for GPUs when the CUDA toolkit is found" ON)
+set(FACET_HAS_CUDA OFF)
+if(FACET_CUDA)
+  find_package(CUDAToolkit 12.8 QUIET)
+  if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE)
+    set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+    set(CMAKE_CUDA_ARCHITECTURES OFF)  # flags below; CMake 3.25 knows neither every name nor -std=c++20 of nvcc 13
+    enable_language(CUDA)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA_STANDARD 20)
+    set(FACET_HAS_CUDA ON)
+    if(CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+    endif()
+  endif()
+endif()
+
+if(FACET_HAS_CUDA)
+  # What the GPUs of this machine are; without one, Hopper.
+  if(NOT DEFINED CACHE{FACET_CUDA_ARCHS})
+    set(archs 90a)
+    execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE found RESULT_VARIABLE code ERROR_QUIET)
+    if(code EQUAL 0 AND found MATCHES "^[0-9]+\\.[0-9]")
+      string(REGEX MATCHALL "[0-9]+\\.[0-9]" archs "${found}")
+      list(REMOVE_DUPLICATES archs)
+      list(TRANSFORM archs REPLACE "\\." "")
+      list(TRANSFORM archs REPLACE "^90$" "90a")
+    endif()
+    set(FACET_CUDA_ARCHS "${archs}" CACHE STRING "compute capabilities to build kernels for, such as 80;89;90a")
+  endif()
+  message(STATUS "CUDA: ${CUDAToolkit_VERSION}, kernels for ${FACET_CUDA_ARCHS}")
+  set(gpu_default cuda)
+else()
+  message(STATUS "CUDA: not found or switched off; the GPU is emulated in tests")
+  set(gpu_default emulated)
+endif()
+set(FACET_GPU ${gpu_default})
+
+file(GLOB gpu_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/*.cu)
+file(GLOB gpu_host CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/*.cpp)
+
+# facet_gpu_library(NAME sources...)
+function(facet_gpu_library name)
+  add_library(facet_gpu_${name} STATIC ${gpu_host} ${ARGN})
+  target_include_directories(facet_gpu_${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_features(facet_gpu_${name} PUBLIC cxx_std_20)
+  target_link_libraries(facet_gpu_${name} PUBLIC facet_tensor)
+  set_target_properties(facet_gpu_${name} PROPERTIES EXPORT_NAME gpu_${name})
+endfunction()
+
+if(FACET_HAS_CUDA)
+  file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/cuda/*.cpp ${PROJECT_SOURCE_DIR}/tensor/gpu/cuda/*.cu)
+  facet_gpu_library(cuda ${gpu_kernels} ${cuda_sources})
+  set(gencode)
+  foreach(arch ${FACET_CUDA_ARCHS})
+    list(APPEND gencode "SHELL:-gencode arch=compute_${arch},code=sm_${arch}")
+  endforeach()
+  target_compile_options(facet_gpu_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-O3;--expt-relaxed-constexpr;--threads=1;${gencode}>")
+  list(JOIN FACET_CUDA_ARCHS ", " archs_text)
+  target_compile_definitions(facet_gpu_cuda PRIVATE "FACET_CUDA_ARCHS_TEXT=\"${archs_text}\"")
+  target_link_libraries(facet_gpu_cuda PRIVATE CUDA::cudart_static)
+endif()
+
+# Every kernel file is included by a C++ file of its own, so that both compilers see the same lines.
+file(GLOB emulator_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/emulator/*.cpp)
+set(emulated_kernels)
+foreach(source ${gpu_kernels})
+  get_filename_component(kernel ${source} NAME_WE)
+  set(wrapper ${PROJECT_BINARY_DIR}/generated/gpu/${kernel}.cpp)
+  file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"tensor/gpu/${kernel}.cu\"\n" @ONLY)
+  list(APPEND emulated_kernels ${wrapper})
+endforeach()
+if(emulator_sources)
+  facet_gpu_library(emulated ${emulated_kernels} ${emulator_sources})
+  # Kernels read memory as packs of other types; g++ -O2 is entitled to break that without the flag.
+  target_compile_options(facet_gpu_emulated PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas)
+endif()
+
+# Whoever links the tensors gets the backend its program asks for.
+target_link_libraries(facet_tensor INTERFACE $<BUILD_INTERFACE:facet_gpu_$<TARGET_PROPERTY:FACET_GPU>> $<INSTALL_INTERFACE:Facet::gpu_${gpu_default}>)
+install(TARGETS facet_gpu_${gpu_default} EXPORT FacetTargets)

@@ -1,0 +1,280 @@
+// tensor/gpu/runtime.h on the CUDA runtime. The driver is loaded by the runtime on first use, so a program that never asks for the GPU starts
+// as fast without one.
+#include "tensor/gpu/runtime.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "tensor/error.h"
+
+namespace facet::gpu {
+
+/// cuda/probe.cu: a kernel that does nothing, to learn whether the program holds code for this device.
+const void* probe_kernel();
+const char* built_for();
+
+namespace {
+
+thread_local const char* current_op = "the GPU";
+bool sync_forbidden = false;
+int64_t sync_count = 0;
+
+/// Sticky errors (an illegal address, say) leave the context unusable: everything after them fails too, so the first message is the one.
+void check(cudaError_t e, const char* what) {
+  if (e == cudaSuccess) return;
+  const bool sticky = cudaPeekAtLastError() == e && e != cudaErrorMemoryAllocation;
+  cudaGetLastError();
+  fail(e == cudaErrorMemoryAllocation ? Kind::memory : Kind::environment,
+       "{}: {} failed: {} ({}).{}", current_op, what, cudaGetErrorString(e), cudaGetErrorName(e),
+       sticky ? " The error may come from an earlier operation: run again with FACET_GPU_SYNC=1 to learn which. The last checkpoint is intact." : "");
+}
+
+// Pinned memory that copies pass through, so that neither direction waits for the driver's own staging.
+struct Staging {
+  static constexpr size_t slot_bytes = size_t{4} << 20;
+  static constexpr int slots = 4;
+  char* base = nullptr;
+  cudaEvent_t done[slots] = {};
+  int next = 0;
+
+  char* take(cudaStream_t) {
+    if (!base) {
+      check(cudaMallocHost(reinterpret_cast<void**>(&base), slot_bytes * slots), "pinned memory for copies");
+      for (cudaEvent_t& e : done) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "an event");
+    }
+    check(cudaEventSynchronize(done[next]), "a copy");  // of the copy that used this slot before; long done as a rule
+    return base + static_cast<size_t>(next) * slot_bytes;
+  }
+  void release(cudaStream_t s) {
+    check(cudaEventRecord(done[next], s), "an event");
+    next = (next + 1) % slots;
+  }
+};
+
+struct Context {
+  DeviceInfo info;
+  cudaStream_t stream = nullptr;
+  Staging staging;
+  std::mutex mutex;
+  bool sync_each = false;  // FACET_GPU_SYNC: errors are found at the operation that made them
+};
+Context* context = nullptr;
+
+std::string version_text(int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); }
+
+std::string start() {
+  int count = 0, driver = 0, runtime = 0;
+  cudaRuntimeGetVersion(&runtime);
+  const cudaError_t e = cudaGetDeviceCount(&count);
+  cudaDriverGetVersion(&driver);
+  if (e == cudaErrorInsufficientDriver || (e != cudaSuccess && driver == 0))
+    return fmt::format("the NVIDIA driver is {} (cudaErrorInsufficientDriver); install one for CUDA {}, or use --device cpu",
+                       driver ? "too old, it serves CUDA " + version_text(driver) : "missing", version_text(runtime));
+  if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0))
+    return "the driver sees no GPU (cudaErrorNoDevice); check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu";
+  if (e != cudaSuccess) return fmt::format("the driver does not start: {} ({}); use --device cpu", cudaGetErrorString(e), cudaGetErrorName(e));
+  cudaDeviceProp p{};
+  if (const cudaError_t bad = cudaGetDeviceProperties(&p, 0); bad != cudaSuccess)
+    return fmt::format("the GPU does not answer: {} ({}); use --device cpu", cudaGetErrorString(bad), cudaGetErrorName(bad));
+  if (p.major < 8) return fmt::format("{} has compute capability {}.{}, 8.0 is needed (bf16 products); use --device cpu", p.name, p.major, p.minor);
+  cudaFuncAttributes a{};
+  if (cudaFuncGetAttributes(&a, probe_kernel()) != cudaSuccess) {
+    cudaGetLastError();
+    return fmt::format("this program holds kernels for compute capability {}, {} has {}.{}; build again with -DFACET_CUDA_ARCHS={}{}", built_for(), p.name,
+                       p.major, p.minor, p.major, p.minor);
+  }
+  auto* c = new Context;
+  c->info.name = p.name;
+  c->info.major = p.major, c->info.minor = p.minor;
+  c->info.processors = p.multiProcessorCount;
+  c->info.total_bytes = p.totalGlobalMem;
+  c->info.shared_bytes = p.sharedMemPerBlockOptin;
+  c->info.driver = version_text(driver), c->info.runtime = version_text(runtime);
+  if (const cudaError_t bad = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking); bad != cudaSuccess) {
+    delete c;
+    return fmt::format("the GPU takes no work: {} ({}); is another program using all of its memory?", cudaGetErrorString(bad), cudaGetErrorName(bad));
+  }
+  const char* each = std::getenv("FACET_GPU_SYNC");
+  c->sync_each = each && std::strcmp(each, "0") != 0;
+  context = c;
+  return {};
+}
+
+Context& ctx() {
+  device();
+  return *context;
+}
+
+void wait(const char* what) {
+  if (sync_forbidden) fail(Kind::usage, "{}: {} waits for the GPU where no wait is allowed (--assert-no-sync)", current_op, what);
+  ++sync_count;
+  check(cudaStreamSynchronize(ctx().stream), what);
+}
+
+void check_not_capturing(const char* what) {
+  if (capturing()) fail(Kind::usage, "{}: {} cannot be part of a captured graph", current_op, what);
+}
+
+}  // namespace
+
+const std::string& why_not() {
+  static const std::string reason = start();
+  return reason;
+}
+
+const DeviceInfo& device() {
+  if (!why_not().empty()) fail(Kind::environment, "--device cuda: {}", why_not());
+  return context->info;
+}
+
+size_t free_bytes() {
+  size_t free = 0, total = 0;
+  ctx();
+  check(cudaMemGetInfo(&free, &total), "asking for free memory");
+  return free;
+}
+
+void* device_malloc(size_t bytes) {
+  ctx();
+  void* p = nullptr;
+  const cudaError_t e = cudaMalloc(&p, bytes);
+  if (e == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(e, "an allocation");
+  return p;
+}
+
+void device_free(void* p) noexcept {
+  if (context) cudaFree(p);
+}
+
+void copy_to_device(void* to, const void* from, size_t bytes) {
+  Context& c = ctx();
+  check_not_capturing("a copy from the host");
+  std::lock_guard lock(c.mutex);
+  for (size_t at = 0; at < bytes; at += Staging::slot_bytes) {
+    const size_t n = std::min(Staging::slot_bytes, bytes - at);
+    char* slot = c.staging.take(c.stream);
+    std::memcpy(slot, static_cast<const char*>(from) + at, n);
+    check(cudaMemcpyAsync(static_cast<char*>(to) + at, slot, n, cudaMemcpyHostToDevice, c.stream), "a copy to the GPU");
+    c.staging.release(c.stream);
+  }
+}
+
+void copy_to_host(void* to, const void* from, size_t bytes) {
+  Context& c = ctx();
+  check_not_capturing("a copy to the host");
+  if (bytes == 0) return;
+  std::lock_guard lock(c.mutex);
+  // Two slots in turn: one is filled by the GPU while the other is emptied.
+  char* before = nullptr;
+  size_t before_at = 0, before_n = 0;
+  for (size_t at = 0; at < bytes; at += Staging::slot_bytes) {
+    const size_t n = std::min(Staging::slot_bytes, bytes - at);
+    char* slot = c.staging.take(c.stream);
+    check(cudaMemcpyAsync(slot, static_cast<const char*>(from) + at, n, cudaMemcpyDeviceToHost, c.stream), "a copy to the host");
+    const int mine = c.staging.next;
+    c.staging.release(c.stream);
+    if (before) std::memcpy(static_cast<char*>(to) + before_at, before, before_n);
+    if (at + n < bytes) check(cudaEventSynchronize(c.staging.done[mine]), "a copy to the host");
+    else wait("a copy to the host");
+    before = slot, before_at = at, before_n = n;
+  }
+  std::memcpy(static_cast<char*>(to) + before_at, before, before_n);
+}
+
+void copy_on_device(void* to, const void* from, size_t bytes) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ctx().stream), "a copy on the GPU");
+}
+
+void fill_bytes(void* to, int value, size_t bytes) {
+  if (bytes) check(cudaMemsetAsync(to, value, bytes, ctx().stream), "filling memory");
+}
+
+void synchronize() { wait("synchronize"); }
+int64_t syncs() { return sync_count; }
+void assert_no_sync(bool on) { sync_forbidden = on; }
+void* stream() { return ctx().stream; }
+
+LaunchScope::LaunchScope(const char* op) : before_(std::exchange(current_op, op)) {}
+LaunchScope::~LaunchScope() { current_op = before_; }
+
+void launch_raw(const char* op, const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args) {
+  Context& c = ctx();
+  const cudaError_t e = cudaLaunchKernel(kernel, dim3(grid.x, grid.y, grid.z), dim3(block.x, block.y, block.z), args, shared_bytes, c.stream);
+  if (e != cudaSuccess) {
+    cudaGetLastError();
+    fail(Kind::environment, "{}: the GPU refuses a launch of [{}, {}, {}] blocks of [{}, {}, {}] threads with {} bytes of shared memory: {} ({})", op,
+         grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes, cudaGetErrorString(e), cudaGetErrorName(e));
+  }
+  if (c.sync_each && !capturing()) check(cudaStreamSynchronize(c.stream), "the kernel");
+}
+
+void allow_shared(const char* op, const void* kernel, size_t bytes) {
+  const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (e == cudaSuccess) return;
+  cudaGetLastError();
+  fail(Kind::environment, "{}: {} bytes of shared memory are asked for, the GPU has {}: {}", op, bytes, device().shared_bytes, cudaGetErrorString(e));
+}
+
+// ---- graphs
+
+namespace {
+thread_local bool in_capture = false;
+}
+bool capturing() { return in_capture; }
+
+void begin_capture() {
+  check(cudaStreamBeginCapture(ctx().stream, cudaStreamCaptureModeThreadLocal), "beginning a capture");
+  in_capture = true;
+}
+
+void* end_capture(bool keep) {
+  in_capture = false;
+  cudaGraph_t graph = nullptr;
+  const cudaError_t e = cudaStreamEndCapture(ctx().stream, &graph);
+  if (!keep) {
+    cudaGetLastError();
+    if (graph) cudaGraphDestroy(graph);
+    return nullptr;
+  }
+  check(e, "ending a capture");
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t made = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  check(made, "making a graph");
+  return exec;
+}
+
+void replay(void* graph) { check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), ctx().stream), "replaying a graph"); }
+void destroy_graph(void* graph) noexcept { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
+
+// ---- time
+
+Timer::Timer() {
+  ctx();
+  check(cudaEventCreate(reinterpret_cast<cudaEvent_t*>(&begin_)), "an event");
+  check(cudaEventCreate(reinterpret_cast<cudaEvent_t*>(&end_)), "an event");
+}
+Timer::~Timer() {
+  cudaEventDestroy(static_cast<cudaEvent_t>(begin_));
+  cudaEventDestroy(static_cast<cudaEvent_t>(end_));
+}
+void Timer::start() { check(cudaEventRecord(static_cast<cudaEvent_t>(begin_), ctx().stream), "an event"); }
+double Timer::seconds() {
+  check(cudaEventRecord(static_cast<cudaEvent_t>(end_), ctx().stream), "an event");
+  ++sync_count;
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(end_)), "waiting for a timer");
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(begin_), static_cast<cudaEvent_t>(end_)), "reading a timer");
+  return ms * 1e-3;
+}
+
+}  // namespace facet::gpu

@@ -1,0 +1,193 @@
+#include "tensor/gpu/pool.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "tensor/error.h"
+#include "tensor/gpu/runtime.h"
+#include "tensor/size_classes.h"
+#include "tensor/tensor.h"
+
+namespace facet::gpu {
+namespace {
+
+struct Block {
+  int size_class, arena;
+  bool live;
+  Purpose purpose;
+  void* data;
+  Block* next;  // in its free list
+};
+
+struct FreeLists {
+  Block* of_class[size_classes::count] = {};
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::unordered_map<void*, Block> blocks;  // grows only when the driver is asked
+  std::map<int, FreeLists> arenas;
+  int arena = 0, next_arena = 1;
+  PoolStats stats{};
+  size_t limit = 0;
+
+  Pool() { arenas[0]; }
+
+  void give_back(FreeLists& lists) {
+    for (int c = 0; c < size_classes::count; ++c) {
+      while (Block* b = lists.of_class[c]) {
+        lists.of_class[c] = b->next;
+        stats.held_bytes -= size_classes::bytes_of(c);
+        void* data = b->data;
+        device_free(data);
+        blocks.erase(data);
+      }
+    }
+  }
+
+  Block* fresh(int c, size_t size) {
+    const auto ask = [&]() -> void* { return limit && stats.held_bytes + size > limit ? nullptr : device_malloc(size); };
+    void* data = ask();
+    if (!data) {
+      give_back(arenas[0]);  // those of graphs stay where the graphs expect them
+      data = ask();
+    }
+    if (!data) return nullptr;
+    ++stats.sys_allocs;
+    stats.held_bytes += size;
+    return &(blocks[data] = Block{c, arena, false, {}, data, nullptr});
+  }
+
+  std::string table() const {
+    struct Line {
+      size_t bytes = 0;
+      int count = 0;
+    };
+    std::map<std::string, Line> lines;
+    for (const auto& [data, b] : blocks) {
+      if (!b.live) continue;
+      Line& l = lines[b.purpose.shape.rank ? fmt::format("{} {}{}", b.purpose.what, name_of(b.purpose.dtype), to_string(b.purpose.shape)) : b.purpose.what];
+      l.bytes += size_classes::bytes_of(b.size_class);
+      ++l.count;
+    }
+    std::vector<std::pair<std::string, Line>> sorted(lines.begin(), lines.end());
+    std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return std::tie(b.second.bytes, a.first) < std::tie(a.second.bytes, b.first); });
+    constexpr size_t most = 20;
+    std::string s;
+    size_t rest = 0;
+    for (size_t i = 0; i < sorted.size(); ++i) {
+      if (i < most) s += fmt::format("  {:>10.1f} MB  {:>5} x {}\n", static_cast<double>(sorted[i].second.bytes) / 1e6, sorted[i].second.count, sorted[i].first);
+      else rest += sorted[i].second.bytes;
+    }
+    if (rest) s += fmt::format("  {:>10.1f} MB          others\n", static_cast<double>(rest) / 1e6);
+    return s;
+  }
+};
+
+// Never destroyed: tensors in static storage may outlive any order of destruction.
+Pool& pool() {
+  static Pool* p = new Pool;
+  return *p;
+}
+
+}  // namespace
+
+void* pool_alloc(size_t bytes, const Purpose& purpose) {
+  if (bytes > (size_t{1} << 46)) fail(Kind::memory, "GPU memory: a request of {} bytes cannot be served", bytes);
+  const int c = size_classes::class_of(bytes);
+  const size_t size = size_classes::bytes_of(c);
+  Pool& p = pool();
+  std::lock_guard lock(p.mutex);
+  ++p.stats.pool_allocs;
+  Block*& list = p.arenas[p.arena].of_class[c];
+  Block* b = list;
+  if (b) list = b->next;
+  else b = p.fresh(c, size);
+  if (!b) {
+    device();  // without one, that is the reason
+    fail(Kind::memory, "GPU memory: {} more bytes needed for {}, {} of {} in use; try a smaller batch, --accum or --recompute block. Live buffers:\n{}",
+         size, purpose.what, p.stats.live_bytes, p.limit ? p.limit : device().total_bytes, p.table());
+  }
+  b->live = true;
+  b->purpose = purpose;
+  p.stats.live_bytes += size;
+  p.stats.peak_bytes = std::max(p.stats.peak_bytes, p.stats.live_bytes);
+  return b->data;
+}
+
+void pool_free(void* data) noexcept {
+  if (!data) return;
+  Pool& p = pool();
+  std::lock_guard lock(p.mutex);
+  Block& b = p.blocks.at(data);
+  b.live = false;
+  p.stats.live_bytes -= size_classes::bytes_of(b.size_class);
+  Block*& list = p.arenas[b.arena].of_class[b.size_class];
+  b.next = list;
+  list = &b;
+}
+
+PoolStats pool_stats() {
+  std::lock_guard lock(pool().mutex);
+  return pool().stats;
+}
+
+void pool_reset_peak() {
+  std::lock_guard lock(pool().mutex);
+  pool().stats.peak_bytes = pool().stats.live_bytes;
+}
+
+void pool_trim() {
+  std::lock_guard lock(pool().mutex);
+  pool().give_back(pool().arenas[0]);
+}
+
+void pool_set_limit(size_t bytes) {
+  std::lock_guard lock(pool().mutex);
+  pool().limit = bytes;
+}
+
+std::string live_buffers() {
+  std::lock_guard lock(pool().mutex);
+  return pool().table();
+}
+
+Arena::Arena() {
+  std::lock_guard lock(pool().mutex);
+  id_ = pool().next_arena++;
+  pool().arenas[id_];
+}
+
+// Blocks still in use then belong to the pool at large once they are freed.
+Arena::~Arena() {
+  Pool& p = pool();
+  std::lock_guard lock(p.mutex);
+  p.give_back(p.arenas[id_]);
+  for (auto& [data, b] : p.blocks)
+    if (b.arena == id_) b.arena = 0;
+  p.arenas.erase(id_);
+}
+
+size_t Arena::held_bytes() const {
+  std::lock_guard lock(pool().mutex);
+  size_t n = 0;
+  for (const auto& [data, b] : pool().blocks)
+    if (b.arena == id_) n += size_classes::bytes_of(b.size_class);
+  return n;
+}
+
+ArenaScope::ArenaScope(const Arena& a) {
+  std::lock_guard lock(pool().mutex);
+  before_ = std::exchange(pool().arena, a.id_);
+}
+ArenaScope::~ArenaScope() {
+  std::lock_guard lock(pool().mutex);
+  pool().arena = before_;
+}
+
+}  // namespace facet::gpu
