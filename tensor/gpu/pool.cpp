@@ -18,6 +18,7 @@ namespace {
 
 struct Block {
   int size_class, arena;
+  size_t bytes;
   bool live;
   Purpose purpose;
   void* data;
@@ -42,13 +43,19 @@ struct Pool {
     for (int c = 0; c < size_classes::count; ++c) {
       while (Block* b = lists.of_class[c]) {
         lists.of_class[c] = b->next;
-        stats.held_bytes -= size_classes::bytes_of(c);
-        void* data = b->data;
-        device_free(data);
-        blocks.erase(data);
+        release(*b);
       }
     }
   }
+  void release(Block& b) {
+    stats.held_bytes -= b.bytes;
+    void* data = b.data;
+    blocks.erase(data);
+    device_free(data);
+  }
+
+  // The emulator wants to see every byte past an end, and what is read after it was freed: there nothing is rounded or kept, but for graphs.
+  bool exact() const { return arena == 0 && device().emulated; }
 
   Block* fresh(int c, size_t size) {
     const auto ask = [&]() -> void* { return limit && stats.held_bytes + size > limit ? nullptr : device_malloc(size); };
@@ -60,7 +67,7 @@ struct Pool {
     if (!data) return nullptr;
     ++stats.sys_allocs;
     stats.held_bytes += size;
-    return &(blocks[data] = Block{c, arena, false, {}, data, nullptr});
+    return &(blocks[data] = Block{c, arena, size, false, {}, data, nullptr});
   }
 
   std::string table() const {
@@ -72,7 +79,7 @@ struct Pool {
     for (const auto& [data, b] : blocks) {
       if (!b.live) continue;
       Line& l = lines[b.purpose.shape.rank ? fmt::format("{} {}{}", b.purpose.what, name_of(b.purpose.dtype), to_string(b.purpose.shape)) : b.purpose.what];
-      l.bytes += size_classes::bytes_of(b.size_class);
+      l.bytes += b.bytes;
       ++l.count;
     }
     std::vector<std::pair<std::string, Line>> sorted(lines.begin(), lines.end());
@@ -100,22 +107,21 @@ Pool& pool() {
 void* pool_alloc(size_t bytes, const Purpose& purpose) {
   if (bytes > (size_t{1} << 46)) fail(Kind::memory, "GPU memory: a request of {} bytes cannot be served", bytes);
   const int c = size_classes::class_of(bytes);
-  const size_t size = size_classes::bytes_of(c);
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
+  const size_t size = p.exact() ? bytes : size_classes::bytes_of(c);
   ++p.stats.pool_allocs;
   Block*& list = p.arenas[p.arena].of_class[c];
   Block* b = list;
   if (b) list = b->next;
   else b = p.fresh(c, size);
   if (!b) {
-    device();  // without one, that is the reason
     fail(Kind::memory, "GPU memory: {} more bytes needed for {}, {} of {} in use; try a smaller batch, --accum or --recompute block. Live buffers:\n{}",
          size, purpose.what, p.stats.live_bytes, p.limit ? p.limit : device().total_bytes, p.table());
   }
   b->live = true;
   b->purpose = purpose;
-  p.stats.live_bytes += size;
+  p.stats.live_bytes += b->bytes;
   p.stats.peak_bytes = std::max(p.stats.peak_bytes, p.stats.live_bytes);
   return b->data;
 }
@@ -126,7 +132,8 @@ void pool_free(void* data) noexcept {
   std::lock_guard lock(p.mutex);
   Block& b = p.blocks.at(data);
   b.live = false;
-  p.stats.live_bytes -= size_classes::bytes_of(b.size_class);
+  p.stats.live_bytes -= b.bytes;
+  if (b.arena == 0 && device().emulated) return p.release(b);
   Block*& list = p.arenas[b.arena].of_class[b.size_class];
   b.next = list;
   list = &b;
@@ -177,7 +184,7 @@ size_t Arena::held_bytes() const {
   std::lock_guard lock(pool().mutex);
   size_t n = 0;
   for (const auto& [data, b] : pool().blocks)
-    if (b.arena == id_) n += size_classes::bytes_of(b.size_class);
+    if (b.arena == id_) n += b.bytes;
   return n;
 }
 

@@ -5,7 +5,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "tensor/error.h"
 #include "tensor/gpu/emulator/sanitizers.h"
@@ -18,6 +22,8 @@ constexpr size_t alignment = 256;  // cudaMalloc's
 constexpr size_t guard = emulator::address_sanitizer ? 0 : 256;
 constexpr int poison = 0xff, guard_byte = 0xa5;
 
+using Graph = std::vector<std::function<void()>>;  // what was asked for between begin_capture and end_capture
+
 struct Runtime {
   std::map<const char*, size_t> buffers;  // address and size of what is live
   size_t live_bytes = 0;
@@ -25,6 +31,7 @@ struct Runtime {
   bool no_sync = false;
   const char* op = nullptr;
   emulator::Settings settings;
+  std::unique_ptr<Graph> recording;
 };
 Runtime& runtime() {
   static Runtime& r = *[] {
@@ -65,8 +72,18 @@ void check_guards(const char* op) {
         fail(Kind::check, "{}: something was written past an end of a device buffer of {} bytes", op, bytes);
 }
 
+/// Now, or when the graph that is being captured is replayed.
+void run_or_record(std::function<void()> work) {
+  if (runtime().recording) runtime().recording->push_back(std::move(work));
+  else work();
+}
+void check_not_capturing(const char* what) {
+  if (capturing()) fail(Kind::usage, "{}: {} cannot be part of a captured graph", runtime().op ? runtime().op : "the GPU", what);
+}
+
 void wait() {
   Runtime& r = runtime();
+  check_not_capturing("waiting");
   if (r.no_sync) fail(Kind::check, "{}: the host waits for the device, which --assert-no-sync forbids", r.op ? r.op : "synchronize");
   ++r.syncs;
 }
@@ -124,6 +141,7 @@ void device_free(void* p) noexcept {
 }
 
 void copy_to_device(void* to, const void* from, size_t bytes) {
+  check_not_capturing("a copy from the host");
   check_in_buffer("copy_to_device", to, bytes);
   if (bytes) std::memcpy(to, from, bytes);
 }
@@ -135,15 +153,31 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
 void copy_on_device(void* to, const void* from, size_t bytes) {
   check_in_buffer("copy_on_device, destination", to, bytes);
   check_in_buffer("copy_on_device, source", from, bytes);
-  if (bytes) std::memcpy(to, from, bytes);
+  if (bytes) run_or_record([=] { std::memcpy(to, from, bytes); });
 }
 void fill_bytes(void* to, int value, size_t bytes) {
   check_in_buffer("fill_bytes", to, bytes);
-  if (bytes) std::memset(to, value, bytes);
+  if (bytes) run_or_record([=] { std::memset(to, value, bytes); });
 }
 void synchronize() { wait(); }
 int64_t syncs() { return runtime().syncs; }
 void assert_no_sync(bool on) { runtime().no_sync = on; }
+void* stream() { return nullptr; }
+
+bool capturing() { return runtime().recording != nullptr; }
+void begin_capture() {
+  check_not_capturing("beginning a capture");
+  runtime().recording = std::make_unique<Graph>();
+}
+void* end_capture(bool keep) {
+  std::unique_ptr<Graph> graph = std::move(runtime().recording);
+  return keep ? graph.release() : nullptr;
+}
+void replay(void* graph) {
+  check_not_capturing("replaying a graph");
+  for (const auto& work : *static_cast<Graph*>(graph)) work();
+}
+void destroy_graph(void* graph) noexcept { delete static_cast<Graph*>(graph); }
 
 LaunchScope::LaunchScope(const char* op) : before_(runtime().op) { runtime().op = op; }
 LaunchScope::~LaunchScope() { runtime().op = before_; }
@@ -166,13 +200,12 @@ Settings settings() { return runtime().settings; }
 void set_settings(const Settings& s) { runtime().settings = s; }
 
 void enqueue(const Launch& launch) {
-  struct Closure {
-    const Launch& l;
-    ~Closure() { l.destroy(l.closure); }
-  } const closure{launch};
+  const std::shared_ptr<void> closure(launch.closure, launch.destroy);
   if (!available()) fail(Kind::environment, "{}: {}", launch.op, why_not());
-  run(launch, runtime().settings);
-  check_guards(launch.op);
+  run_or_record([launch, closure] {
+    run(launch, runtime().settings);
+    check_guards(launch.op);
+  });
 }
 }  // namespace emulator
 
