@@ -1,0 +1,73 @@
+#include "tensor/gpu/graph.h"
+
+#include <catch2/catch.hpp>
+
+#include "tensor/gpu/emulator/emulator.h"
+#include "tensor/tensor.h"
+
+using namespace facet;
+
+TEST_CASE("tensor: to the GPU and back, whole or through a view") {
+  gpu::emulate(true);
+  const Tensor x = Tensor::arange(24, DType::i32).reshape({4, 6});
+  const Tensor g = x.to(Device::gpu);
+  CHECK(g.device() == Device::gpu);
+  CHECK(g.to(Device::cpu).to_vector() == x.to_vector());
+  CHECK(g.at({3, 5}) == 23);
+  CHECK(g.slice(0, 2, 3).to(Device::cpu).to_vector() == x.slice(0, 2, 3).to_vector());
+  CHECK_THROWS_WITH(g.data<int32_t>(), Catch::Contains("on the GPU"));
+  CHECK(Tensor::zeros({5}, DType::f32, Device::gpu).to_vector() == std::vector<double>(5));
+}
+
+TEST_CASE("pool: memory is returned, the limit is kept, and the table of live buffers says whose it is") {
+  gpu::emulate(true);
+  const size_t before = gpu::pool_stats().live_bytes;
+  {
+    const Tensor a = Tensor::empty({1000}, DType::f32, Device::gpu);
+    CHECK(gpu::pool_stats().live_bytes == before + 4000);
+    gpu::pool_set_limit(before + 5000);
+    CHECK_THROWS_WITH(Tensor::empty({1000}, DType::bf16, Device::gpu), Catch::Contains("tensor f32[1000]") && Catch::Contains("--recompute"));
+    gpu::pool_set_limit(0);
+  }
+  CHECK(gpu::pool_stats().live_bytes == before);
+}
+
+TEST_CASE("graph: warms up, records once, replays; what it refers to stays its own") {
+  gpu::emulate(true);
+  const Tensor x = Tensor::full({1}, 1).to(Device::gpu), y = Tensor::zeros({1}, DType::f32, Device::gpu);
+  gpu::Graph graph;
+  int calls = 0;
+  const auto work = [&] {
+    ++calls;
+    const Tensor between = Tensor::empty({1}, DType::f32, Device::gpu);
+    gpu::copy_on_device(between.out().as<float>(), x.view().data, 4);
+    gpu::copy_on_device(y.out().as<float>(), between.view().data, 4);
+  };
+  for (int i = 0; i < 5; ++i) {
+    gpu::copy_to_device(x.out().as<float>(), std::vector<float>{float(i)}.data(), 4);
+    graph.run(work);
+    CHECK(y.item() == i);
+  }
+  CHECK(calls == 3);
+  CHECK(graph.recorded());
+}
+
+TEST_CASE("graph: waiting and copies from the host are refused while recording, and nothing is left open") {
+  gpu::emulate(true);
+  const Tensor x = Tensor::zeros({1}, DType::f32, Device::gpu);
+  gpu::Graph graph;
+  for (int i = 0; i < 2; ++i) graph.run([&] { x.item(); });
+  CHECK_THROWS_WITH(graph.run([&] { x.item(); }), Catch::Contains("captured graph"));
+  CHECK_FALSE(gpu::capturing());
+}
+
+TEST_CASE("waiting for the GPU is counted, and forbidden on request") {
+  gpu::emulate(true);
+  const Tensor x = Tensor::zeros({1}, DType::f32, Device::gpu);
+  const int64_t before = gpu::syncs();
+  x.item();
+  CHECK(gpu::syncs() == before + 1);
+  gpu::assert_no_sync(true);
+  CHECK_THROWS_WITH(x.item(), Catch::Contains("--assert-no-sync"));
+  gpu::assert_no_sync(false);
+}
