@@ -112,6 +112,22 @@ TEST_CASE("layers: every kernel has a test that mentions it") {
   CHECK(kernels > 3);
 }
 
+TEST_CASE("layers: every page of contracts is run by a test of operations") {
+  std::string tests;
+  for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "tests/ops"))
+    if (e.path().extension() == ".cpp") tests += read(e.path());
+  const std::string list = read(fs::path(FACET_SOURCE) / "tests/contracts/contracts.cpp");
+  int pages = 0;
+  for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "tests/contracts/ops")) {
+    if (e.path().extension() != ".cpp") continue;
+    ++pages;
+    const std::string page = e.path().stem().string();
+    if (tests.find("check_contracts(\"" + page + "\")") == std::string::npos) FAIL_CHECK("no test in tests/ops runs the contracts of " + page);
+    if (list.find("{\"" + page + "\",") == std::string::npos) FAIL_CHECK("tests/contracts/contracts.cpp does not list " + page);
+  }
+  CHECK(pages > 3);
+}
+
 TEST_CASE("layers: a tier's objects leak no symbol the linker could pick for another machine") {
   // Weak (W, V) and unique (u) symbols of code compiled for AVX2 or AVX-512: the linker keeps one copy for every CPU.
   int objects = 0;

@@ -7,38 +7,7 @@
 using namespace facet;
 using namespace facet::test;
 
-namespace {
-
-Contract contract() {
-  Contract c;
-  c.name = "embedding";
-  c.samples = 17;
-  c.inputs = [](Random& r, int sample) -> Tensors {
-    if (sample == 16) return {r.ids({3, 40}, 50), r.normal({50, 200})};
-    const int64_t d = awkward_size(sample), v = 2 + sample % 7;
-    const Tensor ids = r.ids(sample % 2 ? Shape{3, 4} : Shape{5}, v);
-    return {with_layout(ids, sample % 4 == 1 ? Layout::transposed : Layout::dense), with_layout(r.normal({v, d}), all_layouts[sample % 4])};
-  };
-  c.fused = [](const Tensors& x) { return embedding(x[0], x[1], 5.25, x[1].dtype()); };
-  return c;
-}
-
-}  // namespace
-
-TEST_CASE("embedding: contract") {
-  Contract c = contract();
-  c.composite = [](const Tensors& x) {
-    const std::vector<double> id = x[0].to_vector(), table = x[1].to_vector();
-    const int64_t d = x[1].dim(1);
-    std::vector<double> y;
-    for (double v : id)
-      for (int64_t i = 0; i < d; ++i) y.push_back(5.25 * table[int64_t(v) * d + i]);
-    Shape s = x[0].shape();
-    s.push(d);
-    return Tensor::from(y, s);
-  };
-  check_contract(c);
-}
+TEST_CASE("embedding: contract") { check_contracts("embedding"); }
 
 TEST_CASE("embedding: goldens, repeated ids add up") {
   check_op_goldens("embedding", {"table"}, [](const OpCase& c, const Tensors& x) {

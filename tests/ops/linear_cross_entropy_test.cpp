@@ -7,6 +7,7 @@
 #include "autograd/ops/linear_loss.h"
 #include "tensor/cpu/tier.h"
 #include "tensor/parallel.h"
+#include "tests/support/composite_cross_entropy.h"
 #include "tests/support/contract.h"
 #include "tests/support/goldens.h"
 
@@ -14,38 +15,6 @@ using namespace facet;
 using namespace facet::test;
 
 namespace {
-
-/// The definition, element by element in f64.
-Tensor plain(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& o) {
-  const int64_t N = labels.numel(), D = h.dim(-1), V = w.dim(0);
-  const auto hs = h.to_vector(), ws = w.to_vector(), ys = labels.to_vector();
-  const auto gs = weights ? weights.to_vector() : std::vector<double>(N, 1.0);
-  double total = 0;
-  for (int64_t n = 0; n < N; ++n) {
-    if (ys[n] < 0) continue;
-    std::vector<double> z(V);
-    double sum = 0, mean = 0;
-    for (int64_t v = 0; v < V; ++v) {
-      for (int64_t d = 0; d < D; ++d) z[v] += hs[n * D + d] * ws[v * D + d];
-      if (o.cap > 0) z[v] = o.cap * std::tanh(z[v] / o.cap);
-      sum += std::exp(z[v]);
-      mean += z[v] / static_cast<double>(V);
-    }
-    const double lse = std::log(sum), e = o.label_smoothing;
-    total += gs[n] * ((1 - e) * (lse - z[static_cast<size_t>(ys[n])]) + e * (lse - mean) + o.z_loss * lse * lse);
-  }
-  return Tensor::scalar(total, DType::f64);
-}
-
-Tensor labels_of(Random& r, const Shape& shape, int64_t V, int every_ignored = 3) {
-  std::vector<int32_t> y;
-  for (int64_t n = 0; n < shape.numel(); ++n)
-    y.push_back(r.below(every_ignored) == 0 ? -1 - static_cast<int32_t>(r.below(100)) : static_cast<int32_t>(r.below(V)));
-  if (!y.empty() && y[0] < 0) y[0] = 0;
-  return Tensor::from(y, shape);
-}
-
-const CrossEntropyOptions all_options[] = {{}, {.cap = 3}, {.label_smoothing = 0.2}, {.z_loss = 0.05}, {2, 0.1, 0.01}};
 
 /// A head at work: gradients of h and w after a step, by the pure op or by the root.
 struct Step {
@@ -100,24 +69,7 @@ double peak_over_logits(bool as_root) {
 
 }  // namespace
 
-TEST_CASE("linear_cross_entropy: contract") {
-  for (size_t k = 0; k < std::size(all_options); ++k) {
-    const CrossEntropyOptions o = all_options[k];
-    Contract c;
-    c.name = "linear_cross_entropy";
-    c.samples = k == 0 ? 18 : 6;
-    c.inputs = [](Random& r, int sample) -> Tensors {
-      const int64_t V = 1 + (sample * 7) % 40, D = awkward_size(sample) % 37 + 1, N = 1 + sample % 9;
-      return {with_layout(r.normal({N, D}), all_layouts[sample % 5]), with_layout(r.normal({V, D}), all_layouts[(sample / 2) % 5]),
-              labels_of(r, {N}, V), r.uniform({N}, 0.1, 2)};
-    };
-    c.fused = [o](const Tensors& x) { return linear_cross_entropy(x[0], x[1], x[2], x[3], o); };
-    c.composite = [o](const Tensors& x) { return plain(x[0], x[1], x[2], x[3], o); };
-    c.keep_dtype = {3};
-    c.gradcheck.fixed = {3};
-    check_contract(c);
-  }
-}
+TEST_CASE("linear_cross_entropy: contract") { check_contracts("linear_cross_entropy"); }
 
 TEST_CASE("linear_cross_entropy: the libraries' numbers") {
   for_each_op_case("cross_entropy", [](const OpCase& c) {
@@ -149,7 +101,7 @@ TEST_CASE("linear_cross_entropy: the root is the pure op in one pass") {
     for (int every : {1000, 2}) {  // all rows carry loss; half of them
       const Tensor h = r.normal({2, 20, 9}, t), w = r.normal({33, 9}, t), y = labels_of(r, {2, 20}, 33, every);
       const Tensor weights = r.uniform({2, 20}, 0, 1, DType::f32);
-      for (const auto& o : all_options) {
+      for (const auto& o : all_cross_entropy_options) {
         const Step a = pure(h, w, y, weights, o), b = root(h, w, y, weights, o);
         CHECK(a.value == Approx(b.value).epsilon(1e-6));
         CHECK(bitwise_equal(a.dh, b.dh));
@@ -175,7 +127,7 @@ TEST_CASE("linear_cross_entropy: many blocks of rows are one") {
   }
   CHECK(total == Approx(whole.value).epsilon(1e-6));
   CHECK(close(grad_of(wl), whole.dw, 1e-4, 1e-6));
-  CHECK(whole.value == Approx(plain(h, w, y, {}, {}).item()).epsilon(1e-6));
+  CHECK(whole.value == Approx(plain_cross_entropy(h, w, y, {}, {}).item()).epsilon(1e-6));
 }
 
 TEST_CASE("linear_cross_entropy: an eighth of the logits is never held") {
@@ -326,7 +278,7 @@ TEST_CASE("linear_cross_entropy: micro-batches of any cut are the big batch") {
     return std::pair(value, grad_of(wl));
   };
   const auto [value, dw] = run(8);
-  CHECK(value == Approx(plain(x, w, y, Tensor::full({B, T}, 1 / tokens, DType::f64), {}).item()).epsilon(1e-6));
+  CHECK(value == Approx(plain_cross_entropy(x, w, y, Tensor::full({B, T}, 1 / tokens, DType::f64), {}).item()).epsilon(1e-6));
   for (int64_t size : {4, 2, 1}) {
     const auto [v, d] = run(size);
     CHECK(std::abs(v - value) < 1e-6);
@@ -383,47 +335,7 @@ TEST_CASE("linear_cross_entropy: blocks of rows") {
   CHECK(linear_loss_chunk(8192, 262144) == 256);
 }
 
-TEST_CASE("linear_log_probs: contract") {
-  for (double cap : {0.0, 2.5}) {
-    Contract c;
-    c.name = "linear_log_probs";
-    c.inputs = [](Random& r, int sample) -> Tensors {
-      const int64_t V = 1 + (sample * 7) % 40, D = awkward_size(sample) % 37 + 1, T = 1 + sample % 5;
-      return {r.normal({2, T, D}), with_layout(r.normal({V, D}), all_layouts[sample % 5]), labels_of(r, {2, T}, V)};
-    };
-    c.fused = [cap](const Tensors& x) { return linear_log_probs(x[0], x[1], x[2], cap, 0.8); };
-    c.composite = [cap](const Tensors& x) {
-      // one row at a time through the definition; temperature 0.8 is a head 1.25 times as large when nothing is capped
-      const Tensor w = Tensor::from([&] {
-        auto v = x[1].to_vector();
-        if (cap == 0)
-          for (double& e : v) e /= 0.8;
-        return v;
-      }(), x[1].shape());
-      const int64_t N = x[2].numel(), D = x[0].dim(-1);
-      const Tensor h = x[0].detach().dense().reshape({N, D}), y = x[2].reshape({N});
-      std::vector<double> out;
-      for (int64_t n = 0; n < N; ++n) {
-        if (cap == 0) {
-          out.push_back(-plain(h.slice(0, n, n + 1), w, y.slice(0, n, n + 1), {}, {}).item());
-          continue;
-        }
-        const double label = y.to_vector()[n];
-        double sum = 0, mine = 0;
-        for (int64_t v = 0; v < w.dim(0); ++v) {
-          double z = 0;
-          for (int64_t d = 0; d < D; ++d) z += h.at({n, d}) * w.at({v, d});
-          z = cap * std::tanh(z / cap) / 0.8;
-          sum += std::exp(z);
-          if (v == static_cast<int64_t>(label)) mine = z;
-        }
-        out.push_back(label < 0 ? 0 : mine - std::log(sum));
-      }
-      return Tensor::from(out, x[2].shape());
-    };
-    check_contract(c);
-  }
-}
+TEST_CASE("linear_log_probs: contract") { check_contracts("linear_log_probs"); }
 
 TEST_CASE("linear_log_probs: rows whose gradient is 0 are not computed") {
   Random r(10);

@@ -3,41 +3,14 @@
 #include "autograd/ops.h"
 #include "autograd/parameter.h"
 #include "tensor/kernels/gemm.h"
+#include "tests/support/composite_linear.h"
 #include "tests/support/contract.h"
 #include "tests/support/goldens.h"
 
 using namespace facet;
 using namespace facet::test;
 
-namespace {
-
-// x w^T by three loops.
-Tensor naive(const Tensor& x, const Tensor& w) {
-  Shape shape = x.shape();
-  shape[-1] = w.dim(0);
-  const auto vx = x.to_vector(), vw = w.to_vector();
-  const int64_t n = x.shape().rows(), in = w.dim(1), out = w.dim(0);
-  std::vector<double> y(n * out);
-  for (int64_t r = 0; r < n; ++r)
-    for (int64_t o = 0; o < out; ++o)
-      for (int64_t i = 0; i < in; ++i) y[r * out + o] += vx[r * in + i] * vw[o * in + i];
-  return Tensor::from(y, shape).to(x.dtype());
-}
-
-}  // namespace
-
-TEST_CASE("linear: contract") {
-  Contract c;
-  c.name = "linear";
-  c.inputs = [](Random& r, int s) -> Tensors {
-    const int64_t in = awkward_size(s), out = awkward_size(s + 5);
-    const Shape lead = s % 3 == 0 ? Shape{1, in} : s % 3 == 1 ? Shape{2, 3, in} : Shape{7, in};
-    return {with_layout(r.normal(lead), all_layouts[s % 5]), with_layout(r.normal({out, in}), all_layouts[s % 4])};
-  };
-  c.fused = [](const Tensors& x) { return linear(x[0], x[1]); };
-  c.composite = [](const Tensors& x) { return naive(x[0], x[1]); };
-  check_contract(c);
-}
+TEST_CASE("linear: contract") { check_contracts("linear"); }
 
 TEST_CASE("linear: several outputs are one node with the gradients of several calls") {
   Random r(5);
@@ -75,8 +48,8 @@ TEST_CASE("linear: bf16 weights under f32 activations, gradient in f32") {
   const Tensor dy = r.normal({5, 40}, DType::f32);
   backward(y, dy);
   CHECK(w.grad().dtype() == DType::f32);
-  CHECK(nmse_within(w.grad(), naive(dy.transpose(0, 1), x.detach().transpose(0, 1)), 1e-12));
-  CHECK(nmse_within(grad_of(x), naive(dy, w.value().detach().to(DType::f32).transpose(0, 1)), 1e-12));
+  CHECK(nmse_within(w.grad(), slow_linear(dy.transpose(0, 1), x.detach().transpose(0, 1)), 1e-12));
+  CHECK(nmse_within(grad_of(x), slow_linear(dy, w.value().detach().to(DType::f32).transpose(0, 1)), 1e-12));
 }
 
 TEST_CASE("linear: products write into the parameter's gradient, frozen weights cost nothing") {
@@ -91,7 +64,7 @@ TEST_CASE("linear: products write into the parameter's gradient, frozen weights 
     CHECK(tape_stats().adds == 0);
     CHECK(tape_stats().copies == 0);
   }
-  const Tensor once = naive(dy.transpose(0, 1), x.transpose(0, 1));
+  const Tensor once = slow_linear(dy.transpose(0, 1), x.transpose(0, 1));
   CHECK(nmse_within(w.grad(), Tensor::from([&] { auto v = once.to_vector(); for (double& e : v) e *= 2; return v; }(), {8, 6}), 1e-12));
   CHECK_FALSE(frozen.grad());
   CHECK_FALSE(linear(x, frozen.value()).slot());

@@ -24,11 +24,9 @@ struct Result {
 class Runner {
  public:
   Runner(const Contract& c, int sample) : c_(c) {
-    Random random(1000 + sample);
-    x_ = c.inputs(random, sample);
-    std::string shapes;
-    for (const Tensor& t : x_) shapes += (t ? to_string(t.shape()) + (t.contiguous() ? "" : " strided") : "absent") + " ";
-    what_ = c.name + " sample " + std::to_string(sample) + ": " + shapes;
+    Sample s = make_sample(c, sample);
+    x_ = std::move(s.inputs);
+    what_ = std::move(s.what);
   }
 
   void run() {
@@ -47,21 +45,7 @@ class Runner {
   }
 
  private:
-  bool keeps(size_t i) const {
-    return std::find(c_.keep_dtype.begin(), c_.keep_dtype.end(), static_cast<int>(i)) != c_.keep_dtype.end();
-  }
-
-  // The inputs in dtype d, keeping their layout (a conversion makes a copy, so only dense ones need nothing).
-  Tensors inputs_in(DType d) const {
-    Tensors x = x_;
-    for (size_t i = 0; i < x.size(); ++i) {
-      if (!x[i] || x[i].dtype() != DType::f64 || d == DType::f64 || keeps(i)) continue;
-      const bool dense = x[i].contiguous();
-      x[i] = x[i].to(d);
-      if (!dense) x[i] = with_layout(x[i], x[i].rank() > 1 ? Layout::transposed : Layout::strided);
-    }
-    return x;
-  }
+  Tensors inputs_in(DType d) const { return test::inputs_in(c_, x_, d); }
   static Tensors in_f64(Tensors x) {
     for (Tensor& t : x)
       if (t && t.dtype() != DType::i32) t = t.to(DType::f64);
@@ -77,17 +61,6 @@ class Runner {
     if (c_.differentiable) r.grad = gradients(f, x, weights_for(r.y), c_.gradcheck.fixed);
     return r;
   }
-  // The same numbers for every dtype: what bf16 can hold.
-  static Tensors weights_for(const Tensors& y) {
-    Tensors like = y;
-    for (Tensor& t : like)
-      if (t.dtype() != DType::i32) t = Tensor::zeros(t.shape(), DType::f64);
-    Tensors w = random_weights(like, 29);
-    for (size_t k = 0; k < y.size(); ++k)
-      if (w[k]) w[k] = w[k].to(DType::bf16).to(y[k].dtype());
-    return w;
-  }
-
   void against_composite(DType d) {
     INFO("in " << facet::name_of(d) << " against the " << (c_.composite ? "composite" : "f64 run") << " in f64");
     const Tensors x = inputs_in(d);
@@ -189,6 +162,17 @@ class Runner {
 
 void check_contract(const Contract& c) {
   for (int s = 0; s < c.samples; ++s) Runner(c, s).run();
+}
+
+void check_contracts(const std::string& page) {
+  int found = 0;
+  for (const Contract& c : contracts()) {
+    if (c.page != page) continue;
+    ++found;
+    check_contract(c);
+  }
+  INFO("tests/contracts/ops/" << page << ".cpp");
+  CHECK(found > 0);
 }
 
 }  // namespace facet::test

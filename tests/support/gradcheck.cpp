@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <catch2/catch.hpp>
 #include <cmath>
 
 #include "tests/support/compare.h"
@@ -339,12 +338,6 @@ Tensors random_weights(const Tensors& y, uint64_t seed) {
 std::vector<std::string> gradient_errors(const std::string& name, const Function& f, const Tensors& inputs,
                                          const GradcheckOptions& options) {
   return Check(name, f, inputs, options).run();
-}
-
-void gradcheck(const std::string& name, const Function& f, const Tensors& inputs, const GradcheckOptions& options) {
-  const std::vector<std::string> errors = gradient_errors(name, f, inputs, options);
-  CHECK(errors.empty());  // counts the success; the sentences follow
-  for (const std::string& e : errors) FAIL_CHECK(e);
 }
 
 }  // namespace facet::test

@@ -1,0 +1,66 @@
+#include <cmath>
+#include <map>
+
+#include "autograd/ops.h"
+#include "tests/contracts/ops/list.h"
+
+namespace facet::test {
+namespace {
+
+Tensor slow(const Tensor& x, const Tensor& w, double eps, const Tensor& positions, double base, double factor) {
+  const std::vector<double> vx = x.to_vector(), vp = positions.to_vector();
+  const std::vector<double> vw = w ? w.to_vector() : std::vector<double>(x.dim(3), 0);
+  std::vector<double> y(vx.size());
+  const int64_t h = x.dim(2), d = x.dim(3);
+  for (int64_t row = 0; row < x.shape().rows(); ++row) {
+    const double p = std::max(0.0, vp[row / h]);
+    double sum = 0;
+    for (int64_t i = 0; i < d; ++i) sum += vx[row * d + i] * vx[row * d + i];
+    const double root = w ? 1 / std::sqrt(sum / double(d) + eps) : 1;
+    auto n = [&](int64_t i) { return vx[row * d + i] * root * (1 + vw[i]); };
+    for (int64_t i = 0; i < d / 2; ++i) {
+      const double angle = p / std::pow(base, 2.0 * double(i) / double(d)) / factor;
+      y[row * d + i] = n(i) * std::cos(angle) - n(i + d / 2) * std::sin(angle);
+      y[row * d + i + d / 2] = n(i + d / 2) * std::cos(angle) + n(i) * std::sin(angle);
+    }
+  }
+  return Tensor::from(y, x.shape());
+}
+
+// x as one of the heads' windows of a fused q, k, v projection, or another layout.
+Tensor input(Random& r, int sample, int64_t b, int64_t t, int64_t h, int64_t d) {
+  if (sample % 3 == 1) return r.normal({b, t, h + 2, d}).slice(2, 1, h + 1);
+  return with_layout(r.normal({b, t, h, d}), all_layouts[sample % 5]);
+}
+
+const RopeTable& table_for(int64_t head_dim) {  // one per size: every table computes its own pages
+  static std::map<int64_t, RopeTable> tables;
+  return tables.try_emplace(head_dim, head_dim, 1e4, 2).first->second;
+}
+
+Contract contract(bool norm) {
+  Contract c;
+  c.name = norm ? "norm_rope" : "rope";
+  c.samples = 17;
+  c.inputs = [norm](Random& r, int sample) -> Tensors {
+    const bool large = sample == 16;
+    const int64_t b = large ? 2 : 1 + sample % 2, t = large ? 40 : 1 + sample % 4, h = 1 + sample % 3;
+    const int64_t d = large ? 64 : 2 * awkward_size(sample);
+    Tensor positions = r.ids({b, t}, 900);
+    if (sample % 4 == 2) positions.out().as<int32_t>()[0] = -1;
+    Tensors x{input(r, sample, b, t, h, d), positions};
+    if (norm) x.push_back(r.normal({d}, DType::f64, 0.3));
+    return x;
+  };
+  c.fused = [](const Tensors& x) {
+    return norm_rope(x[0], x.size() > 2 ? x[2] : Tensor(), 1e-6, x[1], table_for(x[0].dim(3)));
+  };
+  c.composite = [](const Tensors& x) { return slow(x[0], x.size() > 2 ? x[2] : Tensor(), 1e-6, x[1], 1e4, 2); };
+  return c;
+}
+
+}  // namespace
+
+Contracts norm_rope_contracts() { return {contract(true), contract(false)}; }
+
+}  // namespace facet::test
