@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <mutex>
 
 #include "tensor/parallel.h"
@@ -37,6 +38,19 @@ struct RopeTable::State {
     std::unique_ptr<const void*[]> at;
     pool_vector<Tensor> owned;
   } f32, f64;
+  pool_vector<Tensor> on_gpu;  ///< [positions, Dh], the last one is in use
+
+  void extend(int64_t page, bool wide) {
+    Pages& pages = wide ? f64 : f32;
+    if (!pages.at) pages.at.reset(new const void* [max_pages] {});
+    if (pages.at[page]) return;
+    const Tensor t = Tensor::empty({RopeRows::page_rows, head_dim}, wide ? DType::f64 : DType::f32);
+    const int64_t first = page * RopeRows::page_rows;
+    if (wide) fill_page(t.out().as<double>(), first, head_dim, base, factor);
+    else fill_page(t.out().as<float>(), first, head_dim, base, factor);
+    pages.owned.push_back(t);
+    pages.at[page] = t.view().data;
+  }
 };
 
 RopeTable::RopeTable(int64_t head_dim, double base, double factor) : state_(std::make_shared<State>()) {
@@ -51,24 +65,49 @@ int64_t RopeTable::head_dim() const { return state_->head_dim; }
 double RopeTable::base() const { return state_->base; }
 double RopeTable::factor() const { return state_->factor; }
 
+namespace {
+
+int64_t checked_page(int64_t position) {
+  const int64_t page = std::max<int64_t>(position, 0) >> RopeRows::bits;
+  if (page >= max_pages)
+    fail(Kind::usage, "norm_rope: position {} is beyond the {} positions a RopeTable serves", position, RopeTable::max_positions);
+  return page;
+}
+
+}  // namespace
+
 RopeRows RopeTable::rows(std::span<const int32_t> positions, DType dtype) const {
   const bool wide = dtype == DType::f64;
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  State::Pages& pages = wide ? state_->f64 : state_->f32;
-  if (!pages.at) pages.at.reset(new const void* [max_pages] {});
-  for (const int32_t position : positions) {
-    const int64_t page = std::max(position, 0) >> RopeRows::bits;
-    if (page >= max_pages)
-      fail(Kind::usage, "norm_rope: position {} is beyond the {} positions a RopeTable serves", position, max_positions);
-    if (pages.at[page]) continue;
-    const Tensor t = Tensor::empty({RopeRows::page_rows, state_->head_dim}, wide ? DType::f64 : DType::f32);
-    const int64_t first = page * RopeRows::page_rows;
-    if (wide) fill_page(t.out().as<double>(), first, state_->head_dim, state_->base, state_->factor);
-    else fill_page(t.out().as<float>(), first, state_->head_dim, state_->base, state_->factor);
-    pages.owned.push_back(t);
-    pages.at[page] = t.view().data;
+  for (const int32_t position : positions) state_->extend(checked_page(position), wide);
+  return {(wide ? state_->f64 : state_->f32).at.get(), state_->head_dim};
+}
+
+void RopeTable::reserve(int64_t positions) const {
+  if (positions <= 0) return;
+  checked_page(positions - 1);
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  const int64_t have = state_->on_gpu.empty() ? 0 : state_->on_gpu.back().dim(0);
+  if (positions <= have) return;
+  const int64_t wanted = std::min(std::max(positions, 2 * have), max_positions), pages = (wanted + RopeRows::page_rows - 1) >> RopeRows::bits;
+  const Tensor table = Tensor::empty({pages * RopeRows::page_rows, state_->head_dim});
+  char* to = table.out().as<char>();
+  for (int64_t page = 0; page < pages; ++page) {
+    state_->extend(page, false);
+    const size_t bytes = static_cast<size_t>(RopeRows::page_rows * state_->head_dim) * sizeof(float);
+    std::memcpy(to + static_cast<size_t>(page) * bytes, state_->f32.at[page], bytes);
   }
-  return {pages.at.get(), state_->head_dim};
+  state_->on_gpu.push_back(table.to(Device::gpu));
+}
+
+RopeRows RopeTable::gpu_rows() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  RopeRows r;
+  r.head_dim = state_->head_dim;
+  if (state_->on_gpu.empty()) return r;
+  r.rows = state_->on_gpu.back().view().as<float>();
+  r.count = state_->on_gpu.back().dim(0);
+  return r;
 }
 
 }  // namespace facet

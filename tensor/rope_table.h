@@ -24,6 +24,12 @@ class RopeTable {
   /// max_positions, naming the first.
   RopeRows rows(std::span<const int32_t> positions, DType dtype) const;
 
+  /// Makes rows for positions 0 ... positions - 1 on the GPU, in f32; twice as many as there were when they do not suffice. Whoever
+  /// uploads positions says how far they reach: nobody reads them back. A table that was outgrown stays where it is, for captured graphs.
+  void reserve(int64_t positions) const;
+  /// Those rows; positions beyond them come out as NaN.
+  RopeRows gpu_rows() const;
+
  private:
   struct State;
   std::shared_ptr<State> state_;

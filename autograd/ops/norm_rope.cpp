@@ -6,6 +6,13 @@
 namespace facet {
 namespace {
 
+// Positions on the GPU are not read: the table reaches as far as their number, and further where somebody reserved more.
+RopeRows rows_for(const RopeTable& table, const Tensor& positions, DType dtype) {
+  if (positions.device() == Device::cpu) return table.rows(positions.data<int32_t>(), acc_dtype(dtype));
+  table.reserve(positions.dim(1));
+  return table.gpu_rows();
+}
+
 struct NormRopeGrad {
   Saved x, w, rstd;  // absent without a norm: a rotation needs the angles only
   Saved positions;
@@ -13,7 +20,7 @@ struct NormRopeGrad {
 
   void operator()(Grads dy, Sinks dx) {
     const DType t = dy[0].dtype();
-    const RopeRows rows = table.rows(positions.get().data<int32_t>(), acc_dtype(t));
+    const RopeRows rows = rows_for(table, positions.get(), t);
     if (w) norm_rope_backward(dy[0].view(), x.view(), w.view(), rstd.view(), positions.view(), rows, dx[0].dst(t), dx[1].dst(acc_dtype(t)));
     else norm_rope_backward(dy[0].view(), {}, {}, {}, positions.view(), rows, dx[0].dst(t), {});
   }
@@ -35,7 +42,7 @@ Tensor norm_rope(const Tensor& x, const Tensor& w, double eps, const Tensor& pos
   const Tensor rows = with_dense_rows(x), where = positions.detach().dense();
   const bool keep = record && w;
   const Tensor rstd = keep ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype()), x.device()) : Tensor{};
-  norm_rope(rows.view(), w ? w.view() : View{}, eps, where.view(), table.rows(where.data<int32_t>(), acc_dtype(x.dtype())), y.out(),
+  norm_rope(rows.view(), w ? w.view() : View{}, eps, where.view(), rows_for(table, where, x.dtype()), y.out(),
             keep ? rstd.out() : Out{});
   if (record) {
     NormRopeGrad grad{{}, {}, {}, where, table};

@@ -8,7 +8,7 @@
 // Each call is counted under the kernel's name when somebody profiles (tensor/profile.h).
 //
 // Rules for such files: no Eigen, no OpenMP, no exceptions, no standard containers; nothing but tensor/view.h,
-// tensor/parallel.h, tensor/scratch.h, tensor/math.h, tensor/cpu/*.h and kernel headers. Everything lives in the tier's
+// tensor/rows.h, tensor/parallel.h, tensor/scratch.h, tensor/math.h, tensor/cpu/*.h and kernel headers. Everything lives in the tier's
 // namespace or is FACET_INLINE: an inline function emitted out of line under -mavx512f would be picked by the linker for every
 // machine. A test reads the symbols.
 #pragma once

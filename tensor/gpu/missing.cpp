@@ -6,13 +6,9 @@
 #include "tensor/kernels/elementwise.h"
 #include "tensor/kernels/embedding.h"
 #include "tensor/kernels/gather.h"
-#include "tensor/kernels/geglu.h"
 #include "tensor/kernels/gemm.h"
-#include "tensor/kernels/layer_norm.h"
 #include "tensor/kernels/logit_rows.h"
-#include "tensor/kernels/norm_rope.h"
 #include "tensor/kernels/ring_write.h"
-#include "tensor/kernels/rms_norm.h"
 #include "tensor/kernels/select.h"
 #include "tensor/kernels/sgd.h"
 #include "tensor/kernels/softmax.h"
@@ -50,30 +46,18 @@ void embedding_backward(View, View, double, Out) { missing("embedding_backward")
 // tensor/kernels/gather.h
 void gather(View, int, View, Out) { missing("gather"); }
 void scatter_add(View, int, View, Out) { missing("scatter_add"); }
-// tensor/kernels/geglu.h
-void geglu(View, View, Out) { missing("geglu"); }
-void geglu_backward(View, View, View, Out, Out) { missing("geglu_backward"); }
 // tensor/kernels/gemm.h
 void gemm(View, View, Out, double) { missing("gemm"); }
 void gemm_batched(View, View, Out, double) { missing("gemm_batched"); }
 void linear(View, std::span<const View>, std::span<const Out>) { missing("linear"); }
 void linear_dx(std::span<const View>, std::span<const View>, Out) { missing("linear_dx"); }
 void linear_dw(View, View, Out) { missing("linear_dw"); }
-// tensor/kernels/layer_norm.h
-void layer_norm(View, View, View, double, Out, Out, Out) { missing("layer_norm"); }
-void layer_norm_backward(View, View, View, View, View, Out, Out, Out) { missing("layer_norm_backward"); }
 // tensor/kernels/logit_rows.h
 void logit_stats(Out, View, double, double, bool, Out) { missing("logit_stats"); }
 void logit_grad(Out, View, View, double) { missing("logit_grad"); }
 void logit_draw(View, View, View, Out) { missing("logit_draw"); }
-// tensor/kernels/norm_rope.h
-void norm_rope(View, View, double, View, RopeRows, Out, Out) { missing("norm_rope"); }
-void norm_rope_backward(View, View, View, View, View, RopeRows, Out, Out) { missing("norm_rope_backward"); }
 // tensor/kernels/ring_write.h
 void ring_write(View, View, Out, Out) { missing("ring_write"); }
-// tensor/kernels/rms_norm.h
-void rms_norm(View, View, double, Out, Out) { missing("rms_norm"); }
-void rms_norm_backward(View, View, View, View, Out, Out) { missing("rms_norm_backward"); }
 // tensor/kernels/select.h
 void max(View, Out) { missing("max"); }
 void max_grad(View, View, View, Out) { missing("max_grad"); }
