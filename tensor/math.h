@@ -176,6 +176,23 @@ FACET_INLINE T erf(T x) {
   }
 }
 
+/// Correctly rounded.
+template <class T>
+FACET_INLINE T sqrt(T x) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 64)  // lane by lane the compiler keeps scalar code, for errno
+    return (T)__builtin_ia32_sqrtps512_mask(x, x, static_cast<short>(-1), 4);
+#endif
+  if constexpr (detail::Vector<T>) {
+    for (size_t i = 0; i < sizeof(T) / sizeof(float); ++i) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+  } else if constexpr (detail::is_f32<T>) {
+    return __builtin_sqrtf(x);
+  } else {
+    return __builtin_sqrt(x);
+  }
+}
+
 // ---- activations. `..._slope` is the derivative; a Pair carries both where they share their cost.
 
 template <class T>

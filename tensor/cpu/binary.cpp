@@ -1,63 +1,10 @@
-// The formulas of two operands and their slopes; comparisons; choice.
+// Two operands, comparisons, choice, compiled in tiers: tensor/formulas.h has the formulas.
 #include "tensor/cpu/map.h"
 #include "tensor/cpu/simd.h"
+#include "tensor/formulas.h"
 
 namespace facet::cpu::FACET_TIER {
 namespace {
-
-using math::num;
-
-template <class V>
-FACET_INLINE V power(V a, V b) {
-  if constexpr (std::is_same_v<V, double>) {
-    return __builtin_pow(a, b);
-  } else {
-    for (int i = 0; i < lanes; ++i) a[i] = __builtin_powf(a[i], b[i]);
-    return a;
-  }
-}
-template <class V>
-FACET_INLINE V share(V a, V b) {  // of the larger one: 1, of the smaller: 0, of equals: 1/2
-  return a > b ? num<V>(1) : a == b ? num<V>(0.5) : num<V>(0);
-}
-
-// value(a, b); da and db are the slopes.
-struct Add {
-  template <class V> static FACET_INLINE V value(V a, V b) { return a + b; }
-};
-struct Sub {
-  template <class V> static FACET_INLINE V value(V a, V b) { return a - b; }
-};
-struct Mul {
-  template <class V> static FACET_INLINE V value(V a, V b) { return a * b; }
-  template <class V> static FACET_INLINE V da(V, V b) { return b; }
-  template <class V> static FACET_INLINE V db(V a, V) { return a; }
-};
-struct Div {
-  template <class V> static FACET_INLINE V value(V a, V b) { return a / b; }
-  template <class V> static FACET_INLINE V da(V, V b) { return num<V>(1) / b; }
-  template <class V> static FACET_INLINE V db(V a, V b) { return -(a / b) / b; }
-};
-struct Maximum {  // NaN in either operand gives NaN
-  template <class V> static FACET_INLINE V value(V a, V b) { return a > b ? a : a != a ? a : b; }
-  template <class V> static FACET_INLINE V da(V a, V b) { return share(a, b); }
-  template <class V> static FACET_INLINE V db(V a, V b) { return share(b, a); }
-};
-struct Minimum {
-  template <class V> static FACET_INLINE V value(V a, V b) { return a < b ? a : a != a ? a : b; }
-  template <class V> static FACET_INLINE V da(V a, V b) { return share(b, a); }
-  template <class V> static FACET_INLINE V db(V a, V b) { return share(a, b); }
-};
-struct Pow {
-  template <class V> static FACET_INLINE V value(V a, V b) { return power(a, b); }
-  template <class V> static FACET_INLINE V da(V a, V b) {
-    return b == num<V>(0) ? num<V>(0) : b * power(a, b - num<V>(1));
-  }
-  template <class V> static FACET_INLINE V db(V a, V b) {  // 0^b does not move for b > 0
-    const V y = power(a, b);
-    return a == num<V>(0) ? y * num<V>(0) : y * math::log(a);
-  }
-};
 
 template <class T, class Op>
 void value_row(int64_t n, const void* const* x, double, void* y, bool accumulate) {
@@ -80,27 +27,14 @@ void slope_row(int64_t n, const void* const* x, double, void* y, bool accumulate
 
 template <class T>
 RowFn value_of(Binary op) {
-  switch (op) {
-    case Binary::add: return value_row<T, Add>;
-    case Binary::sub: return value_row<T, Sub>;
-    case Binary::mul: return value_row<T, Mul>;
-    case Binary::div: return value_row<T, Div>;
-    case Binary::maximum: return value_row<T, Maximum>;
-    case Binary::minimum: return value_row<T, Minimum>;
-    case Binary::pow: return value_row<T, Pow>;
-  }
-  return nullptr;
+  return formula::binary::choose(op, [](auto f) -> RowFn { return value_row<T, decltype(f)>; });
 }
 template <class T, int which>
 RowFn slope_of(Binary op) {
-  switch (op) {
-    case Binary::mul: return slope_row<T, Mul, which>;
-    case Binary::div: return slope_row<T, Div, which>;
-    case Binary::maximum: return slope_row<T, Maximum, which>;
-    case Binary::minimum: return slope_row<T, Minimum, which>;
-    case Binary::pow: return slope_row<T, Pow, which>;
-    default: return nullptr;  // add and sub pass dy on
-  }
+  return formula::binary::choose(op, [](auto f) -> RowFn {
+    if constexpr (requires { f.da(1.0, 1.0); }) return slope_row<T, decltype(f), which>;
+    else return nullptr;  // add and sub pass dy on
+  });
 }
 
 struct Equal { template <class A> static FACET_INLINE bool holds(A a, A b) { return a == b; } };

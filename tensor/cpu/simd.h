@@ -143,17 +143,7 @@ FACET_INLINE vf max(vf a, vf b) { return a > b ? a : b; }  ///< b when a is NaN
 FACET_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 FACET_INLINE double max(double a, double b) { return a > b ? a : b; }
 FACET_INLINE double min(double a, double b) { return a < b ? a : b; }
-FACET_INLINE vf sqrt(vf x) {
-#if defined(__AVX512F__)
-  return (vf)_mm512_maskz_sqrt_ps(static_cast<__mmask16>(-1), (__m512)x);  // the unmasked form makes g++ 12 warn
-#else
-  vf y;
-  for (int i = 0; i < lanes; ++i) y[i] = __builtin_sqrtf(x[i]);  // one vector instruction after optimisation
-  return y;
-#endif
-}
-FACET_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }
-FACET_INLINE double sqrt(double x) { return __builtin_sqrt(x); }
+using math::sqrt;
 
 FACET_INLINE vi iota() {
   vi i{};
