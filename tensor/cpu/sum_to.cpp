@@ -4,6 +4,7 @@
 
 #include "tensor/cpu/bf16.h"
 #include "tensor/cpu/strides.h"
+#include "tensor/cpu/sum_plan.h"
 #include "tensor/cpu/sums.h"
 #include "tensor/parallel.h"
 #include "tensor/profile.h"
@@ -15,51 +16,6 @@ namespace {
 constexpr int64_t strip = 1024;        // elements of one row that one partial sum covers
 constexpr int64_t tile = 1024;         // columns summed side by side
 constexpr int64_t fold = 32;           // partial sums added at a time
-
-/// x's dimensions, split into kept ones (with y's strides) and summed ones, outermost = largest step in memory first.
-struct Plan {
-  Shape kept, kept_x, kept_y, summed, summed_x;
-  bool inner_summed = false;  ///< neighbours in memory belong to one sum
-};
-
-Plan make_plan(const View& x, const Out& y) {
-  struct Dim {
-    int64_t size, x, y;
-    bool summed;
-  } d[max_rank];
-  int rank = 0;
-  for (int i = 0; i < x.shape.rank; ++i) {
-    if (x.shape.dim[i] == 1) continue;
-    const int j = i - (x.shape.rank - y.shape.rank);
-    const bool summed = j < 0 || y.shape.dim[j] == 1;
-    d[rank++] = {x.shape.dim[i], x.stride.dim[i], summed ? 0 : y.stride.dim[j], summed};
-  }
-  const auto step = [](const Dim& a) { return a.x == 0 ? INT64_MAX : a.x; };  // repeated dimensions go outside
-  std::stable_sort(d, d + rank, [&](const Dim& a, const Dim& b) { return step(a) > step(b); });
-  int n = 0;
-  for (int i = 0; i < rank; ++i) {
-    Dim* outer = n ? &d[n - 1] : nullptr;
-    if (outer && outer->summed == d[i].summed && outer->x == d[i].x * d[i].size && (d[i].summed || outer->y == d[i].y * d[i].size))
-      *outer = {outer->size * d[i].size, d[i].x, d[i].y, d[i].summed};
-    else
-      d[n++] = d[i];
-  }
-  Plan p;
-  for (int i = 0; i < n; ++i) {
-    (d[i].summed ? p.summed : p.kept).push(d[i].size);
-    (d[i].summed ? p.summed_x : p.kept_x).push(d[i].x);
-    if (!d[i].summed) p.kept_y.push(d[i].y);
-  }
-  p.inner_summed = n > 0 && d[n - 1].summed;
-  const auto never_empty = [](Shape& s) {  // a dimension of one spares every case below
-    if (s.rank == 0) s.push(1);
-  };
-  if (p.kept.rank == 0) p.kept_x.push(0), p.kept_y.push(0);
-  if (p.summed.rank == 0) p.summed_x.push(0);
-  never_empty(p.kept);
-  never_empty(p.summed);
-  return p;
-}
 
 template <class A>
 void emit(const Out& y, int64_t offset, int64_t stride, const A* v, int64_t n) {
@@ -75,7 +31,7 @@ void emit(const Out& y, int64_t offset, int64_t stride, const A* v, int64_t n) {
 
 // Each sum runs along memory: strips of its rows, several in flight.
 template <class T>
-void sum_rows(const Plan& p, const T* x, const Out& y, DType t) {
+void sum_rows(const SumPlan& p, const T* x, const Out& y, DType t) {
   using A = Acc<T>;
   const int64_t sums = p.kept.numel(), n = p.summed[-1], step = p.summed_x[-1], rows = p.summed.rows();
   const int64_t pieces = (n + strip - 1) / strip, group = std::max<int64_t>(1, strip / n);  // a long row | several short rows
@@ -116,7 +72,7 @@ void sum_rows(const Plan& p, const T* x, const Out& y, DType t) {
 
 // Neighbours in memory belong to different sums: tiles of columns, strips of rows.
 template <class T>
-void sum_tiles(const Plan& p, const T* x, const Out& y, DType t) {
+void sum_tiles(const SumPlan& p, const T* x, const Out& y, DType t) {
   using A = Acc<T>;
   const int64_t n = p.kept[-1], step = p.kept_x[-1], outer = p.kept.rows(), rows = p.summed.numel(), run = p.summed[-1];
   const int64_t height = std::clamp<int64_t>(32768 / n, 64, 256);
@@ -171,7 +127,7 @@ void sum_to(View x, Out y) {
     for (int64_t k = 0; k < y.numel(); ++k) emit(y, offset_of(k, y.shape, y.stride), 0, &zero, 1);
     return;
   }
-  const Plan p = make_plan(x, y);
+  const SumPlan p = make_sum_plan(x, y);
   by_float_dtype(x.dtype, [&](auto e) {
     using T = decltype(e);
     if (p.inner_summed) sum_rows(p, x.as<T>(), y, x.dtype);

@@ -4,6 +4,7 @@
 #include "tensor/kernels/copy.h"
 
 #include "tensor/cpu/bf16.h"
+#include "tensor/gpu/any.h"
 #include "tensor/gpu/map.h"
 
 namespace facet::gpu {
@@ -107,26 +108,6 @@ struct Convert {
     for (int j = 0; j < W; ++j) y[j] = x[0][j];
   }
 };
-
-template <class A>
-__device__ inline A load_any(const void* p, DType t, int64_t i) {
-  switch (t) {
-    case DType::f32: return static_cast<A>(static_cast<const float*>(p)[i]);
-    case DType::bf16: return static_cast<A>(widen(static_cast<const bf16*>(p)[i]));
-    case DType::f64: return static_cast<A>(static_cast<const double*>(p)[i]);
-    case DType::i32: return static_cast<A>(static_cast<const int32_t*>(p)[i]);
-  }
-  return A{};
-}
-template <class A>
-__device__ inline void store_any(void* p, DType t, int64_t i, A v) {
-  switch (t) {
-    case DType::f32: static_cast<float*>(p)[i] = static_cast<float>(v); break;
-    case DType::bf16: static_cast<bf16*>(p)[i] = narrow<bf16>(static_cast<float>(v)); break;
-    case DType::f64: static_cast<double*>(p)[i] = static_cast<double>(v); break;
-    case DType::i32: static_cast<int32_t*>(p)[i] = static_cast<int32_t>(v); break;
-  }
-}
 
 // A: double where f64 takes part. x null: `value` everywhere.
 template <class A>

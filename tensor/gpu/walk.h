@@ -41,6 +41,19 @@ struct Walk {
   }
 };
 
+/// The walk over packs of n elements of the inner dimension of a shape, whose windows have these strides; the last pack may be short.
+template <int windows>
+Walk<windows> make_walk(const Shape& shape, const Shape (&stride)[windows], int64_t n = 1) {
+  Walk<windows> r;
+  r.rank = shape.rank;
+  for (int i = 0; i < shape.rank; ++i) {
+    const bool last = i + 1 == shape.rank;
+    r.size[i] = Divider(last ? (shape.dim[i] + n - 1) / n : shape.dim[i]);
+    for (int w = 0; w < windows; ++w) r.stride[w][i] = stride[w].dim[i] * (last ? n : 1);
+  }
+  return r;
+}
+
 /// Shape and strides of the windows of one launch, merged as far as all of them allow.
 template <int windows>
 struct Geometry {
@@ -66,17 +79,8 @@ struct Geometry {
       if (s.dim[i] % n != 0) return false;
     return true;
   }
-  /// The walk over packs of n elements of the inner dimension; the last pack of a single run may be short.
-  Walk<windows> walk(int64_t n) const {
-    Walk<windows> r;
-    r.rank = shape.rank;
-    for (int i = 0; i < shape.rank; ++i) {
-      const bool last = i + 1 == shape.rank;
-      r.size[i] = Divider(last ? (shape.dim[i] + n - 1) / n : shape.dim[i]);
-      for (int w = 0; w < windows; ++w) r.stride[w][i] = stride[w].dim[i] * (last ? n : 1);
-    }
-    return r;
-  }
+  /// Packs may go across rows of one run only: there the last one may be short.
+  Walk<windows> walk(int64_t n) const { return make_walk(shape, stride, n); }
 
  private:
   // The destination's smallest steps innermost: neighbouring threads then write neighbouring elements.
