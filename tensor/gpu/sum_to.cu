@@ -10,6 +10,7 @@
 #include "tensor/gpu/launch.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/walk.h"
+#include "tensor/kernels/copy.h"
 
 namespace facet::gpu {
 namespace {
@@ -172,12 +173,10 @@ void sum_columns(const cpu::SumPlan& p, const T* x, const Target& to) {
 
 }  // namespace
 
-void fill(Out y, double value);
-
 void sum_to(View x, Out y) {
   if (!y || y.numel() == 0) return;
   if (x.numel() == 0) {
-    if (!y.accumulate) fill(y, 0);
+    if (!y.accumulate) gpu::fill(y, 0);
     return;
   }
   const cpu::SumPlan p = cpu::make_sum_plan(x, y);
