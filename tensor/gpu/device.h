@@ -33,6 +33,7 @@
 //   T shfl(T v, int lane, int width = 32);            T: 4 or 8 bytes. All 32 lanes of the warp must take part
 //   T shfl_xor(T v, int lane_mask, int width = 32);   T shfl_down(T v, unsigned delta, int width = 32);   T shfl_up(...)
 //   uint32_t ballot(bool);  bool any(bool);  bool all(bool);
+//   int first_lane(uint32_t lanes);                   the lowest bit that is set; -1: none
 //   void fence();                                     __threadfence: earlier writes are seen by other blocks before later ones
 //   int32_t atomic_add(int32_t* p, int32_t v);        the old value; relaxed, device-wide. Also atomic_max, atomic_min,
 //   int32_t atomic_exchange(...), atomic_cas(p, expected, desired);  p in global or shared memory

@@ -38,6 +38,7 @@ __device__ __forceinline__ T shfl_up(T v, unsigned delta, int width = 32, Site =
 __device__ __forceinline__ uint32_t ballot(bool p, Site = {}) { return __ballot_sync(0xffffffffu, p); }
 __device__ __forceinline__ bool any(bool p, Site = {}) { return __any_sync(0xffffffffu, p); }
 __device__ __forceinline__ bool all(bool p, Site = {}) { return __all_sync(0xffffffffu, p); }
+__device__ __forceinline__ int first_lane(uint32_t lanes) { return __ffs(static_cast<int>(lanes)) - 1; }
 
 __device__ __forceinline__ void fence() { __threadfence(); }
 __device__ __forceinline__ int32_t atomic_add(int32_t* p, int32_t v) { return atomicAdd(p, v); }

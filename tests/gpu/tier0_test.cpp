@@ -3,6 +3,9 @@
 
 #include "tensor/kernels/copy.h"
 #include "tensor/kernels/elementwise.h"
+#include "tensor/kernels/gather.h"
+#include "tensor/kernels/select.h"
+#include "tensor/kernels/softmax.h"
 #include "tensor/kernels/sum_to.h"
 #include "tests/gpu/device.h"
 
@@ -203,4 +206,166 @@ TEST_CASE("gpu sum_to: rows, columns, mixtures; the same bits under every schedu
           CHECK(bitwise_equal(cpu_copy(z), y));
         }
       }
+}
+
+TEST_CASE("gpu softmax family: short and long rows, infinities, in place, accumulating", "[emulated]") {
+  gpu::emulate(true);
+  Random r(6);
+  int k = 0;
+  for (const Shape& shape : {Shape{1}, Shape{3, 7}, Shape{2, 3, 33}, Shape{9, 257}, Shape{2, 1100}, Shape{3, 2049}})
+    for (const DType d : {DType::f32, DType::bf16})
+      for (int form = 0; form < 3; ++form) {
+        const Layout layout = all_layouts[k++ % 4];
+        INFO(to_string(shape) << " " << name_of(d) << " form " << form << " " << name_of(layout));
+        const Tensor x = r.normal(shape, DType::f64, 5).to(d).clone();
+        if (d == DType::f32 && shape.numel() > 5 && form != 2) x.out().as<float>()[4] = -INFINITY;
+        Shape one = shape;
+        one[-1] = 1;
+        const Tensor gx = on_device(x, layout), y = Tensor::empty(shape, d), lse = Tensor::empty(one), glse = Tensor::empty(one, DType::f32, Device::gpu);
+        const Tensor start = r.normal(shape, d).clone(), dy = r.normal(form == 2 ? one : shape, d).clone(), gdy = on_device(dy, all_layouts[k % 4]);
+        const Tensor dx = r.normal(shape, d).clone(), gdx = dx.to(Device::gpu);
+        const double limit = d == DType::f32 ? 1e-12 : 1e-5;
+        const Tensor gy = under_schedules([&] {
+          const Tensor y = start.to(Device::gpu);
+          if (form == 0) softmax(gx.view(), y.out(true));
+          else if (form == 1) log_softmax(gx.view(), y.out(true), glse.out());
+          else logsumexp(gx.view(), glse.out());
+          return y;
+        });
+        copy(start.view(), y.out());
+        if (form == 0) softmax(x.view(), y.out(true));
+        else if (form == 1) log_softmax(x.view(), y.out(true), lse.out());
+        else logsumexp(x.view(), lse.out());
+        if (form == 1) CHECK(close(gy, y, d == DType::f32 ? 1e-5 : 1e-2, 1e-5));
+        else CHECK(nmse_within(gy, y, limit));
+        if (form != 0) CHECK(nmse_within(cpu_copy(glse), lse, 1e-12));
+        if (form == 0) {
+          softmax(x.view(), y.out());
+          softmax_grad(dy.view(), y.view(), dx.out(true));
+          softmax_grad(gdy.view(), y.to(Device::gpu).view(), gdx.out(true));
+          softmax(gx.view(), gx.out());
+          CHECK(nmse_within(cpu_copy(gx), y, limit));
+        } else if (form == 1) {
+          log_softmax_grad(dy.view(), x.view(), lse.view(), dx.out());
+          log_softmax_grad(gdy.view(), gx.view(), glse.view(), gdx.out());
+        } else {
+          logsumexp_grad(dy.view(), x.view(), lse.view(), dx.out());
+          logsumexp_grad(gdy.view(), gx.view(), glse.view(), gdx.out());
+        }
+        CHECK(nmse_within(cpu_copy(gdx), dx, limit * 4));
+      }
+  // Rows of nothing but -inf, and +inf.
+  const float inf = INFINITY;
+  const Tensor odd = Tensor::from({-inf, -inf, 1, inf, NAN, 2}, {3, 2}), godd = odd.to(Device::gpu);
+  for (int form = 0; form < 3; ++form) {
+    const Tensor y = Tensor::zeros({3, 2}), lse = Tensor::zeros({3, 1}), gy = Tensor::zeros({3, 2}, DType::f32, Device::gpu), glse = Tensor::zeros({3, 1}, DType::f32, Device::gpu);
+    const auto run = [&](const Tensor& x, const Tensor& to, const Tensor& l) {
+      if (form == 0) softmax(x.view(), to.out());
+      else if (form == 1) log_softmax(x.view(), to.out(), l.out());
+      else logsumexp(x.view(), l.out());
+    };
+    run(odd, y, lse);
+    run(godd, gy, glse);
+    INFO("form " << form);
+    CHECK(close(cpu_copy(gy), y, 0));
+    CHECK(close(cpu_copy(glse), lse, 0));
+  }
+}
+
+TEST_CASE("gpu max, argmax, max_grad, top_k, cumsum: ties, NaN, strides", "[emulated]") {
+  gpu::emulate(true);
+  Random r(7);
+  int n = 0;
+  for (const Shape& shape : {Shape{1}, Shape{4, 5}, Shape{3, 2, 31}, Shape{9, 257}, Shape{2, 1500}, Shape{1, 5000}})
+    for (const DType d : {DType::f32, DType::bf16})
+      for (int kind = 0; kind < 3; ++kind) {
+        const Layout layout = all_layouts[n++ % 4];
+        INFO(to_string(shape) << " " << name_of(d) << " kind " << kind << " " << name_of(layout));
+        // many ties; distinct; negative with a NaN
+        Tensor x = (kind == 0 ? r.uniform(shape, 0, 4).to(DType::i32).to(d) : kind == 1 ? r.normal(shape, d) : r.uniform(shape, -3, -0.0).to(d)).clone();
+        if (kind == 2 && d == DType::f32 && shape.numel() > 3) x.out().as<float>()[3] = NAN;
+        Shape one = shape;
+        one[-1] = 1;
+        const Tensor gx = on_device(x, layout), y = Tensor::empty(one, d), gy = Tensor::empty(one, d, Device::gpu);
+        const Tensor id = Tensor::empty(one, DType::i32), gid = Tensor::empty(one, DType::i32, Device::gpu);
+        max(x.view(), y.out());
+        max(gx.view(), gy.out());
+        CHECK(close(cpu_copy(gy), y, 0));
+        argmax(x.view(), id.out());
+        argmax(gx.view(), gid.out());
+        CHECK(bitwise_equal(cpu_copy(gid), id));
+        const Tensor dy = r.normal(one, d).clone(), dx = r.normal(shape, d).clone(), gdx = dx.to(Device::gpu);
+        max_grad(dy.view(), x.view(), y.view(), dx.out(true));
+        max_grad(dy.to(Device::gpu).view(), gx.view(), gy.view(), gdx.out(true));
+        CHECK(close(cpu_copy(gdx), dx, d == DType::f32 ? 1e-6 : 1e-2));
+        for (const int64_t k : {int64_t{1}, std::min<int64_t>(3, shape[-1]), std::min<int64_t>(100, shape[-1]), shape[-1]}) {
+          Shape some = shape;
+          some[-1] = k;
+          const Tensor v = Tensor::empty(some, d), i = Tensor::empty(some, DType::i32), gv = Tensor::empty(some, d, Device::gpu);
+          top_k(x.view(), v.out(), i.out());
+          const Tensor gi = under_schedules([&] {
+            const Tensor gi = Tensor::empty(some, DType::i32, Device::gpu);
+            top_k(gx.view(), gv.out(), gi.out());
+            return gi;
+          });
+          CHECK(bitwise_equal(gi, i));
+          CHECK(close(cpu_copy(gv), v, 0));
+        }
+        if (kind == 2) continue;
+        for (const bool reverse : {false, true}) {
+          const Tensor exact = Tensor::zeros(shape, DType::f64), start = r.normal(shape, d).clone();
+          copy(start.view(), exact.out());
+          cumsum(x.to(DType::f64).view(), reverse, exact.out(true));
+          const Tensor sums = under_schedules([&] {
+            const Tensor s = start.to(Device::gpu);
+            cumsum(gx.view(), reverse, s.out(true));
+            return s;
+          });
+          CHECK(nmse_within(sums, exact, d == DType::f32 ? 1e-10 : 2e-5));
+        }
+      }
+}
+
+TEST_CASE("gpu gather, scatter_add: elements and slices, every destination in index order, indices out of range", "[emulated]") {
+  gpu::emulate(true);
+  Random r(8);
+  struct Case {
+    Shape x, index;
+    int dim;
+    bool slices;
+  };
+  const std::vector<Case> cases = {{{5}, {9}, 0, false},           {{6, 7}, {6, 1}, 1, false},      {{6, 7}, {300, 7}, 0, false}, {{9, 16}, {20, 16}, 0, true},
+                                   {{40, 130}, {150, 130}, 0, true}, {{3, 5, 8}, {3, 12, 8}, 1, true}, {{3, 5, 8}, {3, 5, 140}, 2, false}, {{1000}, {3000}, 0, false},
+                                   {{1, 3}, {257, 3}, 0, true}};
+  int n = 0;
+  for (const Case& c : cases)
+    for (const DType d : {DType::f32, DType::bf16, DType::i32})
+      for (const DType to : {DType::f32, DType::bf16}) {
+        INFO(to_string(c.x) << " by " << to_string(c.index) << " dim " << c.dim << " " << name_of(d) << " to " << name_of(to));
+        const Layout layout = all_layouts[n++ % 4];
+        const Tensor x = r.normal(c.x, DType::f64, 9).to(d).clone(), gx = on_device(x, layout);
+        Shape narrow = c.index;
+        if (c.slices) narrow[-1] = 1;
+        const Tensor index = r.ids(narrow, c.x.dim[c.dim]).expand(c.index);
+        const Tensor gindex = index.slice(c.index.rank - 1, 0, narrow[-1]).clone().to(Device::gpu).expand(c.index);
+        const Tensor y = Tensor::empty(c.index, d), gy = on_device(y, layout);
+        gather(x.view(), c.dim, index.view(), y.out());
+        gather(gx.view(), c.dim, gindex.view(), gy.out());
+        CHECK(bitwise_equal(cpu_copy(gy), y));
+        if (d == DType::i32) continue;
+        const Tensor sum = r.normal(c.x, to).clone(), source = r.normal(c.index, d).clone(), gsource = on_device(source, layout);
+        const Tensor gsum = under_schedules([&] {
+          const Tensor s = on_device(sum, layout);
+          scatter_add(gsource.view(), c.dim, gindex.view(), s.out(true));
+          return s;
+        });
+        scatter_add(source.view(), c.dim, index.view(), sum.out(true));
+        CHECK(bitwise_equal(gsum, sum));
+      }
+  const Tensor x = Tensor::from({1, 2, 3, 4, 5, 6, 7, 8}, {2, 4}).to(Device::gpu), index = Tensor::from(std::vector<int32_t>{1, -1, 2}, {3, 1}).to(Device::gpu).expand({3, 4});
+  const Tensor y = Tensor::empty({3, 4}, DType::f32, Device::gpu), sum = Tensor::zeros({2, 4}, DType::f32, Device::gpu);
+  gather(x.view(), 0, index.view(), y.out());
+  CHECK(close(cpu_copy(y), Tensor::from({5, 6, 7, 8, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN}, {3, 4}), 0));
+  scatter_add(Tensor::full({3, 4}, 2, DType::f32, Device::gpu).view(), 0, index.view(), sum.out(true));
+  CHECK(cpu_copy(sum).to_vector() == std::vector<double>{0, 0, 0, 0, 2, 2, 2, 2});
 }

@@ -129,6 +129,7 @@ T shfl_up(T v, unsigned delta, int width = 32, Site site = Site::here()) {
 inline uint32_t ballot(bool p, Site site = Site::here()) { return emulator::vote("ballot", p, site); }
 inline bool any(bool p, Site site = Site::here()) { return emulator::vote("any", p, site) != 0; }
 inline bool all(bool p, Site site = Site::here()) { return emulator::vote("all", p, site) == 0xffffffffu; }
+inline int first_lane(uint32_t lanes) { return __builtin_ffs(static_cast<int>(lanes)) - 1; }
 
 inline void fence() { emulator::fence(); }
 inline int32_t atomic_add(int32_t* p, int32_t v) {
