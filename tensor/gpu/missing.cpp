@@ -2,10 +2,8 @@
 #include "tensor/kernels/adamw.h"
 #include "tensor/kernels/attention.h"
 #include "tensor/kernels/dropout.h"
-#include "tensor/kernels/embedding.h"
 #include "tensor/kernels/gemm.h"
 #include "tensor/kernels/logit_rows.h"
-#include "tensor/kernels/ring_write.h"
 #include "tensor/kernels/sgd.h"
 #include "tensor/error.h"
 
@@ -24,9 +22,6 @@ void attention_forward(const AttentionInputs&, Out, Out) { missing("attention_fo
 void attention_backward(const AttentionInputs&, View, View, View, Out, Out, Out) { missing("attention_backward"); }
 // tensor/kernels/dropout.h
 void dropout(View, uint32_t, uint32_t, double, Out) { missing("dropout"); }
-// tensor/kernels/embedding.h
-void embedding(View, View, double, Out) { missing("embedding"); }
-void embedding_backward(View, View, double, Out) { missing("embedding_backward"); }
 // tensor/kernels/gemm.h
 void gemm(View, View, Out, double) { missing("gemm"); }
 void gemm_batched(View, View, Out, double) { missing("gemm_batched"); }
@@ -37,8 +32,6 @@ void linear_dw(View, View, Out) { missing("linear_dw"); }
 void logit_stats(Out, View, double, double, bool, Out) { missing("logit_stats"); }
 void logit_grad(Out, View, View, double) { missing("logit_grad"); }
 void logit_draw(View, View, View, Out) { missing("logit_draw"); }
-// tensor/kernels/ring_write.h
-void ring_write(View, View, Out, Out) { missing("ring_write"); }
 // tensor/kernels/sgd.h
 void sgd(Out, View, Out, const SgdStep&) { missing("sgd"); }
 

@@ -7,7 +7,9 @@
 // Dtypes: table, y, dy, dtable each f32 or bf16, or all f64; the product is formed in f32 (f64) and rounded once. A bf16 dtable
 // is rounded at every addition.
 // Layouts: ids dense; rows of table and dy contiguous, leading strides free; y and dtable dense. No aliasing.
-// Order of sums: ids in order, for every column; threads share out columns, so an id that repeats needs no atomics.
+// Order of sums on the CPU: ids in order, for every column; threads share out columns, so an id that repeats needs no atomics.
+// On the GPU: ids are sorted, runs are cut into partial sums at fixed places, and a bf16 dtable is rounded once a call; an id out of
+// range reads a row of NaN and is skipped in backward.
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"
