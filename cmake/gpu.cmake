@@ -48,12 +48,22 @@ set(FACET_GPU ${gpu_default})
 file(GLOB gpu_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/*.cu)
 file(GLOB gpu_host CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/*.cpp)
 
+# cuBLASLt is opened by the running program; here are its headers and where it lies, for the files that call it.
+set(cublaslt_sources ${PROJECT_SOURCE_DIR}/tensor/gpu/lt.cpp ${PROJECT_SOURCE_DIR}/tensor/gpu/cuda/lt_api.cpp
+  ${PROJECT_SOURCE_DIR}/tensor/gpu/emulator/lt_api.cpp)
+set_property(SOURCE ${cublaslt_sources} APPEND PROPERTY COMPILE_DEFINITIONS "FACET_CUDA_LIBRARIES=\"${CUDAToolkit_LIBRARY_DIR}\"")
+if(FACET_HAS_CUDA)
+  foreach(folder ${CUDAToolkit_INCLUDE_DIRS})
+    set_property(SOURCE ${cublaslt_sources} APPEND PROPERTY COMPILE_OPTIONS -isystem ${folder})
+  endforeach()
+endif()
+
 # facet_gpu_library(NAME sources...)
 function(facet_gpu_library name)
   add_library(facet_gpu_${name} STATIC ${gpu_host} ${ARGN})
   target_include_directories(facet_gpu_${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_features(facet_gpu_${name} PUBLIC cxx_std_20)
-  target_link_libraries(facet_gpu_${name} PUBLIC facet_tensor)
+  target_link_libraries(facet_gpu_${name} PUBLIC facet_tensor PRIVATE ${CMAKE_DL_LIBS})
   set_target_properties(facet_gpu_${name} PROPERTIES EXPORT_NAME gpu_${name})
 endfunction()
 

@@ -12,8 +12,8 @@ struct PoolAllocator {
   PoolAllocator() = default;
   template <class U>
   PoolAllocator(const PoolAllocator<U>&) {}
-  T* allocate(size_t n) { return static_cast<T*>(pool_alloc(n * sizeof(T))); }
-  void deallocate(T* p, size_t) { pool_free(p); }
+  T* allocate(size_t n) { return static_cast<T*>(facet::pool_alloc(n * sizeof(T))); }
+  void deallocate(T* p, size_t) { facet::pool_free(p); }
   bool operator==(const PoolAllocator&) const { return true; }
 };
 

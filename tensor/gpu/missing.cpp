@@ -2,7 +2,6 @@
 #include "tensor/kernels/adamw.h"
 #include "tensor/kernels/attention.h"
 #include "tensor/kernels/dropout.h"
-#include "tensor/kernels/gemm.h"
 #include "tensor/kernels/logit_rows.h"
 #include "tensor/kernels/sgd.h"
 #include "tensor/error.h"
@@ -22,12 +21,6 @@ void attention_forward(const AttentionInputs&, Out, Out) { missing("attention_fo
 void attention_backward(const AttentionInputs&, View, View, View, Out, Out, Out) { missing("attention_backward"); }
 // tensor/kernels/dropout.h
 void dropout(View, uint32_t, uint32_t, double, Out) { missing("dropout"); }
-// tensor/kernels/gemm.h
-void gemm(View, View, Out, double) { missing("gemm"); }
-void gemm_batched(View, View, Out, double) { missing("gemm_batched"); }
-void linear(View, std::span<const View>, std::span<const Out>) { missing("linear"); }
-void linear_dx(std::span<const View>, std::span<const View>, Out) { missing("linear_dx"); }
-void linear_dw(View, View, Out) { missing("linear_dw"); }
 // tensor/kernels/logit_rows.h
 void logit_stats(Out, View, double, double, bool, Out) { missing("logit_stats"); }
 void logit_grad(Out, View, View, double) { missing("logit_grad"); }
