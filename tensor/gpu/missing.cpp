@@ -17,7 +17,6 @@ namespace {
 void adamw(Out, Out, View, Out, Out, const AdamwStep&) { missing("adamw"); }
 void sum_of_squares(View, Out) { missing("sum_of_squares"); }
 // tensor/kernels/attention.h
-void attention_forward(const AttentionInputs&, Out, Out) { missing("attention_forward"); }
 void attention_backward(const AttentionInputs&, View, View, View, Out, Out, Out) { missing("attention_backward"); }
 // tensor/kernels/dropout.h
 void dropout(View, uint32_t, uint32_t, double, Out) { missing("dropout"); }

@@ -1,0 +1,12 @@
+// Attention forward: which kernel runs is a matter of dtype, head size and the number of queries alone, never of the batch.
+#include "tensor/gpu/attention_paths.h"
+
+namespace facet::gpu {
+
+void attention_forward(const AttentionInputs& x, Out y, Out lse) {
+  if (x.q.numel() == 0) return;
+  if (x.q.dtype == DType::bf16 && x.q.shape[3] <= 256) attn::mma_forward(x, y, lse);
+  else attn::plain_forward(x, y, lse);
+}
+
+}  // namespace facet::gpu

@@ -1,0 +1,14 @@
+// The kernels of attention and what each is for. attention_forward.cu and attention_backward.cu choose by dtype and shape alone.
+#pragma once
+#include "tensor/kernels/attention.h"
+
+namespace facet::gpu::attn {
+
+/// Shared memory a block may take: the device's, or less, so that tests on one device run what others would.
+size_t shared_limit();
+void limit_shared(size_t bytes);
+
+void mma_forward(const AttentionInputs& x, Out y, Out lse);    ///< bf16, Dh <= 256
+void plain_forward(const AttentionInputs& x, Out y, Out lse);  ///< f32, and bf16 of any Dh
+
+}  // namespace facet::gpu::attn

@@ -1,0 +1,215 @@
+// The attention kernels on the emulated GPU against the CPU's, over shapes that break kernels, under several schedules.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "tensor/gpu/attention_paths.h"
+#include "tensor/gpu/emulator/emulator.h"
+#include "tensor/kernels/copy.h"
+#include "tests/support/compare.h"
+#include "tests/support/random.h"
+
+using namespace facet;
+using namespace facet::test;
+
+namespace {
+
+enum class Segments { none, documents, branches };
+/// How q, k and v lie on the GPU: alone; as heads of one row of q, k, v; in rows of odd length, where no 16 bytes are aligned.
+enum class Lie { dense, fused, odd };
+
+struct Problem {
+  const char* name;
+  int64_t B, T, S, H, K, D, window;
+  bool causal;
+  double cap;
+  Segments segments;
+  Lie lie = Lie::dense;
+};
+
+Tensor ints(const std::vector<int32_t>& v, const Shape& s) { return Tensor::from(v, s); }
+
+struct Inputs {
+  Tensor q, k, v, dy, q_positions, k_positions, q_segments, k_segments;
+  int64_t window;
+  bool causal;
+  double scale, cap;
+
+  Inputs(const Problem& p, DType dtype, uint64_t seed = 7) : window(p.window), causal(p.causal), scale(1 / std::sqrt(p.D)), cap(p.cap) {
+    Random r(seed);
+    q = r.normal({p.B, p.T, p.H, p.D}, DType::f32, 2).to(dtype);
+    k = r.normal({p.B, p.S, p.K, p.D}, DType::f32).to(dtype);
+    v = r.normal({p.B, p.S, p.K, p.D}, DType::f32).to(dtype);
+    dy = r.normal({p.B, p.T, p.H, p.D}, DType::f32).to(dtype);
+    std::vector<int32_t> qp, kp, qs, ks;
+    for (int64_t b = 0; b < p.B; ++b) {
+      // Three documents of unequal length, or a trunk with branches 1 and 2 whose positions go on from it. Queries are the last T keys;
+      // the last slot of every row but the first is padding.
+      const auto part = [&](int64_t j) { return j < p.S / 2 ? 0 : j < p.S * 3 / 4 ? 1 : 2; };
+      const auto begin = [&](int64_t n) { return n == 0 ? 0 : n == 1 ? p.S / 2 : p.S * 3 / 4; };
+      const auto position = [&](int64_t j) {
+        if (b > 0 && j == p.S - 1) return int64_t{-1};
+        if (p.segments == Segments::none) return j;
+        return p.segments == Segments::documents ? j - begin(part(j)) : part(j) == 0 ? j : p.S / 2 + j - begin(part(j));
+      };
+      const auto segment = [&](int64_t j) { return part(j) + (p.segments == Segments::branches ? (b + 1) << 16 : 0); };
+      for (int64_t j = 0; j < p.S; ++j) {
+        kp.push_back(static_cast<int32_t>(position(j)));
+        ks.push_back(static_cast<int32_t>(segment(j)));
+      }
+      for (int64_t t = 0; t < p.T; ++t) {
+        qp.push_back(static_cast<int32_t>(position(p.S - p.T + t)));
+        qs.push_back(static_cast<int32_t>(segment(p.S - p.T + t)));
+      }
+    }
+    q_positions = ints(qp, {p.B, p.T});
+    k_positions = ints(kp, {p.B, p.S});
+    if (p.segments != Segments::none) {
+      q_segments = ints(qs, {p.B, p.T});
+      k_segments = ints(ks, {p.B, p.S});
+    }
+  }
+  Inputs on_gpu(Lie lie = Lie::dense) const {
+    Inputs r = *this;
+    const auto place = [&](const Tensor& t) {
+      if (lie == Lie::dense) return t.to(Device::gpu);
+      const int64_t heads = t.dim(2), D = t.dim(3), more = lie == Lie::odd ? 1 : 0;
+      const Tensor wide = Tensor::full({t.dim(0), t.dim(1), heads + 3, D + more}, NAN, t.dtype());
+      copy(t.view(), wide.slice(2, 2, 2 + heads).slice(3, 0, D).out());
+      return wide.to(Device::gpu).slice(2, 2, 2 + heads).slice(3, 0, D);
+    };
+    for (Tensor* t : {&r.q, &r.k, &r.v, &r.dy}) *t = place(*t);
+    for (Tensor* t : {&r.q_positions, &r.k_positions, &r.q_segments, &r.k_segments})
+      if (*t) *t = t->to(Device::gpu);
+    return r;
+  }
+  AttentionInputs view() const {
+    AttentionInputs x;
+    x.q = q.view();
+    x.k = k.view();
+    x.v = v.view();
+    x.q_positions = q_positions.view();
+    x.k_positions = k_positions.view();
+    if (q_segments) {
+      x.q_segments = q_segments.view();
+      x.k_segments = k_segments.view();
+    }
+    x.window = window;
+    x.causal = causal;
+    x.scale = scale;
+    x.cap = cap;
+    return x;
+  }
+};
+
+/// An output between sentinels.
+struct Guarded {
+  Tensor wide, inner;
+  Guarded(const Shape& shape, DType dtype, Device device) {
+    Shape outer = shape;
+    outer[1] += 2;
+    wide = Tensor::full(outer, 77, dtype).to(device);
+    inner = wide.slice(1, 1, 1 + shape[1]);
+  }
+  Tensor result() const {
+    const Tensor all = wide.to(Device::cpu);
+    for (const Tensor& edge : {all.slice(1, 0, 1), all.slice(1, all.dim(1) - 1, all.dim(1))})
+      for (double x : edge.to_vector()) CHECK(x == 77);
+    return all.slice(1, 1, all.dim(1) - 1).clone();
+  }
+};
+
+struct Result {
+  Tensor y, lse;
+};
+Result forward(const Inputs& x, Device device) {
+  const Guarded y(x.q.shape(), x.q.dtype(), device), lse({x.q.dim(0), x.q.dim(2), x.q.dim(1)}, DType::f32, device);
+  attention_forward(x.view(), y.inner.out(), lse.inner.out());
+  return {y.result(), lse.result()};
+}
+
+/// reliability.md 3.3: mean square, the worst element by the RMS of its row, and the share beyond 4 units in the last place of a bf16.
+struct Limits {
+  double nmse, worst, share;
+};
+constexpr Limits exact_forward{1e-10, 1e-4, 1}, exact_backward{1e-10, 1e-4, 1}, bf16_forward{2e-5, 3e-2, 5e-3}, bf16_backward{5e-5, 5e-2, 5e-3};
+
+Comparison parity(const Tensor& a, const Tensor& reference, const Limits& limits) {
+  const std::vector<double> x = a.to_vector(), r = reference.to_vector();
+  const int64_t D = a.dim(-1);
+  double error = 0, norm = 0, worst = 0, beyond = 0;
+  for (int64_t row = 0; row < static_cast<int64_t>(x.size()) / D; ++row) {
+    double square = 0;
+    for (int64_t i = row * D; i < (row + 1) * D; ++i) square += std::isinf(r[i]) ? 0 : r[i] * r[i];
+    const double rms = std::sqrt(square / static_cast<double>(D));
+    for (int64_t i = row * D; i < (row + 1) * D; ++i) {
+      if (std::isinf(r[i]) && x[i] == r[i]) continue;
+      const double e = std::abs(x[i] - r[i]);
+      error += e * e;
+      norm += r[i] * r[i];
+      worst = std::max(worst, rms > 0 ? e / rms : e == 0 ? 0 : HUGE_VAL);
+      beyond += e > 4 * std::max(std::abs(r[i]), rms) / 256;
+      if (std::isnan(e)) error = worst = NAN;
+    }
+  }
+  const double nmse = norm > 0 ? error / norm : error, share = beyond / static_cast<double>(std::max<size_t>(x.size(), 1));
+  Comparison c;
+  c.ok = nmse <= limits.nmse && worst <= limits.worst && share <= limits.share;
+  c.message = "nmse " + std::to_string(nmse * 1e9) + "e-9, worst " + std::to_string(worst) + ", share " + std::to_string(share);
+  return c;
+}
+
+struct Settings {
+  gpu::emulator::Settings before = gpu::emulator::settings();
+  ~Settings() {
+    gpu::emulator::set_settings(before);
+    gpu::attn::limit_shared(static_cast<size_t>(-1));
+  }
+  static void set(gpu::emulator::Schedule s, uint64_t seed) {
+    gpu::emulator::Settings now = gpu::emulator::settings();
+    now.schedule = s;
+    now.seed = seed;
+    now.copies = seed % 3 == 0 ? gpu::emulator::Copies::eager : seed % 3 == 1 ? gpu::emulator::Copies::late : gpu::emulator::Copies::mixed;
+    gpu::emulator::set_settings(now);
+  }
+};
+constexpr gpu::emulator::Schedule schedules[] = {gpu::emulator::Schedule::forward, gpu::emulator::Schedule::reverse,
+                                                 gpu::emulator::Schedule::random, gpu::emulator::Schedule::random};
+
+// Small head sizes beside 64, 128 and 256; more than eight queries, so that no case is one of decoding.
+const Problem shapes[] = {
+    {"a row of 1", 1, 9, 9, 1, 1, 1, 0, true, 0, Segments::none},
+    {"ragged tails", 2, 21, 70, 2, 1, 24, 0, true, 0, Segments::none, Lie::fused},
+    {"several tiles", 1, 77, 131, 4, 2, 16, 0, true, 0, Segments::none},
+    {"odd head size", 2, 13, 19, 6, 2, 13, 0, true, 0, Segments::none},
+    {"unaligned rows", 1, 12, 35, 3, 1, 64, 9, true, 0, Segments::none, Lie::odd},
+    {"a narrow window", 1, 150, 150, 4, 1, 8, 5, true, 0, Segments::none},
+    {"documents", 2, 100, 100, 2, 1, 8, 0, true, 0, Segments::documents, Lie::fused},
+    {"branches", 2, 90, 90, 3, 1, 16, 0, true, 0, Segments::branches},
+    {"cap, no mask", 1, 10, 40, 2, 2, 72, 0, false, 5, Segments::none, Lie::fused},
+    {"cap, window both ways", 1, 20, 100, 2, 1, 16, 30, false, 3, Segments::documents},
+    {"the size of Gemma's heads", 1, 9, 80, 4, 1, 256, 40, true, 0, Segments::none, Lie::fused},
+    {"wider than any", 1, 9, 20, 2, 1, 260, 0, true, 0, Segments::none},
+};
+
+}  // namespace
+
+TEST_CASE("attention on the GPU: forward") {
+  gpu::emulate(true);
+  const Settings restore;
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (size_t i = 0; i < std::size(shapes); ++i) {
+      const Problem& p = shapes[i];
+      INFO(p.name << ", " << name_of(dtype));
+      const Inputs x(p, dtype), there = x.on_gpu(p.lie);
+      const Result reference = forward(x, Device::cpu);
+      Settings::set(schedules[i % 4], i);
+      const Result a = forward(there, Device::gpu);
+      CHECK(parity(a.y, reference.y, dtype == DType::f32 ? exact_forward : bf16_forward));
+      CHECK(parity(a.lse, reference.lse, exact_forward));
+      Settings::set(schedules[(i + 1) % 4], i + 1);
+      const Result b = forward(there, Device::gpu);
+      CHECK(bitwise_equal(a.y, b.y));
+      CHECK(bitwise_equal(a.lse, b.lse));
+    }
+}
