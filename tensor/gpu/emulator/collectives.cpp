@@ -39,7 +39,7 @@ int source_lane(Shuffle kind, int me, int operand, int width) {
 uint64_t shuffle(Shuffle kind, uint64_t value, int operand, int width, Site site) {
   static constexpr const char* names[] = {"shfl", "shfl_up", "shfl_down", "shfl_xor"};
   const char* name = names[static_cast<int>(kind)];
-  if (width < 1 || width > 32 || (width & (width - 1))) report(site, fmt::format("{}: width {} is not a power of two up to 32", name, width));
+  if (width < 1 || width > 32 || (width & (width - 1))) report(site, [&] { return fmt::format("{}: width {} is not a power of two up to 32", name, width); });
   Exchange mine{value, 0, source_lane(kind, current().linear % 32, operand, width)};
   meet(name, full, site, &mine, [](Thread* lanes, uint32_t) {
     for (int i = 0; i < 32; ++i) {
@@ -82,14 +82,15 @@ bool choose_late() {
 void land_before(Thread& t, int group) {
   size_t n = 0;
   while (n < t.copies.size() && t.copies[n].group < group) land(t.copies[n++]);
+  const Unseen unseen;
   t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<ptrdiff_t>(n));
 }
 }  // namespace
 
 void copy_async(void* shared, const void* global, bool valid, Site site) {
-  if (!in_shared(shared, 16)) report(site, "copy_async16: the destination does not lie in a shared array of this block");
-  if (!aligned(shared, 16)) report(site, "copy_async16: the destination is not aligned to 16 bytes");
-  if (valid && !aligned(global, 16)) report(site, "copy_async16: the source is not aligned to 16 bytes");
+  if (!in_shared(shared, 16)) report(site, [&] { return std::string("copy_async16: the destination does not lie in a shared array of this block"); });
+  if (!aligned(shared, 16)) report(site, [&] { return std::string("copy_async16: the destination is not aligned to 16 bytes"); });
+  if (valid && !aligned(global, 16)) report(site, [&] { return std::string("copy_async16: the source is not aligned to 16 bytes"); });
   Thread& t = current();
   const AsyncCopy c{shared, valid ? global : nullptr, t.group};
   if (!t.group_begun) t.group_is_late = choose_late();
@@ -120,8 +121,8 @@ struct Rows {
 /// with .trans those of its transpose.
 void ldmatrix(uint32_t* r, const void* row, bool transposed, Site site) {
   const char* name = transposed ? "ldmatrix_x4_trans" : "ldmatrix_x4";
-  if (!in_shared(row, 16)) report(site, fmt::format("{}: the row does not lie in a shared array of this block", name));
-  if (!aligned(row, 16)) report(site, fmt::format("{}: the row is not aligned to 16 bytes", name));
+  if (!in_shared(row, 16)) report(site, [&] { return fmt::format("{}: the row does not lie in a shared array of this block", name); });
+  if (!aligned(row, 16)) report(site, [&] { return fmt::format("{}: the row is not aligned to 16 bytes", name); });
   touched(row, 16, false);
   Rows mine{static_cast<const uint16_t*>(row), r, transposed};
   meet(name, full, site, &mine, [](Thread* lanes, uint32_t) {

@@ -177,7 +177,10 @@ void replay(void* graph) {
   check_not_capturing("replaying a graph");
   for (const auto& work : *static_cast<Graph*>(graph)) work();
 }
-void destroy_graph(void* graph) noexcept { delete static_cast<Graph*>(graph); }
+void destroy_graph(void* graph) noexcept {
+  const emulator::Unseen unseen;
+  delete static_cast<Graph*>(graph);
+}
 
 LaunchScope::LaunchScope(const char* op) : before_(runtime().op) { runtime().op = op; }
 LaunchScope::~LaunchScope() { runtime().op = before_; }
@@ -200,6 +203,7 @@ Settings settings() { return runtime().settings; }
 void set_settings(const Settings& s) { runtime().settings = s; }
 
 void enqueue(const Launch& launch) {
+  const Unseen unseen;
   const std::shared_ptr<void> closure(launch.closure, launch.destroy);
   if (!available()) fail(Kind::environment, "{}: {}", launch.op, why_not());
   run_or_record([launch, closure] {

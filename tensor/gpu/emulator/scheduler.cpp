@@ -90,15 +90,9 @@ std::string waiting_places() {
   return s.empty() ? s : s.substr(2);
 }
 
-[[noreturn]] void abandon(const std::string& message) {
-  m.failure = message;
-  become_fiber(m.host_fiber);
-  Stack& stack = *m.running->stack;
-  switch_stack(stack, m.host);
-  __builtin_unreachable();
-}
-[[noreturn]] void report_thread(const Thread& t, const std::string& what) {
-  abandon(fmt::format("{}: block {}, thread {}: {}", m.launch->op, text(blockIdx), text(t.index), what));
+void blame_block(const std::string& what) { m.failure = fmt::format("{}: block {} {}", m.launch->op, text(blockIdx), what); }
+void blame_thread(const std::string& what) {
+  m.failure = fmt::format("{}: block {}, thread {}: {}", m.launch->op, text(blockIdx), text(m.running->index), what);
 }
 
 // ---- who is next
@@ -136,9 +130,10 @@ int choose_warp() {
 /// The thread that runs next, no longer ready; null when all have left the kernel.
 Thread* pick() {
   if (!m.ready_warps && m.resting_warps) {
-    if (++m.idle_rounds > most_idle_rounds)
-      abandon(fmt::format("{}: block {} makes no progress: every thread that could run only spins; {}", m.launch->op, text(blockIdx),
-                          waiting_places()));
+    if (++m.idle_rounds > most_idle_rounds) {
+      blame_block("makes no progress: every thread that could run only spins: " + waiting_places());
+      abandon();
+    }
     for (uint32_t rest = m.resting_warps; rest; rest &= rest - 1) {
       Warp& w = m.warps[std::countr_zero(rest)];
       set_ready(w, w.resting);
@@ -148,8 +143,9 @@ Thread* pick() {
   }
   if (!m.ready_warps) {
     if (m.n_exited == m.n_threads) return nullptr;
-    abandon(fmt::format("{}: block {} is stuck: {} of {} threads wait for others that will not come: {}", m.launch->op, text(blockIdx),
-                        m.n_threads - m.n_exited, m.n_threads, waiting_places()));
+    blame_block(fmt::format("is stuck: {} of {} threads wait for others that will not come: {}", m.n_threads - m.n_exited, m.n_threads,
+                            waiting_places()));
+    abandon();
   }
   const int warp = choose_warp();
   Warp& w = m.warps[warp];
@@ -206,13 +202,15 @@ void leave_kernel() {
   const uint32_t bit = 1u << (me.linear % 32);
   land_all_copies();
   for (int i = 0; i < w.n_meetings; ++i)
-    if (w.meetings[i].mask & bit) {
-      const Meeting& meeting = w.meetings[i];
-      report_thread(me, fmt::format("lane {} left the kernel while lanes {} of its warp wait for it in {} at {}", me.linear % 32,
-                                    lanes_text(meeting.arrived), meeting.name, text(meeting.site)));
+    if (const Meeting& meeting = w.meetings[i]; meeting.mask & bit) {
+      blame_thread(fmt::format("lane {} left the kernel while lanes {} of its warp wait for it in {} at {}", me.linear % 32,
+                               lanes_text(meeting.arrived), meeting.name, text(meeting.site)));
+      abandon();
     }
-  if (m.at_barrier && m.settings.strict)
-    report_thread(me, fmt::format("left the kernel while {} threads wait in sync_block: {}", m.at_barrier, where(*m.first_at_barrier)));
+  if (m.at_barrier && m.settings.strict) {
+    blame_thread(fmt::format("left the kernel while {} threads wait in sync_block: {}", m.at_barrier, where(*m.first_at_barrier)));
+    abandon();
+  }
   me.exited = true;
   w.exited |= bit;
   ++m.n_exited;
@@ -354,9 +352,12 @@ void run_grid() {
 uint32_t random_below(uint32_t n) { return static_cast<uint32_t>(((next_random() >> 32) * n) >> 32); }
 const Settings& active() { return m.settings; }
 Thread& current() { return *m.running; }
-void report(Site site, const std::string& what) {
-  const Unseen unseen;
-  report_thread(*m.running, fmt::format("{}: {}", text(site), what));
+void blame(Site site, const std::string& what) { blame_thread(fmt::format("{}: {}", text(site), what)); }
+void abandon() {
+  Stack& stack = *m.running->stack;
+  become_fiber(m.host_fiber);
+  switch_stack(stack, m.host);
+  __builtin_unreachable();
 }
 
 void run(const Launch& launch, const Settings& settings) {
@@ -392,12 +393,12 @@ void meet(const char* name, uint32_t mask, Site site, void* argument, Combine co
   Thread& me = *m.running;
   Warp& w = m.warps[me.linear / 32];
   const int lane = me.linear % 32;
-  if (!(mask >> lane & 1)) report(site, fmt::format("{}: lane {} is not in its own mask 0x{:08x}", name, lane, mask));
+  if (!(mask >> lane & 1)) report(site, [&] { return fmt::format("{}: lane {} is not in its own mask 0x{:08x}", name, lane, mask); });
   if (mask & ~w.exists)
-    report(site, fmt::format("{}: the mask 0x{:08x} names lanes that the warp does not have ({}); the block has {} threads", name, mask,
-                             lanes_text(mask & ~w.exists), m.n_threads));
+    report(site, [&] { return fmt::format("{}: the mask 0x{:08x} names lanes that the warp does not have ({}); the block has {} threads", name, mask,
+                             lanes_text(mask & ~w.exists), m.n_threads); });
   if (mask & w.exited)
-    report(site, fmt::format("{}: the mask 0x{:08x} names lanes that have left the kernel: {}", name, mask, lanes_text(mask & w.exited)));
+    report(site, [&] { return fmt::format("{}: the mask 0x{:08x} names lanes that have left the kernel: {}", name, mask, lanes_text(mask & w.exited)); });
   Meeting* meeting = nullptr;
   for (int i = 0; i < w.n_meetings && !meeting; ++i)
     if (w.meetings[i].mask & mask) meeting = &w.meetings[i];
@@ -405,11 +406,11 @@ void meet(const char* name, uint32_t mask, Site site, void* argument, Combine co
     meeting = &w.meetings[w.n_meetings++];
     *meeting = {mask, 0, name, site};
   } else if (meeting->name != name || meeting->site.line != site.line || meeting->site.file != site.file) {
-    report(site, fmt::format("the warp diverged: lane {} comes to {}, lanes {} wait in {} at {}", lane, name, lanes_text(meeting->arrived),
-                             meeting->name, text(meeting->site)));
+    report(site, [&] { return fmt::format("the warp diverged: lane {} comes to {}, lanes {} wait in {} at {}", lane, name, lanes_text(meeting->arrived),
+                             meeting->name, text(meeting->site)); });
   } else if (meeting->mask != mask) {
-    report(site, fmt::format("{}: two masks overlap: 0x{:08x} of lane {}, 0x{:08x} of lanes {}", name, mask, lane, meeting->mask,
-                             lanes_text(meeting->arrived)));
+    report(site, [&] { return fmt::format("{}: two masks overlap: 0x{:08x} of lane {}, 0x{:08x} of lanes {}", name, mask, lane, meeting->mask,
+                             lanes_text(meeting->arrived)); });
   }
   me.waits_in = name;
   me.site = site;
@@ -440,11 +441,11 @@ void block_barrier(Site site) {
   Thread& me = *m.running;
   const Thread* first = m.first_at_barrier;
   if (first && (first->site.line != site.line || first->site.file != site.file))
-    report(site, fmt::format("sync_block: the block diverged: {}", where(*first)));
+    report(site, [&] { return fmt::format("sync_block: the block diverged: {}", where(*first)); });
   if (m.n_exited && m.settings.strict) {
     int gone = 0;
     while (!m.threads[gone].exited) ++gone;
-    report(site, fmt::format("sync_block: {} threads have left the kernel, thread {} first", m.n_exited, text(m.threads[gone].index)));
+    report(site, [&] { return fmt::format("sync_block: {} threads have left the kernel, thread {} first", m.n_exited, text(m.threads[gone].index)); });
   }
   me.waits_in = "sync_block";
   me.site = site;

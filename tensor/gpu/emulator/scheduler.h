@@ -67,8 +67,17 @@ Thread& current();
 uint32_t random_below(uint32_t n);
 /// Settings of the launch that runs.
 const Settings& active();
-/// Ends the launch with an error that names operation, block, thread and place.
-[[noreturn]] void report(Site, const std::string& what);
+
+/// Takes down what is wrong, with operation, block and thread of the one that runs.
+void blame(Site, const std::string& what);
+/// Gives up the launch: run() throws what was taken down.
+[[noreturn]] void abandon();
+/// Both. What was on the thread's stack stays there for ever, so what() builds the message and nothing else is left behind.
+template <class F>
+[[noreturn]] void report(Site site, F what) {
+  blame(site, what());
+  abandon();
+}
 
 /// Runs all blocks; throws Error(Kind::check) when the kernel breaks a rule.
 void run(const Launch&, const Settings&);

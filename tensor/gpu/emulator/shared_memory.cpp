@@ -76,9 +76,9 @@ void* shared_array(const void* key, const char* name, size_t bytes, Site site) {
   size_t all = bytes;
   for (const Array& a : arrays)
     if (a.key != &dynamic_bytes) all += a.bytes;
-  if (all > 48 * 1024 && key != &dynamic_bytes) report(site, fmt::format("{} bytes of shared arrays; 48 KB are allowed, more only as dynamic shared memory", all));
+  if (all > 48 * 1024 && key != &dynamic_bytes) report(site, [&] { return fmt::format("{} bytes of shared arrays; 48 KB are allowed, more only as dynamic shared memory", all); });
   if (all + dynamic_bytes > 227 * 1024 && key != &dynamic_bytes)
-    report(site, fmt::format("{} bytes of shared arrays and {} of dynamic shared memory; a block has 227 KB", all, dynamic_bytes));
+    report(site, [&] { return fmt::format("{} bytes of shared arrays and {} of dynamic shared memory; a block has 227 KB", all, dynamic_bytes); });
   arrays.push_back(make_array(key, name, bytes));
   poison_array(arrays.back());
   return arrays.back().data();
