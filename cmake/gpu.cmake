@@ -2,6 +2,7 @@
 #
 #   facet_gpu_cuda       tensor/gpu/*.cu by nvcc, tensor/gpu/cuda/; only where the CUDA toolkit is found
 #   facet_gpu_emulated   the same .cu files as plain C++, tensor/gpu/emulator/; needs neither GPU nor toolkit
+#   facet_gpu_emulated_asan, facet_gpu_emulated_tsan   the same again under sanitizers, for tests
 #
 # The property FACET_GPU of a program names its backend; it starts as the variable FACET_GPU.
 define_property(TARGET PROPERTY FACET_GPU INITIALIZE_FROM_VARIABLE FACET_GPU)
@@ -89,11 +90,52 @@ foreach(source ${gpu_kernels})
   file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"tensor/gpu/${kernel}.cu\"\n" @ONLY)
   list(APPEND emulated_kernels ${wrapper})
 endforeach()
-if(emulator_sources)
-  facet_gpu_library(emulated ${emulated_kernels} ${emulator_sources})
-  # Kernels read memory as packs of other types; g++ -O2 is entitled to break that without the flag.
-  target_compile_options(facet_gpu_emulated PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas)
+# Kernels read memory as packs of other types; g++ -O2 is entitled to break that without the first flag.
+set(emulated_options -fno-strict-aliasing -Wno-unknown-pragmas)
+facet_gpu_library(emulated ${emulated_kernels} ${emulator_sources})
+target_compile_options(facet_gpu_emulated PRIVATE ${emulated_options})
+
+# The emulated backend once more for each sanitizer: asan (addresses and undefined behaviour) and tsan (races between CUDA threads). Only
+# kernels and emulator are instrumented; programs are the objects of the plain ones, linked with another backend.
+if(FACET_TESTS)
+  set(asan_flags -fsanitize=address,undefined -fno-sanitize-recover=all)
+  set(tsan_flags -fsanitize=thread)
+  # Clang's race detector makes and switches fibers several times as fast as GCC's. It stands in for g++ in compiling and linking.
+  find_program(FACET_CLANG NAMES clang++-14 clang++-15 clang++-16 clang++)
+  if(FACET_CLANG)
+    set(tsan_compiler ${PROJECT_SOURCE_DIR}/cmake/instead.sh "${CCACHE} ${FACET_CLANG}")
+    set(tsan_linker ${PROJECT_SOURCE_DIR}/cmake/instead.sh "${FACET_CLANG}")
+  endif()
+  set(emulated_options ${emulated_options} -O1 -g1 -w)
+
+  facet_gpu_library(emulated_asan ${emulated_kernels} ${emulator_sources})
+  # The race detector must not see what the emulator does.
+  add_library(facet_gpu_emulator_unseen OBJECT ${emulator_sources})
+  target_include_directories(facet_gpu_emulator_unseen PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_definitions(facet_gpu_emulator_unseen PRIVATE FACET_EMULATOR_TSAN)
+  target_compile_options(facet_gpu_emulator_unseen PRIVATE ${emulated_options})
+  facet_gpu_library(emulated_tsan ${emulated_kernels} $<TARGET_OBJECTS:facet_gpu_emulator_unseen>)
+  foreach(kind asan tsan)
+    target_compile_options(facet_gpu_emulated_${kind} PRIVATE ${emulated_options} ${${kind}_flags})
+    target_link_options(facet_gpu_emulated_${kind} INTERFACE ${${kind}_flags})
+    set_target_properties(facet_gpu_emulated_${kind} PROPERTIES EXCLUDE_FROM_ALL TRUE)
+    if(${kind}_compiler)
+      set_target_properties(facet_gpu_emulated_${kind} PROPERTIES CXX_COMPILER_LAUNCHER "${${kind}_compiler}")
+    endif()
+  endforeach()
+  set_target_properties(facet_gpu_emulator_unseen PROPERTIES EXCLUDE_FROM_ALL TRUE)
 endif()
+
+# facet_sanitized(PROGRAM asan|tsan): PROGRAM_asan or PROGRAM_tsan from PROGRAM's objects, with that backend.
+function(facet_sanitized program kind)
+  add_executable(${program}_${kind} $<TARGET_OBJECTS:${program}>)
+  get_target_property(libraries ${program} LINK_LIBRARIES)
+  target_link_libraries(${program}_${kind} PRIVATE ${libraries})
+  set_target_properties(${program}_${kind} PROPERTIES FACET_GPU emulated_${kind} LINKER_LANGUAGE CXX)
+  if(${kind}_linker)
+    set_target_properties(${program}_${kind} PROPERTIES CXX_LINKER_LAUNCHER "${${kind}_linker}")
+  endif()
+endfunction()
 
 # Whoever links the tensors gets the backend its program asks for.
 target_link_libraries(facet_tensor INTERFACE $<BUILD_INTERFACE:facet_gpu_$<TARGET_PROPERTY:FACET_GPU>> $<INSTALL_INTERFACE:Facet::gpu_${gpu_default}>)

@@ -88,6 +88,7 @@ void land_before(Thread& t, int group) {
 }  // namespace
 
 void copy_async(void* shared, const void* global, bool valid, Site site) {
+  const Frame frame(__builtin_return_address(0));
   if (!in_shared(shared, 16)) report(site, [&] { return std::string("copy_async16: the destination does not lie in a shared array of this block"); });
   if (!aligned(shared, 16)) report(site, [&] { return std::string("copy_async16: the destination is not aligned to 16 bytes"); });
   if (valid && !aligned(global, 16)) report(site, [&] { return std::string("copy_async16: the source is not aligned to 16 bytes"); });
@@ -104,7 +105,10 @@ void copy_async_commit() {
   ++t.group;
   t.group_begun = false;
 }
-void copy_async_wait(int still_under_way) { land_before(current(), current().group - still_under_way); }
+void copy_async_wait(int still_under_way) {
+  const Frame frame(__builtin_return_address(0));
+  land_before(current(), current().group - still_under_way);
+}
 void land_all_copies() { land_before(current(), current().group + 1); }
 
 // ---- ldmatrix and mma
@@ -123,7 +127,10 @@ void ldmatrix(uint32_t* r, const void* row, bool transposed, Site site) {
   const char* name = transposed ? "ldmatrix_x4_trans" : "ldmatrix_x4";
   if (!in_shared(row, 16)) report(site, [&] { return fmt::format("{}: the row does not lie in a shared array of this block", name); });
   if (!aligned(row, 16)) report(site, [&] { return fmt::format("{}: the row is not aligned to 16 bytes", name); });
-  touched(row, 16, false);
+  {
+    const Frame frame(__builtin_return_address(0));
+    touched(row, 16, false);
+  }
   Rows mine{static_cast<const uint16_t*>(row), r, transposed};
   meet(name, full, site, &mine, [](Thread* lanes, uint32_t) {
     const auto rows = [&](int l) -> Rows& { return *static_cast<Rows*>(lanes[l].argument); };

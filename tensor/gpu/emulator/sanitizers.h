@@ -22,6 +22,8 @@ void __tsan_acquire(void*);
 void __tsan_release(void*);
 void __tsan_read_range(void*, unsigned long);
 void __tsan_write_range(void*, unsigned long);
+void __tsan_func_entry(void*);
+void __tsan_func_exit();
 void AnnotateIgnoreReadsBegin(const char*, int);
 void AnnotateIgnoreReadsEnd(const char*, int);
 void AnnotateIgnoreWritesBegin(const char*, int);
@@ -43,6 +45,11 @@ inline void touched(const void* p, size_t bytes, bool write) {
   if (write) __tsan_write_range(const_cast<void*>(p), bytes);
   else __tsan_read_range(const_cast<void*>(p), bytes);
 }
+/// Puts the caller of a function of the emulator on the stack of race reports: the line in the kernel.
+struct Frame {
+  explicit Frame(void* return_address) { __tsan_func_entry(return_address); }
+  ~Frame() { __tsan_func_exit(); }
+};
 /// The allocator and memset are seen even in files that are not instrumented: in this scope they are not.
 struct Unseen {
   Unseen() {
@@ -63,6 +70,9 @@ inline void become_fiber(void*) {}
 inline void release(void*) {}
 inline void acquire(void*) {}
 inline void touched(const void*, size_t, bool) {}
+struct Frame {
+  explicit Frame(void*) {}
+};
 struct Unseen {
   Unseen() {}
 };
