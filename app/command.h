@@ -18,6 +18,8 @@ struct Common {
   int64_t seed = 1;
   bool quiet = false, verbose = false, json = false, offline = false, help = false;
   void declare_common(Options&);
+  /// Of --device. Throws Error(Kind::environment) with the cause when there is no GPU to compute on.
+  Device where() const;
 };
 
 /// What --dtype names; f32 for "auto", where there is no file that decides.

@@ -164,7 +164,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   // The reference is what this run starts from: the model under the adapter, else a copy.
   ModelFolder reference;
   if (s.kl > 0 && !folder.adapters) {
-    reference = open_model(folder.path, s.model_overrides, name_of(model.head().value().dtype()));
+    reference = open_model(folder.path, s.model_overrides, name_of(model.head().value().dtype()), TokenizerNeed::required, "", model.device());
     set_trains(*reference.model, "*", false);
     plan.weights += plan_memory(*reference.model, 0).weights;
   }

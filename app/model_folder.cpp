@@ -34,7 +34,7 @@ void check_exists(const std::string& path) {
 }  // namespace
 
 ModelFolder open_model(const std::string& path, const std::map<std::string, std::string>& overrides, const std::string& dtype,
-                       TokenizerNeed need, const std::string& adapter) {
+                       TokenizerNeed need, const std::string& adapter, Device device) {
   check_exists(path);
   ModelFolder folder;
   folder.path = path;
@@ -42,7 +42,7 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
   for (const auto& [key, value] : overrides) set_field(config, key, value);
   const Safetensors weights(path);
   check_weights(weights, config);
-  const DType storage = weight_dtype(dtype);
+  const DType storage = dtype == "auto" && device == Device::gpu ? stored_dtype(weights) : weight_dtype(dtype);
   folder.model = std::make_unique<Gemma>(config, storage);
   load_hf(path, config, named_values(*folder.model));
   if (need == TokenizerNeed::required || fs::exists(path + "/tokenizer.model")) {
@@ -56,6 +56,7 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
     folder.adapters = std::make_unique<Adapters>(*folder.model);
     load_adapter(*folder.adapters, "adapter", read_adapter(adapter));
   }
+  folder.model->to(device);
   return folder;
 }
 

@@ -20,11 +20,12 @@ struct ModelFolder {
 
 enum class TokenizerNeed { required, optional };
 
-/// Opens a folder. `overrides` are config fields ("sliding_window" -> "9"); `dtype`: auto (f32), f32, bf16 or f64, how weights are kept.
+/// Opens a folder. `overrides` are config fields ("sliding_window" -> "9"); `dtype`: f32, bf16, f64, or auto: on the CPU f32,
+/// on the GPU as stored; it is how weights are kept.
 /// `adapter`: a folder as PEFT writes it, put over the model; empty: none. Throws Error(Kind::file) naming what is missing and how to
 /// get a model, or why the adapter does not fit.
 ModelFolder open_model(const std::string& path, const std::map<std::string, std::string>& overrides = {}, const std::string& dtype = "auto",
-                       TokenizerNeed = TokenizerNeed::required, const std::string& adapter = "");
+                       TokenizerNeed = TokenizerNeed::required, const std::string& adapter = "", Device = Device::cpu);
 
 /// Writes a folder that transformers loads. Tokenizer files are copied from `tokenizer_from` if it is a folder that holds them, else
 /// written from the tokenizer. `chat`: a chat template belongs in it.

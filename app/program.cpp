@@ -9,6 +9,7 @@
 #include "tensor/error.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/text.h"
+#include "tensor/gpu/runtime.h"
 #include "tensor/parallel.h"
 #include "tensor/storage.h"
 
@@ -81,6 +82,13 @@ void warn_of_unknown_variables(Console& console) {
   }
 }
 
+// Commands that work on files and texts; asking them for a GPU is a mistake worth hearing of.
+void check_device(const std::string& command) {
+  for (const char* name : {"init", "convert", "merge", "data", "report", "inspect", "check tokenizer", "demo", "bench op", "bench adapter"})
+    if (command.starts_with(name)) fail(Kind::usage, "--device cuda: {} computes on the CPU; leave --device out", command);
+  gpu::device();
+}
+
 int run_command(const std::vector<std::string>& args) {
   if (args.empty() || args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
     print_overview("");
@@ -107,7 +115,7 @@ int run_command(const std::vector<std::string>& args) {
     fmt::print("{}", invocation->options().help(command->summary, command->details, common.verbose));
     return 0;
   }
-  if (common.device == "cuda") fail(Kind::environment, "--device cuda: this build computes on the CPU; use --device cpu");
+  if (common.device == "cuda") check_device(command->name);
   Console console(common.quiet, common.verbose, common.json);
   warn_of_unknown_variables(console);
   set_threads(choose_threads(common.threads).count);
@@ -115,6 +123,12 @@ int run_command(const std::vector<std::string>& args) {
 }
 
 }  // namespace
+
+Device Common::where() const {
+  if (device == "cpu") return Device::cpu;
+  gpu::device();
+  return Device::gpu;
+}
 
 void use_threads(const std::string& asked, Console& console) {
   const Threads t = choose_threads(asked);

@@ -32,7 +32,8 @@ uint32_t hash_of_frozen(Module& model) {
   for (Parameter* p : parameters(model)) {
     if (p->trains()) continue;
     hash = crc32c(p->name.data(), p->name.size(), hash);
-    hash = crc32c(p->value().view().data, static_cast<size_t>(p->value().numel() * size_of(p->value().dtype())), hash);
+    const Tensor value = p->value().detach().to(Device::cpu);
+    hash = crc32c(value.view().data, static_cast<size_t>(value.numel() * size_of(value.dtype())), hash);
   }
   return hash;
 }
@@ -183,6 +184,7 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
   for (const std::string& pattern : s.freeze)
     if (set_trains(model, pattern, false) == 0) fail(Kind::usage, "--freeze {}: no parameter has such a name; facet inspect model lists them", pattern);
   model.recompute = recompute_of(s.recompute);
+  model.to(model.device());  // the adapter follows
 }
 
 double learning_rate(const TrainSettings& s, Module& model) {

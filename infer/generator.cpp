@@ -115,17 +115,32 @@ void Generator::feed(std::span<const int64_t> rows, std::span<const std::vector<
     if (ended.empty()) continue;
     h = h.reshape({B * T, h.dim(2)});
     // The head sees only the rows that somebody will sample from.
-    if (B * T > 1) h = take(h, Tensor::from(last, {static_cast<int64_t>(last.size())}), 0);
+    if (B * T > 1) h = take(h, Tensor::from(last, {static_cast<int64_t>(last.size())}).to(h.device()), 0);
     const Tensor y = model_.logits(h).to(DType::f32);  // [ended, V]
     for (size_t i = 0; i < ended.size(); ++i) logits_[static_cast<size_t>(ended[i])] = {y, static_cast<int64_t>(i)};
   }
 }
 
-std::span<const float> Generator::logits(int64_t row) const {
+const Generator::Logits& Generator::logits_of(int64_t row) const {
   const Logits& l = logits_[static_cast<size_t>(row)];
   if (!l.of_batch) fail(Kind::usage, "generate: row {} was not fed yet", row);
-  const auto V = static_cast<size_t>(l.of_batch.dim(1));
-  return l.of_batch.data<float>().subspan(static_cast<size_t>(l.index) * V, V);
+  return l;
+}
+
+std::span<const float> Generator::logits(int64_t row) const {
+  const Logits& l = logits_of(row);
+  Tensor& here = logits_[static_cast<size_t>(row)].here;
+  if (!here) here = l.of_batch.slice(0, l.index, l.index + 1).to(Device::cpu);
+  return here.data<float>();
+}
+
+Tensor Generator::logits(std::span<const int64_t> rows) const {
+  const Tensor y = Tensor::empty({static_cast<int64_t>(rows.size()), model_.vocab()}, DType::f32, model_.device());
+  for (int64_t i = 0; i < y.dim(0); ++i) {
+    const Logits& l = logits_of(rows[static_cast<size_t>(i)]);
+    y.slice(0, i, i + 1).set(l.of_batch.slice(0, l.index, l.index + 1));
+  }
+  return y;
 }
 
 void Generator::forget(int64_t row, int64_t from) {
@@ -154,12 +169,9 @@ std::vector<Generation> continue_rows(Generator& g, std::vector<int64_t> rows, c
   if (o.max_new <= 0) rows.clear();
   while (!rows.empty()) {
     g.feed(rows, next);
-    const auto n = static_cast<int64_t>(rows.size()), V = static_cast<int64_t>(g.logits(rows[0]).size());
-    const Tensor logits = Tensor::empty({n, V});  // a copy: what the generator holds stays
+    const Tensor logits = g.logits(rows);
     pool_vector<DrawRow> draw_rows;
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t r = rows[static_cast<size_t>(i)];
-      std::ranges::copy(g.logits(r), logits.out().as<float>() + i * V);
+    for (int64_t r : rows) {
       const Key k = fold_in(fold_in(key(o.seed), static_cast<uint32_t>(r)), static_cast<uint32_t>(g.length(r)));
       draw_rows.push_back({k, history[place[static_cast<size_t>(r)]]});
     }

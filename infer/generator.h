@@ -38,8 +38,10 @@ class Generator {
   /// capacity, is named twice or does not exist; nothing has changed then.
   void feed(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens);
   void feed(int64_t row, std::vector<int32_t> tokens);
-  /// f32 [V] after the last token of the row.
+  /// f32 [V] after the last token of the row, on the CPU.
   std::span<const float> logits(int64_t row) const;
+  /// The same of several rows, f32 [rows, V] on the model's device: a copy, what the generator holds stays.
+  Tensor logits(std::span<const int64_t> rows) const;
   /// Forgets a row, or its tokens from position `from` on. Local layers keep no more than their rings hold: once those have
   /// wrapped, Error(Kind::usage) is thrown when `from` lies more than a chunk before the furthest token the row ever had (and is
   /// not 0).
@@ -52,9 +54,11 @@ class Generator {
 
  private:
   struct Logits {
-    Tensor of_batch;  ///< f32 [rows that ended together, V]
+    Tensor of_batch;  ///< f32 [rows that ended together, V], on the model's device
     int64_t index = 0;
+    Tensor here = {}; ///< f32 [V] on the CPU, once somebody asked
   };
+  const Logits& logits_of(int64_t row) const;
   void check(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) const;
   int64_t gather(std::span<const int64_t> rows);
 
@@ -62,7 +66,7 @@ class Generator {
   KvCache cache_;
   std::vector<int64_t> length_, furthest_;
   std::vector<int64_t> slot_;  ///< where a row lies in the cache
-  std::vector<Logits> logits_;
+  mutable std::vector<Logits> logits_;
 };
 
 /// Called for every new token; false ends that row.

@@ -115,7 +115,7 @@ class Run {
   void flush(pool_vector<int64_t>& fresh, pool_vector<int32_t>& staged) {
     if (fresh.empty()) return;
     const auto n = static_cast<int64_t>(staged.size());
-    sample(take(staged_h_, Tensor::from(std::span<const int32_t>(staged), {n}), 0), fresh);
+    sample(take(staged_h_, Tensor::from(std::span<const int32_t>(staged), {n}).to(staged_h_.device()), 0), fresh);
     fresh.clear(), staged.clear();
   }
 
@@ -139,7 +139,7 @@ class Run {
     }
     prompt_cache_.select(0, count);
     const Tensor h = model_.hidden({ids, positions, {}}, &prompt_cache_);  // [count, T, D]
-    staged_h_ = take(h.reshape({count * T, h.dim(2)}), Tensor::from(std::span<const int32_t>(last), {count}), 0);
+    staged_h_ = take(h.reshape({count * T, h.dim(2)}), Tensor::from(std::span<const int32_t>(last), {count}).to(h.device()), 0);
     staged_begin_ = first, staged_end_ = first + count;
     figures_.prefilled += tokens;
   }

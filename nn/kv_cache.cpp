@@ -1,7 +1,6 @@
 #include "nn/kv_cache.h"
 
 #include <algorithm>
-#include <span>
 
 #include "tensor/kernels/ring_write.h"
 
@@ -9,30 +8,54 @@ namespace facet {
 namespace {
 
 // The memory of a cache tensor by rows and slots.
-struct Slots {
+class Slots {
+ public:
   explicit Slots(const Tensor& t) : Slots(t.out()) {}
-  std::span<char> operator()(int64_t row, int64_t begin, int64_t end) const {
-    return {data + row * row_bytes + begin * slot_bytes, static_cast<size_t>((end - begin) * slot_bytes)};
+  void zero(int64_t row, int64_t begin, int64_t end) const { fill_bytes(device_, at(row, begin), 0, bytes(end - begin)); }
+  /// The first `n` slots of row `from` into row `to` of `target`.
+  void copy(int64_t from, const Slots& target, int64_t to, int64_t n) const { copy_bytes(device_, target.at(to, 0), at(from, 0), bytes(n)); }
+  void swap(int64_t a, int64_t b, int64_t n) const {
+    const Tensor t = Tensor::empty({static_cast<int64_t>(bytes(n) / 4)}, DType::i32, device_);  // a slot is a whole number of 4 bytes
+    char* other = t.out().as<char>();
+    copy_bytes(device_, other, at(a, 0), bytes(n));
+    copy_bytes(device_, at(a, 0), at(b, 0), bytes(n));
+    copy_bytes(device_, at(b, 0), other, bytes(n));
   }
 
  private:
   explicit Slots(const Out& o)
-      : data(o.as<char>()), row_bytes(o.stride[0] * size_of(o.dtype)), slot_bytes(o.stride[1] * size_of(o.dtype)) {}
-  char* data;
-  int64_t row_bytes, slot_bytes;
+      : data_(o.as<char>()), row_bytes_(o.stride[0] * size_of(o.dtype)), slot_bytes_(o.stride[1] * size_of(o.dtype)), device_(o.device) {}
+  char* at(int64_t row, int64_t slot) const { return data_ + row * row_bytes_ + slot * slot_bytes_; }
+  size_t bytes(int64_t slots) const { return static_cast<size_t>(slots * slot_bytes_); }
+  char* data_;
+  int64_t row_bytes_, slot_bytes_;
+  Device device_;
+};
+
+/// One row of positions, to be read and changed on the CPU and put back.
+class PositionRow {
+ public:
+  PositionRow(const Tensor& positions, int64_t row) : there_(positions.slice(0, row, row + 1)), here_(there_.to(Device::cpu)) {}
+  int32_t* begin() { return here_.out().as<int32_t>(); }
+  void put_back() { there_.set(here_); }
+
+ private:
+  Tensor there_, here_;
 };
 
 }  // namespace
 
-LayerCache::LayerCache(int64_t batch, int64_t length, int64_t kv_heads, int64_t head_dim, DType dtype)
-    : keys_(Tensor::empty({batch, length, kv_heads, head_dim}, dtype)),
-      values_(Tensor::empty({batch, length, kv_heads, head_dim}, dtype)),
-      positions_(Tensor::full({batch, length}, -1, DType::i32)),
+LayerCache::LayerCache(int64_t batch, int64_t length, int64_t kv_heads, int64_t head_dim, DType dtype, Device device)
+    : keys_(Tensor::empty({batch, length, kv_heads, head_dim}, dtype, device)),
+      values_(Tensor::empty({batch, length, kv_heads, head_dim}, dtype, device)),
+      positions_(Tensor::empty({batch, length}, DType::i32, device)),
       reached_(static_cast<size_t>(batch), 0),
       clean_(static_cast<size_t>(batch), 0),
-      count_(batch) {}
+      count_(batch) {
+  fill_bytes(device, positions_.out().as<char>(), 0xff, static_cast<size_t>(positions_.numel()) * sizeof(int32_t));  // -1
+}
 
-void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions) {
+void LayerCache::reach(const Tensor& positions) {
   if (positions.dim(0) != count_)
     fail(Kind::usage, "kv cache: {} rows of tokens, {} rows are selected", positions.dim(0), count_);
   if (positions.dim(1) > length())
@@ -41,8 +64,17 @@ void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions
   const auto p = positions.data<int32_t>();
   const int64_t highest = p.empty() ? -1 : *std::max_element(p.begin(), p.end());
   used_ = std::max(used_, std::min(length(), highest + 1));
-  // Slots that one row has not reached while another has are masked, yet their products are formed: no NaN may lie there. Zeros go in
-  // some slots ahead, so that a step of decoding seldom writes any.
+  clear_ahead();
+}
+
+void LayerCache::reach_all() {
+  used_ = length();
+  clear_ahead();
+}
+
+// Slots that one row has not reached while another has are masked, yet their products are formed: no NaN may lie there. Zeros go in some
+// slots ahead, so that a step of decoding seldom writes any.
+void LayerCache::clear_ahead() {
   constexpr int64_t ahead = 32;
   const Slots key_slots(keys_), value_slots(values_);
   for (int64_t b = first_; b < first_ + count_; ++b) {
@@ -50,10 +82,13 @@ void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions
     int64_t& clean = clean_[static_cast<size_t>(b)];
     if (clean >= used_) continue;
     const int64_t end = std::min(length(), (used_ + ahead - 1) / ahead * ahead);
-    std::ranges::fill(key_slots(b, clean, end), 0);
-    std::ranges::fill(value_slots(b, clean, end), 0);
+    key_slots.zero(b, clean, end);
+    value_slots.zero(b, clean, end);
     clean = end;
   }
+}
+
+void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions) {
   ring_write(k.view(), positions.view(), keys_.slice(0, first_, first_ + count_).out(),
              positions_.slice(0, first_, first_ + count_).out());
   ring_write(v.view(), positions.view(), values_.slice(0, first_, first_ + count_).out(), {});
@@ -73,10 +108,7 @@ void LayerCache::select(int64_t first, int64_t count) {
 void LayerCache::swap(int64_t a, int64_t b) {
   const auto x = static_cast<size_t>(a), y = static_cast<size_t>(b);
   const int64_t slots = std::max(clean_[x], clean_[y]);
-  for (const Tensor* t : {&keys_, &values_, &positions_}) {
-    const Slots of(*t);
-    std::ranges::swap_ranges(of(a, 0, slots), of(b, 0, slots));
-  }
+  for (const Tensor* t : {&keys_, &values_, &positions_}) Slots(*t).swap(a, b, slots);
   std::swap(reached_[x], reached_[y]);
   std::swap(clean_[x], clean_[y]);
 }
@@ -87,8 +119,9 @@ void LayerCache::copy(const LayerCache& from, int64_t row, int64_t to) {
     fail(Kind::usage, "kv cache: row {} of {} {} does not go into row {} of {} {}", row, name_of(from.keys_.dtype()),
          to_string(from.keys_.shape()), to, name_of(keys_.dtype()), to_string(keys_.shape()));
   const int64_t slots = from.reached_[static_cast<size_t>(row)];
-  const int32_t* p = from.positions_.view().as<int32_t>() + row * from.length();
   if (from.length() != length()) {
+    PositionRow row_positions(from.positions_, row);
+    const int32_t* p = row_positions.begin();
     bool in_order = slots <= length();
     for (int64_t s = 0; s < slots && in_order; ++s) in_order = p[s] < 0 || p[s] == s;
     if (!in_order)
@@ -97,21 +130,24 @@ void LayerCache::copy(const LayerCache& from, int64_t row, int64_t to) {
   }
   if (&from == this && row == to) return;
   int64_t &reached = reached_[static_cast<size_t>(to)], &clean = clean_[static_cast<size_t>(to)];
-  const auto move = [&](const Tensor& source, const Tensor& target) {
-    std::ranges::copy(Slots(source)(row, 0, slots), Slots(target)(to, 0, slots).data());
-  };
-  move(from.keys_, keys_), move(from.values_, values_), move(from.positions_, positions_);
-  int32_t* q = positions_.out().as<int32_t>() + to * length();
-  std::fill(q + slots, q + std::max(slots, reached), -1);
+  Slots(from.keys_).copy(row, Slots(keys_), to, slots);
+  Slots(from.values_).copy(row, Slots(values_), to, slots);
+  Slots(from.positions_).copy(row, Slots(positions_), to, slots);
+  const int64_t rest = std::max(slots, reached) - slots;
+  const Out p = positions_.out();
+  fill_bytes(p.device, p.as<int32_t>() + to * length() + slots, 0xff, static_cast<size_t>(rest) * sizeof(int32_t));  // -1
   clean = reached = slots;
 }
 
 void LayerCache::forget(int64_t b, int32_t from) {
-  const Out p = positions_.out();
-  int32_t* row = p.as<int32_t>() + b * p.stride[0];
   int64_t &reached = reached_[static_cast<size_t>(b)], &clean = clean_[static_cast<size_t>(b)];
-  for (int64_t s = 0; s < reached; ++s)
-    if (row[s] >= from) row[s] = -1;
+  if (reached > 0) {
+    PositionRow positions(positions_, b);
+    int32_t* row = positions.begin();
+    for (int64_t s = 0; s < reached; ++s)
+      if (row[s] >= from) row[s] = -1;
+    positions.put_back();
+  }
   // Below the length a position's slot is the position. Beyond it the ring has wrapped and any slot may hold one that stays.
   reached = std::min<int64_t>(reached, from);
   clean = std::min(clean, reached);
@@ -122,6 +158,14 @@ int64_t KvCache::bytes() const {
   int64_t n = 0;
   for (const LayerCache& l : layers) n += l.bytes();
   return n;
+}
+
+void KvCache::reach(const Tensor& positions) {
+  for (LayerCache& l : layers) l.reach(positions);
+}
+
+void KvCache::reach_all() {
+  for (LayerCache& l : layers) l.reach_all();
 }
 
 void KvCache::select(int64_t first, int64_t count) {

@@ -11,10 +11,13 @@ namespace facet {
 /// One layer's ring. Keys are stored after norm and RoPE, so nothing is ever rotated again.
 class LayerCache {
  public:
-  /// `length` slots for each of `batch` rows; K heads of size Dh, stored as `dtype`.
-  LayerCache(int64_t batch, int64_t length, int64_t kv_heads, int64_t head_dim, DType dtype);
+  /// `length` slots for each of `batch` rows; K heads of size Dh, stored as `dtype` on `device`.
+  LayerCache(int64_t batch, int64_t length, int64_t kv_heads, int64_t head_dim, DType dtype, Device device = Device::cpu);
 
-  /// Stores k, v [n, T, K, Dh] of the n selected rows at positions i32 [n, T] (negative: skipped).
+  /// Makes room for positions [n, T] of the n selected rows, which lie on the CPU whatever the cache's device: what is written next is within
+  /// reach. Throws Error(Kind::usage) when they do not fit.
+  void reach(const Tensor& positions);
+  /// Stores k, v [n, T, K, Dh] of the selected rows at positions i32 [n, T] (negative: skipped), all on the cache's device, within reach.
   void write(const Tensor& k, const Tensor& v, const Tensor& positions);
 
   /// The slots in use of the selected rows: k, v [n, S, K, Dh] and their positions [n, S] (-1: empty).
@@ -24,6 +27,7 @@ class LayerCache {
   int64_t length() const { return keys_.dim(1); }
   int64_t bytes() const;
 
+  void reach_all();
   /// Rows [first, first + count) are the batch from now on; at first all are.
   void select(int64_t first, int64_t count);
   /// Exchanges two rows.
@@ -35,6 +39,7 @@ class LayerCache {
   void forget(int64_t b, int32_t from = 0);
 
  private:
+  void clear_ahead();
   Tensor window(const Tensor& t) const { return t.slice(0, first_, first_ + count_).slice(1, 0, used_); }
 
   Tensor keys_, values_, positions_;
@@ -49,6 +54,9 @@ struct KvCache {
   int64_t capacity = 0;  ///< positions that fit
   int64_t chunk = 0;     ///< most tokens of one row that may be written at once
   int64_t bytes() const;
+  void reach(const Tensor& positions);
+  /// From now on every slot is in use, empty ones masked: shapes no longer depend on how far the rows have come, as a captured graph wants it.
+  void reach_all();
   void select(int64_t first, int64_t count);
   void swap(int64_t a, int64_t b);
   void copy(const KvCache& from, int64_t row, int64_t to);

@@ -1,6 +1,7 @@
 #include "nn/language_model.h"
 
 #include "autograd/ops.h"
+#include "nn/lora.h"
 #include "nn/tap.h"
 
 namespace facet {
@@ -19,6 +20,40 @@ Tokens masked_tokens(const Tensor& ids, const Tensor& mask) {
     for (int64_t t = 0; t < ids.dim(1); ++t) *p++ = mask.at({b, t}) != 0 ? next++ : -1;
   }
   return {ids, positions, {}};
+}
+
+Tokens Tokens::on(Device device, int64_t vocab) const {
+  if (device == Device::gpu && ids.device() == Device::cpu) {
+    int64_t at = 0;
+    for (int32_t id : ids.dense().data<int32_t>()) {
+      if (id < 0 || id >= vocab) fail(Kind::usage, "tokens: id {} at position {} is not in a table of {} rows", id, at, vocab);
+      ++at;
+    }
+  }
+  return {ids.to(device), positions.to(device), segments ? segments.to(device) : Tensor{}};
+}
+
+void LanguageModel::to(Device device) {
+  // On the GPU an adapter is kept in what the products there read; an optimizer keeps the f32 values beside it.
+  const DType weights = head().value().dtype();
+  if (device == Device::gpu && weights == DType::f64) fail(Kind::usage, "--dtype f64: f64 is for the CPU (it checks gradients there); use f32 or bf16");
+  struct Move : Visitor {
+    Device device;
+    DType weights;
+    void parameter(const std::string& path, Parameter& p) override {
+      const Tensor value = p.value().detach();
+      const bool narrow = device == Device::gpu && is_adapter(path) && weights == DType::bf16;
+      p.reset((narrow ? value.to(DType::bf16) : value).to(device), p.trains());
+    }
+    void buffer(Tensor& t) override { t = t.to(device); }
+  } move;
+  move.device = device, move.weights = weights;
+  move("", *this);
+}
+
+DType LanguageModel::compute() const {
+  const Tensor& w = head().value();
+  return w.device() == Device::gpu ? w.dtype() : acc_dtype(w.dtype());
 }
 
 Tensor LanguageModel::logits(const Tensor& hidden) const {

@@ -11,6 +11,8 @@ struct Tokens {
   Tensor positions;  ///< i32 [B, T]; -1: padding
   Tensor segments;   ///< i32 [B, T], absent: one document per row. Documents of one row do not see each other;
                      ///< trunk << 16 | branch: branches see their trunk (branch 0) too (tensor/kernels/attention.h)
+  /// All of them there. To the GPU: ids below 0 or from `vocab` on throw Error(Kind::usage), since nobody looks at them there.
+  Tokens on(Device, int64_t vocab) const;
 };
 
 /// Positions 0, 1, ..., T-1 in every row.
@@ -24,7 +26,15 @@ enum class Recompute : uint8_t { none, mlp, block };
 struct LanguageModel : Module {
   Recompute recompute = Recompute::none;
 
-  /// Hidden rows after the final norm [B, T, D]. With a cache, its keys and values are extended and attended to.
+  /// Where the parameters are, and with them every activation.
+  Device device() const { return head().value().device(); }
+  /// Moves every parameter, adapters included (their gradients are forgotten). Before an optimizer is made.
+  void to(Device);
+  /// Of activations. On the CPU f32 (f64 for f64 weights); on the GPU what the weights are kept in.
+  DType compute() const;
+
+  /// Hidden rows after the final norm [B, T, D]. With a cache, its keys and values are extended and attended to. Tokens may lie on the CPU
+  /// whatever the model's device; those on the GPU are neither checked nor made room for in the cache (KvCache::reach).
   virtual Tensor hidden(const Tokens&, KvCache* cache = nullptr) = 0;
   /// The head's table [V, D] and the soft-cap of its logits (0: none).
   virtual const Parameter& head() const = 0;

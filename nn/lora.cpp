@@ -194,7 +194,7 @@ void WeightHash::add(const std::string& name, const Tensor& t) {
   const Tensor rows = t.detach().dense().reshape({-1});
   constexpr int64_t most = 1 << 18;
   for (int64_t i = 0; i < rows.numel(); i += most) {
-    Tensor part = rows.slice(0, i, std::min(i + most, rows.numel()));
+    Tensor part = rows.slice(0, i, std::min(i + most, rows.numel())).to(Device::cpu);
     if (of_ == Of::bf16) part = part.dtype() == DType::bf16 ? part : part.to(DType::f32).to(DType::bf16);
     else if (part.dtype() == DType::bf16) part = part.to(DType::f32);
     crc = crc32c(part.view().data, static_cast<size_t>(part.numel() * size_of(part.dtype())), crc);

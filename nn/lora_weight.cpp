@@ -20,6 +20,7 @@ void LoraFactors::visit(Visitor& v) {
   v(of_table ? "lora_embedding_A" : "lora_A.weight", a);
   v(of_table ? "lora_embedding_B" : "lora_B.weight", b);
   if (magnitude.value()) v("lora_magnitude_vector", magnitude);
+  if (row_squares) v.buffer(row_squares);
 }
 
 LoraFactors* LoraSlot::find(const std::string& adapter) const {
@@ -86,7 +87,7 @@ Tensor adapted_row_norms(const Tensor& w, const LoraFactors& f) {
   const Tensor wa = linear(a, w.detach()).permute({1, 0});  // [O, r]
   const Tensor gram = linear(a, a);                         // [r, r]
   const Tensor cross = sum(mul(add(mul(wa, 2 * f.scale), mul(linear(b, gram), f.scale * f.scale)), b), {1});
-  return sqrt(maximum(add(f.row_squares, cross), Tensor::zeros({1}, cross.dtype())));
+  return sqrt(maximum(add(f.row_squares, cross), Tensor::zeros({1}, cross.dtype(), cross.device())));
 }
 
 }  // namespace facet

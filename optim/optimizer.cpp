@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include "tensor/kernels/copy.h"
 
 namespace facet {
 
@@ -87,7 +86,7 @@ void Optimizer::load_state(const NamedTensors& given) {
   const double steps = from.at("step")->item();
   if (steps < 0) fail(Kind::file, "{} state: step is {}, expected a count", kind_, steps);
   for (const auto& [name, t] : own)
-    if (name != "step") copy(from.at(name)->view(), t.out());
+    if (name != "step") t.set(*from.at(name));
   steps_ = static_cast<int64_t>(steps);
 }
 

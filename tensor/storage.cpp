@@ -7,6 +7,7 @@
 
 #include "tensor/error.h"
 #include "tensor/gpu/pool.h"
+#include "tensor/gpu/runtime.h"
 #include "tensor/size_classes.h"
 
 namespace facet {
@@ -125,6 +126,18 @@ void release(Storage* s) noexcept {
   else pool_free(s->data);
   s->~Storage();
   pool_free(s);
+}
+
+void copy_bytes(Device device, void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  if (device == Device::gpu) gpu::copy_on_device(to, from, bytes);
+  else std::memcpy(to, from, bytes);
+}
+
+void fill_bytes(Device device, void* to, int value, size_t bytes) {
+  if (bytes == 0) return;
+  if (device == Device::gpu) gpu::fill_bytes(to, value, bytes);
+  else std::memset(to, value, bytes);
 }
 
 void release(Opaque* o) noexcept {

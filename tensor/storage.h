@@ -74,6 +74,10 @@ struct Purpose {
 Ref<Storage> new_storage(size_t bytes, const Purpose&, Device);
 void release(Storage*) noexcept;
 
+/// Plain bytes within one device.
+void copy_bytes(Device, void* to, const void* from, size_t bytes);
+void fill_bytes(Device, void* to, int value, size_t bytes);
+
 /// What the autograd layer hangs on a tensor; tensor/ never looks inside. Objects die through a dead list, so that a chain of
 /// any length is destroyed iteratively.
 struct Opaque : Counted {

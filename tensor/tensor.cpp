@@ -60,8 +60,7 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  if (device == Device::gpu) gpu::fill_bytes(t.storage_->data, 0, t.storage_->bytes);
-  else std::memset(t.storage_->data, 0, t.storage_->bytes);
+  fill_bytes(device, t.storage_->data, 0, t.storage_->bytes);
   return t;
 }
 
@@ -106,6 +105,21 @@ Out Tensor::out(bool accumulate) const {
   o.accumulate = accumulate;
   if (storage_) ++storage_->version;
   return o;
+}
+
+void Tensor::set(const Tensor& values) const {
+  if (!(values.shape_ == shape_) || values.dtype_ != dtype_)
+    fail(Kind::usage, "set: values {}{} for a tensor {}{}", name_of(values.dtype_), to_string(values.shape_), name_of(dtype_), to_string(shape_));
+  if (shares_storage(values)) {
+    if (offset_ != values.offset_ || !(stride_ == values.stride_)) copy(values.dense().view(), out());
+    return;
+  }
+  if (values.device() == device()) return copy(values.view(), out());
+  if (!contiguous()) fail(Kind::usage, "set: {} on the {} is strided; values from the other device need it dense", to_string(shape_), name_of(device()));
+  const Tensor from = values.detach().dense();
+  const size_t bytes = static_cast<size_t>(numel() * size_of(dtype_));
+  if (device() == Device::gpu) gpu::copy_to_device(out().as<char>(), from.raw(), bytes);
+  else gpu::copy_to_host(out().as<char>(), from.raw(), bytes);
 }
 
 void Tensor::check_data(DType asked) const {
@@ -308,9 +322,7 @@ Tensor Tensor::to(Device device) const {
   check_no_slot("to");
   const Tensor from = dense();
   Tensor t = empty(shape_, dtype_, device);
-  const size_t bytes = static_cast<size_t>(numel() * size_of(dtype_));
-  if (device == Device::gpu) gpu::copy_to_device(t.storage_->data, from.raw(), bytes);
-  else gpu::copy_to_host(t.storage_->data, from.raw(), bytes);
+  t.set(from);
   return t;
 }
 

@@ -60,6 +60,8 @@ class Tensor {
   View view() const;
   /// The only way to write; bumps the version, so that saved tensors notice.
   Out out(bool accumulate = false) const;
+  /// Writes the values of a tensor of the same shape and dtype, from whatever device they are on.
+  void set(const Tensor& values) const;
   /// Elements of a contiguous tensor on the CPU.
   template <class T>
   std::span<const T> data() const {

@@ -124,7 +124,7 @@ void restore_tensors(const FoundCheckpoint& found, const std::string& file, cons
     if (!(read.shape() == t.shape()) || read.dtype() != t.dtype())
       fail(Kind::file, "{}: \"{}\" is {}{}, this run expects {}{}", data.path(), name, name_of(read.dtype()), to_string(read.shape()),
            name_of(t.dtype()), to_string(t.shape()));
-    copy(read.view(), t.out());
+    t.set(read);
   }
 }
 

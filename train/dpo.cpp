@@ -18,7 +18,8 @@ Tensor token_log_probs(LanguageModel& model, const Batch& b) {
 double value(const Tensor& t, int64_t i) { return t.dtype() == DType::f64 ? t.data<double>()[static_cast<size_t>(i)] : t.data<float>()[static_cast<size_t>(i)]; }
 
 // Sums in f64 and in the order of the tokens, so that they do not depend on where in a batch an example stands.
-LogProbs sums(const Tensor& log_probs, const Dataset& data, const Batch& b) {
+LogProbs sums(const Tensor& of_tokens, const Dataset& data, const Batch& b) {
+  const Tensor log_probs = of_tokens.detach().to(Device::cpu);
   LogProbs r;
   for (size_t i = 0; i < b.places.size(); ++i) {
     double sum = 0;
@@ -133,7 +134,7 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
       spread(b.places[i], r.chosen_slope / static_cast<double>(pairs));
       spread(b.places[i + 1], r.rejected_slope / static_cast<double>(pairs));
     });
-    backward(log_probs, dy);
+    backward(log_probs, dy.to(log_probs.device()));
   }
   take_means(step.figures);
   return step;

@@ -21,9 +21,9 @@ constexpr std::string_view setting = "setting.";  // before the names of the ide
 
 bool all_finite(const Tensor& t) {
   const Tensor x = t.detach().to(acc_dtype(t.dtype()));
-  const Tensor sums = Tensor::empty({(x.numel() + squares_block - 1) / squares_block}, DType::f64);
+  const Tensor sums = Tensor::empty({(x.numel() + squares_block - 1) / squares_block}, DType::f64, x.device());
   sum_of_squares(x.view(), sums.out());
-  for (double s : sums.data<double>())
+  for (double s : sums.to(Device::cpu).data<double>())
     if (!std::isfinite(s)) return false;
   return true;
 }

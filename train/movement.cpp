@@ -8,8 +8,8 @@ namespace facet {
 namespace {
 
 uint32_t sum_of(const Parameter& p) {
-  const View v = p.value().view();
-  return crc32c(v.data, static_cast<size_t>(p.value().numel()) * size_of(v.dtype));
+  const Tensor value = p.value().detach().to(Device::cpu);
+  return crc32c(value.view().data, static_cast<size_t>(value.numel() * size_of(value.dtype())));
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ double batch_loss(LanguageModel& model, const Batch& batch, double weight) {
   const Tensor h = model.hidden({batch.ids, batch.positions, batch.segments});  // [B, T, D]
   const int64_t rows = h.shape().rows();
   return linear_cross_entropy_backward(reshape(h, {rows, h.dim(-1)}), model.head().value(), batch.labels.reshape({rows}),
-                                       Tensor::full({rows}, weight, h.dtype()),
+                                       Tensor::full({rows}, weight, acc_dtype(h.dtype())),
                                        {.cap = model.final_cap(), .label_smoothing = 0, .z_loss = 0});
 }
 

@@ -40,7 +40,7 @@ Values forward(LanguageModel& model, const Tokens& tokens, bool with_probs) {
   Values values;
   {
     const NoGrad off;
-    const Taps taps([&](const std::string& path, const Tensor& value) { values[path] = value.detach(); });
+    const Taps taps([&](const std::string& path, const Tensor& value) { values[path] = value.detach().to(Device::cpu); });
     model.logits(model.hidden(tokens));
   }
   auto* gemma = dynamic_cast<Gemma*>(&model);
@@ -88,11 +88,11 @@ double loss_of(LanguageModel& model, const Tokens& tokens, const Tensor& mask, b
   if (!gradients) {
     const NoGrad off;
     const Tensor h = model.hidden(tokens);
-    const Labels l = shifted_labels(tokens, mask, h.dtype());
+    const Labels l = shifted_labels(tokens, mask, acc_dtype(h.dtype()));
     return linear_cross_entropy(reshape(h, {h.shape().rows(), h.dim(-1)}), model.head().value(), l.labels, l.weights, options).item();
   }
   const Tensor h = model.hidden(tokens);
-  const Labels l = shifted_labels(tokens, mask, h.dtype());
+  const Labels l = shifted_labels(tokens, mask, acc_dtype(h.dtype()));
   return linear_cross_entropy_backward(reshape(h, {h.shape().rows(), h.dim(-1)}), model.head().value(), l.labels, l.weights, options);
 }
 
@@ -156,7 +156,7 @@ void check_grads(LanguageModel& model, const Reference& reference, const CheckTo
     if (auto* gemma = flax ? dynamic_cast<Gemma*>(&model) : nullptr) {
       NamedTensors ours;
       for (Parameter* p : list)
-        if (p->grad()) ours.emplace_back(p->name, p->grad());
+        if (p->grad()) ours.emplace_back(p->name, p->grad().to(Device::cpu));
       for (auto& [name, g] : to_flax(gemma->config, ours)) flax_gradients[name] = g;
     }
     for (const ReferenceTensor& t : tensors) {
@@ -173,7 +173,7 @@ void check_grads(LanguageModel& model, const Reference& reference, const CheckTo
       const auto p = std::find_if(list.begin(), list.end(), [&](const Parameter* q) { return q->name == t.tap.substr(5); });
       if (p == list.end()) report.not_compared(t.label, "no such parameter");
       else if (!(*p)->grad()) report.not_compared(t.label, "the parameter got no gradient");
-      else report.add(compare(t.label, (*p)->grad(), t.load(), {}, allowed));
+      else report.add(compare(t.label, (*p)->grad().to(Device::cpu), t.load(), {}, allowed));
     }
   }
 }

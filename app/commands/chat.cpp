@@ -49,7 +49,7 @@ bool ask(std::string& line) {
 
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter, s.where());
   Chat chat(*folder.model, folder.tokenizer, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.context);
   chat.set_system(s.system);
   if (!folder.chat) console.warn("{}: comes without a chat template, so it was hardly taught to take turns; facet generate continues a text", s.model);

@@ -33,7 +33,7 @@ struct Settings : Common {
 template <auto check>
 int run_model(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  const ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::optional, s.adapter);
+  const ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::optional, s.adapter, s.where());
   CheckReport report = s.report();
   const CheckTolerances tolerance{.absolute = s.tol};
   if constexpr (std::is_invocable_v<decltype(check), LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&>)

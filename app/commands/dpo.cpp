@@ -84,7 +84,7 @@ struct References {
   References(const Settings& s, ModelFolder& folder, const Splits& splits) : kind(s.reference()) {
     if (kind == "model" || !s.ref_model.empty()) {
       const bool same = s.ref_model.empty();
-      ModelFolder f = open_model(same ? s.model : s.ref_model, same ? s.model_overrides : std::map<std::string, std::string>(), s.dtype);
+      ModelFolder f = open_model(same ? s.model : s.ref_model, same ? s.model_overrides : std::map<std::string, std::string>(), s.dtype, TokenizerNeed::required, "", s.where());
       if (f.tokenizer.hash() != folder.tokenizer.hash())
         fail(Kind::usage, "--ref-model {}: its tokenizer is another one than {}'s; log-probabilities could not be compared", f.path, folder.path);
       other = std::move(f.model);
@@ -153,7 +153,7 @@ int run(Settings& s, Options& options, Console& console) {
   use_threads(s.threads, console);
   s.command = options.typed();
   const auto seed = static_cast<uint64_t>(s.seed);
-  ModelFolder folder = open_model(s.model, s.model_overrides, s.dtype);
+  ModelFolder folder = open_model(s.model, s.model_overrides, s.dtype, TokenizerNeed::required, "", s.where());
   Gemma& model = *folder.model;
   const Tokenizer& tokenizer = folder.tokenizer;
   const Splits splits = s.read(tokenizer, seed, model.context());

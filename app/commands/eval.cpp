@@ -92,7 +92,7 @@ int run_verifier(const Settings& s, ModelFolder& folder, Console& console) {
 
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
-  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter, s.where());
   return s.task == "lm" ? run_lm(s, folder, console) : run_verifier(s, folder, console);
 }
 

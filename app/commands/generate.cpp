@@ -60,7 +60,7 @@ void dump_taps(const Settings& s, ModelFolder& folder, const Ids& ids, Console& 
 int run(Settings& s, Options&, Console& console) {
   Rewards rewards = s.rewards();
   use_threads(s.threads, console);
-  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter);
+  ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter, s.where());
   const Tokenizer& tokenizer = folder.tokenizer;
   const GenerateOptions options = s.options(tokenizer, static_cast<uint64_t>(s.seed));
 

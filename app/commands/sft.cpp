@@ -12,7 +12,7 @@ struct Settings : Common, SftSettings {
 int run(Settings& s, Options& options, Console& console) {
   use_threads(s.threads, console);
   s.command = options.typed();
-  ModelFolder folder = open_model(s.model, s.model_overrides, s.dtype);
+  ModelFolder folder = open_model(s.model, s.model_overrides, s.dtype, TokenizerNeed::required, "", s.where());
   run_sft(s, static_cast<uint64_t>(s.seed), folder, options, console);
   return 0;
 }

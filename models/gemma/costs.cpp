@@ -89,7 +89,7 @@ double Gemma::activation_bytes(double tokens, Recompute r) const {
   const double in_block = tokens * (again + product + 2 * F + 2 * D);
   const auto rows = static_cast<int64_t>(std::max(1.0, tokens));
   const double in_head = tokens * 3 * D + static_cast<double>(linear_loss_chunk(rows, config.vocab) * config.vocab);
-  return static_cast<double>(size_of(acc_dtype(embed_tokens.weight.value().dtype()))) * (tokens * kept + std::max(in_block, in_head));
+  return static_cast<double>(size_of(compute())) * (tokens * kept + std::max(in_block, in_head));
 }
 
 }  // namespace facet

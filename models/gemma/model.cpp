@@ -128,12 +128,12 @@ void Gemma::init(Key key) {
   }
 }
 
-Tensor Gemma::hidden(const Tokens& tokens, KvCache* cache) {
-  const DType compute = acc_dtype(embed_tokens.weight.value().dtype());
+Tensor Gemma::hidden(const Tokens& given, KvCache* cache) {
+  if (cache && given.positions.device() == Device::cpu) cache->reach(given.positions);
+  const Tokens tokens = given.on(device(), config.vocab);
   // HF keeps the factor in the dtype it computes in: sqrt(D) is rounded to f32, not to bf16, when activations are f32.
-  const double root = std::sqrt(static_cast<double>(config.width));
-  const double scale = compute == DType::f32 ? static_cast<double>(static_cast<float>(root)) : root;
-  Tensor x = embed_tokens(tokens.ids, scale, compute);  // [B, T, D]
+  const double scale = Tensor::scalar(std::sqrt(static_cast<double>(config.width)), compute()).item();
+  Tensor x = embed_tokens(tokens.ids, scale, compute());  // [B, T, D]
   tap("embed", x);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const TapScope scope("layers", static_cast<int64_t>(i));
@@ -151,11 +151,10 @@ KvCache Gemma::new_cache(int64_t batch, int64_t capacity, int64_t chunk) const {
   KvCache cache;
   cache.capacity = capacity;
   cache.chunk = std::min(chunk, capacity);
-  const DType dtype = acc_dtype(embed_tokens.weight.value().dtype());
   for (LayerKind kind : config.kinds) {
     // A chunk of C tokens overwrites positions up to C - 1 before its last; the first row of the chunk still needs its window.
     const int64_t ring = kind == LayerKind::local ? std::min(capacity, config.window + cache.chunk - 1) : capacity;
-    cache.layers.emplace_back(batch, ring, config.kv_heads, config.head_dim, dtype);
+    cache.layers.emplace_back(batch, ring, config.kv_heads, config.head_dim, compute(), device());
   }
   return cache;
 }

@@ -63,7 +63,7 @@ TensorSums write_file(const std::string& path, std::vector<TensorSpec> specs, co
   file.write(header);
   TensorSums sums;
   for (const TensorSpec& s : specs) {
-    const Tensor t = source(s.name).dense();
+    const Tensor t = source(s.name).to(Device::cpu).dense();
     if (t.dtype() != s.dtype || !(t.shape() == s.shape))
       fail(Kind::usage, "{}: tensor \"{}\" was announced as {} {} and came as {} {}", path, s.name, name_of(s.dtype),
            to_string(s.shape), name_of(t.dtype()), to_string(t.shape()));
