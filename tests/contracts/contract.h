@@ -25,7 +25,8 @@ namespace facet::test {
 enum class Arithmetic {
   none,         ///< values are moved: the same bits everywhere
   elementwise,  ///< each from a few others
-  sums          ///< reductions and products, whose order of additions differs from device to device
+  sums,         ///< reductions and products, whose order of additions differs from device to device
+  attention     ///< products of products, with probabilities rounded between them
 };
 
 struct Contract {

@@ -7,7 +7,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("add_linear: contract, into a copy and into the memory of a fresh y") { check_contracts("add_linear"); }
+TEST_CASE("add_linear: contract, into a copy and into the memory of a fresh y", "[contract]") { check_contracts("add_linear"); }
 
 TEST_CASE("add_linear: memory is used again when nobody else holds it, and never otherwise") {
   Random random(1);

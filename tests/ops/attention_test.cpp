@@ -77,7 +77,7 @@ bool all_zero(const Tensor& t) {
 
 }  // namespace
 
-TEST_CASE("attention: contract") { check_contracts("attention"); }
+TEST_CASE("attention: contract", "[contract]") { check_contracts("attention"); }
 
 TEST_CASE("attention: jax goldens") {
   check_op_goldens("attention", {"q", "k", "v"}, [](const OpCase& c, const Tensors& x) -> Tensors {

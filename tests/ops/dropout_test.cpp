@@ -6,7 +6,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("dropout: contract; the mask is jax.random.bernoulli's") { check_contracts("dropout"); }
+TEST_CASE("dropout: contract; the mask is jax.random.bernoulli's", "[contract]") { check_contracts("dropout"); }
 
 TEST_CASE("dropout: how many stay, the mean, the extremes") {
   const Tensor ones = Tensor::full({1 << 18}, 1);

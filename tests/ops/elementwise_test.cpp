@@ -10,7 +10,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("elementwise: contracts of the operations on one tensor, on two with broadcasting, of where") { check_contracts("elementwise"); }
+TEST_CASE("elementwise: contracts of the operations on one tensor, on two with broadcasting, of where", "[contract]") { check_contracts("elementwise"); }
 
 TEST_CASE("elementwise: extremes") {
   const float big = 1e4f, tiny = 1e-40f, inf = INFINITY;

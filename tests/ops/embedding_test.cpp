@@ -7,7 +7,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("embedding: contract") { check_contracts("embedding"); }
+TEST_CASE("embedding: contract", "[contract]") { check_contracts("embedding"); }
 
 TEST_CASE("embedding: goldens, repeated ids add up") {
   check_op_goldens("embedding", {"table"}, [](const OpCase& c, const Tensors& x) {

@@ -9,7 +9,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("gather, take, scatter_add: contracts") { check_contracts("gather"); }
+TEST_CASE("gather, take, scatter_add: contracts", "[contract]") { check_contracts("gather"); }
 
 TEST_CASE("gather: the gradient of a large take is the same on any number of threads") {
   MachineScope restore;

@@ -8,7 +8,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("geglu: contract") { check_contracts("geglu"); }
+TEST_CASE("geglu: contract", "[contract]") { check_contracts("geglu"); }
 
 TEST_CASE("geglu: goldens") {
   check_op_goldens("geglu", {"gate", "up"}, [](const OpCase&, const Tensors& x) { return Tensors{geglu(x[0], x[1])}; });

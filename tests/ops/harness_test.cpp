@@ -2,6 +2,8 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
+#include "tensor/gpu/emulator/emulator.h"
+#include "tests/contracts/device.h"
 #include "tests/support/contract.h"
 #include "tests/support/goldens.h"
 
@@ -122,6 +124,92 @@ TEST_CASE("harness: contract runs all modes on an op with several dtypes") {
   c.fused = with(Defect::none);
   c.composite = [](const Tensors& x) { return squared(x[0]); };
   check_contract(c);
+}
+
+TEST_CASE("harness: distances between devices") {
+  const Tensor a = Tensor::from({1, 2, 3, 4}, {2, 2});
+  CHECK(distance(a, a, DType::f32).nmse == 0);
+  const Distance d = distance(Tensor::from({1, 2, 3, 4.04f}, {2, 2}), a, DType::bf16);
+  CHECK(d.nmse == Approx(0.04 * 0.04 / 30).epsilon(1e-3));
+  CHECK(d.of_row == Approx(0.04 / std::sqrt(30.0 / 4)).epsilon(1e-3));  // short rows count as one
+  CHECK(d.beyond == 0);                                                // 4 ulp of bf16 at 4 are 0.125
+  CHECK(distance(Tensor::from({1, 2, 3, 4.2f}, {2, 2}), a, DType::bf16).beyond == 0.25);
+  const Tensor wide = Tensor::full({2, 16}, 1), one = wide.clone();
+  one.out().as<float>()[3] = 1.5f;
+  CHECK(distance(one, wide, DType::f32).of_row == 0.5);
+  const Tensor nan = Tensor::from({NAN, INFINITY}, {2});
+  CHECK(distance(nan, nan, DType::f32).nmse == 0);
+  CHECK(distance(nan, Tensor::from({NAN, 1}, {2}), DType::f32).nmse == INFINITY);
+  CHECK(distance(Tensor::from({NAN, 1}, {2}), Tensor::from({2, 1}, {2}), DType::f32).of_row == INFINITY);
+  CHECK(distance(Tensor::from({1e-3f}, {1}), Tensor::from({0}, {1}), DType::f32).nmse == INFINITY);
+}
+
+namespace {
+// x^2 for any device: computed on the host and moved, with something wrong where x lies on the GPU.
+enum class There { nothing, value, gradient, random, leak, missing, throws };
+struct SquareThere {
+  Saved x;
+  There wrong;
+  void operator()(Grads dy, Sinks dx) {
+    const Device d = dy[0].device();
+    const double f = d == Device::gpu && wrong == There::gradient ? 2.01 : 2;
+    std::vector<double> v = x.get().to_vector(), g = dy[0].to_vector();
+    for (size_t i = 0; i < v.size(); ++i) g[i] *= f * v[i];
+    dx[0].pass(Tensor::from(g, dy[0].shape()).to(DType::f32).to(d));
+  }
+};
+Tensors kept;
+Contract square_with(There wrong) {
+  static int calls = 0;
+  Contract c;
+  c.name = "squared";
+  c.kind = Arithmetic::elementwise;
+  c.samples = 2;
+  c.inputs = [](Random& r, int sample) -> Tensors { return {r.normal({3, awkward_size(sample)})}; };
+  c.fused = [wrong](const Tensors& x) {
+    const bool there = x[0].device() == Device::gpu;
+    if (there && wrong == There::missing) fail(Kind::usage, "squared: there is no GPU body yet");
+    if (there && wrong == There::throws) fail(Kind::usage, "squared: a mistake");
+    std::vector<double> v = x[0].detach().to_vector();
+    for (double& d : v) d *= d;
+    if (there && wrong == There::value) v[1] *= 1.05;
+    if (there && wrong == There::random) v[0] += 1e-9 * ++calls;  // too little for a comparison with the CPU
+    Tensor y = Tensor::from(v, x[0].shape()).to(x[0].dtype()).to(x[0].device());
+    if (there && wrong == There::random && x[0].dtype() == DType::f32) y = Tensor::from(v, x[0].shape()).to(DType::f32).to(Device::gpu);
+    if (there && wrong == There::leak) kept.push_back(y);
+    if (tracing(x[0])) attach("squared", {&y}, {&x[0]}, SquareThere{x[0], wrong});
+    return y;
+  };
+  return c;
+}
+struct Emulated {
+  Emulated() { gpu::emulate(true); }
+  ~Emulated() { gpu::emulate(false); }
+};
+}  // namespace
+
+TEST_CASE("harness: the device mode reports every kind of wrong result") {
+  const Emulated device;
+  const auto says = [](There wrong, const std::string& words) {
+    for (const std::string& f : run_on_device(square_with(wrong)).failures)
+      if (f.find(words) != std::string::npos) return true;
+    return false;
+  };
+  const DeviceResult right = run_on_device(square_with(There::nothing));
+  for (const std::string& f : right.failures) FAIL_CHECK(f);
+  CHECK(right.unsupported == "");
+  CHECK(right.ran == 4);
+  CHECK(says(There::value, "squared sample 0: [3, 1] in f32: output 0: NMSE"));
+  CHECK(says(There::value, "root mean square"));
+  CHECK(says(There::value, "in bf16"));
+  CHECK(says(There::gradient, "gradient of input 0"));
+  CHECK(says(There::random, "differs from run to run"));
+  CHECK(says(There::leak, "leaves 12 bytes of device memory behind"));
+  kept.clear();
+  CHECK(says(There::throws, "squared sample 0: squared: a mistake"));
+  CHECK(run_on_device(square_with(There::missing)).unsupported == "squared: there is no GPU body yet");
+  CHECK_FALSE(run_on_device(square_with(There::missing)).ok());
+  CHECK(run_on_device(square_with(There::nothing), {.most_elements = 10}).left_out == 2);
 }
 
 TEST_CASE("harness: goldens are read, compared and complete") {

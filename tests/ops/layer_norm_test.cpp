@@ -8,7 +8,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("layer_norm: contract") { check_contracts("layer_norm"); }
+TEST_CASE("layer_norm: contract", "[contract]") { check_contracts("layer_norm"); }
 
 TEST_CASE("layer_norm: goldens") {
   check_op_goldens("layer_norm", {"x", "w", "b"}, [](const OpCase& c, const Tensors& x) {

@@ -69,7 +69,7 @@ double peak_over_logits(bool as_root) {
 
 }  // namespace
 
-TEST_CASE("linear_cross_entropy: contract") { check_contracts("linear_cross_entropy"); }
+TEST_CASE("linear_cross_entropy: contract", "[contract]") { check_contracts("linear_cross_entropy"); }
 
 TEST_CASE("linear_cross_entropy: the libraries' numbers") {
   for_each_op_case("cross_entropy", [](const OpCase& c) {
@@ -335,7 +335,7 @@ TEST_CASE("linear_cross_entropy: blocks of rows") {
   CHECK(linear_loss_chunk(8192, 262144) == 256);
 }
 
-TEST_CASE("linear_log_probs: contract") { check_contracts("linear_log_probs"); }
+TEST_CASE("linear_log_probs: contract", "[contract]") { check_contracts("linear_log_probs"); }
 
 TEST_CASE("linear_log_probs: rows whose gradient is 0 are not computed") {
   Random r(10);

@@ -10,7 +10,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("linear: contract") { check_contracts("linear"); }
+TEST_CASE("linear: contract", "[contract]") { check_contracts("linear"); }
 
 TEST_CASE("linear: several outputs are one node with the gradients of several calls") {
   Random r(5);

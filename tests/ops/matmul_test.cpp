@@ -7,7 +7,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("matmul: contract") { check_contracts("matmul"); }
+TEST_CASE("matmul: contract", "[contract]") { check_contracts("matmul"); }
 
 TEST_CASE("matmul: the reference's numbers") {
   check_op_goldens("matmul", {"a", "b"}, [](const OpCase&, const Tensors& x) -> Tensors { return {matmul(x[0], x[1])}; });

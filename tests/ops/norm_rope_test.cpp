@@ -10,7 +10,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("norm_rope: contract") { check_contracts("norm_rope"); }
+TEST_CASE("norm_rope: contract", "[contract]") { check_contracts("norm_rope"); }
 
 TEST_CASE("norm_rope: goldens") {
   check_op_goldens("rope", {"x"}, [](const OpCase& c, const Tensors& x) {

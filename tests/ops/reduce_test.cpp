@@ -11,7 +11,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("reductions: contracts") { check_contracts("reduce"); }
+TEST_CASE("reductions: contracts", "[contract]") { check_contracts("reduce"); }
 
 TEST_CASE("sum over several dimensions, all of them, none of the elements") {
   Random r(5);

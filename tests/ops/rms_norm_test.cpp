@@ -8,7 +8,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("rms_norm: contract") { check_contracts("rms_norm"); }
+TEST_CASE("rms_norm: contract", "[contract]") { check_contracts("rms_norm"); }
 
 TEST_CASE("rms_norm: goldens") {
   check_op_goldens("rms_norm", {"x", "w"}, [](const OpCase& c, const Tensors& x) {

@@ -6,7 +6,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("shapes: contracts") { check_contracts("shape"); }
+TEST_CASE("shapes: contracts", "[contract]") { check_contracts("shape"); }
 
 TEST_CASE("shapes: views where the layout allows") {
   const Tensor x = leaf(Random(1).normal({3, 4}));

@@ -10,7 +10,7 @@
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("softmax, log_softmax, logsumexp: contracts") { check_contracts("softmax"); }
+TEST_CASE("softmax, log_softmax, logsumexp: contracts", "[contract]") { check_contracts("softmax"); }
 
 TEST_CASE("softmax: extremes") {
   const float inf = INFINITY;

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstdlib>
 
 #include "tensor/cpu/tier.h"
 #include "tensor/parallel.h"
+#include "tests/contracts/device.h"
 
 namespace facet::test {
 
@@ -161,7 +163,18 @@ class Runner {
 }  // namespace
 
 void check_contract(const Contract& c) {
-  for (int s = 0; s < c.samples; ++s) Runner(c, s).run();
+  const char* mode = std::getenv("FACET_CONTRACT");
+  if (!mode || !*mode) {
+    for (int s = 0; s < c.samples; ++s) Runner(c, s).run();
+    return;
+  }
+  if (std::string(mode) != "gpu") fail(Kind::usage, "FACET_CONTRACT is \"{}\", expected gpu or nothing", mode);
+  // Threads of a block are emulated one after the other, so large samples are for real devices.
+  const DeviceResult r = run_on_device(c, {.most_elements = 20000});
+  if (!r.unsupported.empty()) WARN(c.name << " is not run: " << r.unsupported);
+  if (r.left_out > 0) WARN(c.name << ": " << r.left_out << " samples are too large for the emulator");
+  CHECK((r.ran > 0 || !r.unsupported.empty()));
+  for (const std::string& f : r.failures) FAIL_CHECK(f);
 }
 
 void check_contracts(const std::string& page) {

@@ -34,7 +34,7 @@ Tensors collect(const Tensors& x) {
   for (size_t i = 0; i < x.size(); ++i) {
     if (!x[i].slot()) continue;
     g[i] = grad_of(x[i]);
-    if (!g[i]) g[i] = Tensor::zeros(x[i].shape(), acc_dtype(x[i].dtype()));  // nothing depends on this input
+    if (!g[i]) g[i] = Tensor::zeros(x[i].shape(), acc_dtype(x[i].dtype()), x[i].device());  // nothing depends on this input
   }
   return g;
 }
@@ -309,7 +309,7 @@ Tensor weighted_sum(const Tensors& y, const Tensors& weights) {
   bool any = false;
   for (size_t i = 0; i < y.size(); ++i) {
     if (!weights[i]) continue;
-    total += dot(y[i].detach(), weights[i]);
+    if (y[i].device() == Device::cpu) total += dot(y[i].detach(), weights[i]);  // of no use elsewhere: backward starts from the weights
     inputs.push_back(&y[i]);
     kept.push_back(weights[i].to(y[i].dtype()));
     any |= static_cast<bool>(y[i].slot());

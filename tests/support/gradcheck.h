@@ -52,6 +52,7 @@ void gradcheck(const std::string& name, const Function& f, const Tensors& inputs
 // ---- building blocks, for tests with other needs
 
 /// A scalar whose gradient to y[i] is weights[i] (absent weights: nothing is sent to y[i]). Integer outputs must have none.
+/// Of outputs on the GPU the value is not computed.
 Tensor weighted_sum(const Tensors& y, const Tensors& weights);
 /// Gradients of sum_i <weights[i], f(x)[i]>; absent for inputs that are not floating or listed in `fixed`.
 Tensors gradients(const Function& f, const Tensors& x, const Tensors& weights, const std::vector<int>& fixed = {});

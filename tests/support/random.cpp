@@ -32,17 +32,17 @@ Tensor with_layout(const Tensor& x, Layout layout) {
     case Layout::transposed: {
       if (s.rank < 2) return with_layout(x, Layout::strided);
       std::swap(s[-1], s[-2]);
-      return fill_window(x, Tensor::zeros(s, x.dtype()).transpose(-1, -2));
+      return fill_window(x, Tensor::zeros(s, x.dtype(), x.device()).transpose(-1, -2));
     }
     case Layout::strided: {
       const int64_t n = s[-1];
       s[-1] = 2 * n + 1;
-      return fill_window(x, Tensor::full(s, 77, x.dtype()).slice(-1, 1, 2 * n + 1, 2));
+      return fill_window(x, Tensor::full(s, 77, x.dtype(), x.device()).slice(-1, 1, 2 * n + 1, 2));
     }
     case Layout::offset: {
       const int64_t n = s[0];
       s[0] = n + 3;
-      return fill_window(x, Tensor::full(s, 77, x.dtype()).slice(0, 2, n + 2));
+      return fill_window(x, Tensor::full(s, 77, x.dtype(), x.device()).slice(0, 2, n + 2));
     }
     case Layout::expanded:
       if (s[0] == 0) return x;

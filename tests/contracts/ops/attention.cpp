@@ -63,6 +63,7 @@ Contracts attention_contracts() {
       {1, 15, 15, 4, 1, 24, 0, 1, 0, 2},  {2, 90, 90, 2, 1, 10, 30, 1, 20, 2}, {1, 3, 90, 2, 1, 18, 0, 1, 0, 2}};
   Contract c;
   c.name = "attention";
+  c.kind = Arithmetic::attention;
   c.samples = static_cast<int>(std::size(samples));
   c.inputs = [](Random& r, int i) -> Tensors {
     const Sample& s = samples[i];
