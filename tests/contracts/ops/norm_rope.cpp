@@ -38,6 +38,8 @@ const RopeTable& table_for(int64_t head_dim) {  // one per size: every table com
   return tables.try_emplace(head_dim, head_dim, 1e4, 2).first->second;
 }
 
+constexpr int64_t most_positions = 900;
+
 Contract contract(bool norm) {
   Contract c;
   c.name = norm ? "norm_rope" : "rope";
@@ -46,14 +48,16 @@ Contract contract(bool norm) {
     const bool large = sample == 16;
     const int64_t b = large ? 2 : 1 + sample % 2, t = large ? 40 : 1 + sample % 4, h = 1 + sample % 3;
     const int64_t d = large ? 64 : 2 * awkward_size(sample);
-    Tensor positions = r.ids({b, t}, 900);
+    Tensor positions = r.ids({b, t}, most_positions);
     if (sample % 4 == 2) positions.out().as<int32_t>()[0] = -1;
     Tensors x{input(r, sample, b, t, h, d), positions};
     if (norm) x.push_back(r.normal({d}, DType::f64, 0.3));
     return x;
   };
   c.fused = [](const Tensors& x) {
-    return norm_rope(x[0], x.size() > 2 ? x[2] : Tensor(), 1e-6, x[1], table_for(x[0].dim(3)));
+    const RopeTable& table = table_for(x[0].dim(3));
+    if (x[0].device() == Device::gpu) table.reserve(most_positions);
+    return norm_rope(x[0], x.size() > 2 ? x[2] : Tensor(), 1e-6, x[1], table);
   };
   c.composite = [](const Tensors& x) { return slow(x[0], x.size() > 2 ? x[2] : Tensor(), 1e-6, x[1], 1e4, 2); };
   return c;
