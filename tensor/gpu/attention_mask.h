@@ -47,7 +47,7 @@ struct Problem {
   float scale, cap;  ///< cap 0: none
   uint32_t group_inverse;
   Line q_positions, k_positions, q_segments, k_segments;
-  __device__ int32_t rows() const { return T * G; }
+  FACET_INLINE int32_t rows() const { return T * G; }
 };
 
 /// Token and head within the group of the rows of a tile, dividing once per tile.
@@ -80,10 +80,12 @@ struct Reach {
   }
 };
 inline constexpr Reach sees_nothing{1, 0, 0, 0};
-__device__ inline Reach reach_of(const Problem& p, int64_t b, int64_t t) {
-  const int32_t position = p.q_positions.at(b, t), segment = p.q_segments.at(b, t);
+__device__ inline Reach reach_from(const Problem& p, int32_t position, int32_t segment) {
   if (position < 0) return sees_nothing;
   return {p.window > 0 && position >= p.window ? position - p.window + 1 : 0, p.causal ? position : no_limit, segment, trunk_of(segment)};
+}
+__device__ inline Reach reach_of(const Problem& p, int64_t b, int64_t t) {
+  return reach_from(p, p.q_positions.at(b, t), p.q_segments.at(b, t));
 }
 
 /// Smallest and largest position and segment of those with a position; `hidden` when some have none.
@@ -173,28 +175,30 @@ class Walk {
   uint32_t some_ = 0, whole_ = 0;
 };
 
-/// Scores in base 2: exp2(score(s)) = exp(cap tanh(scale s / cap)), and the slope of the cap.
+/// Scores in base 2, in place: exp2(applied s) = exp(cap tanh(scale s / cap)).
 struct Score {
-  float plain, inner, outer;
+  float plain, inner, outer, outer_inverse;
   bool capped;
   __device__ explicit Score(const Problem& p)
-      : plain(p.scale * log2_e), inner(p.cap > 0 ? p.scale / p.cap : 0), outer(p.cap * log2_e), capped(p.cap > 0) {}
-  template <int N>
-  __device__ void apply(float (&s)[N][4]) const {
+      : plain(p.scale * log2_e), inner(p.cap > 0 ? p.scale / p.cap : 0), outer(p.cap * log2_e), outer_inverse(p.cap > 0 ? 1 / outer : 0), capped(p.cap > 0) {}
+  template <int M, int N>
+  __device__ void apply(float (&s)[M][N]) const {
     if (capped) {
 #pragma unroll
-      for (int n = 0; n < N; ++n)
-        for (int e = 0; e < 4; ++e) s[n][e] = outer * math::tanh(s[n][e] * inner);
+      for (int n = 0; n < M; ++n)
+#pragma unroll
+        for (int e = 0; e < N; ++e) s[n][e] = outer * math::tanh(s[n][e] * inner);
     } else {
 #pragma unroll
-      for (int n = 0; n < N; ++n)
-        for (int e = 0; e < 4; ++e) s[n][e] *= plain;
+      for (int n = 0; n < M; ++n)
+#pragma unroll
+        for (int e = 0; e < N; ++e) s[n][e] *= plain;
     }
   }
-  __device__ math::Pair<float> pair(float s) const {
-    if (!capped) return {s * plain, 1};
-    const float t = math::tanh(s * inner);
-    return {outer * t, 1 - t * t};
+  /// Of the cap, at an applied score: 1 - tanh^2.
+  __device__ float slope(float applied) const {
+    const float t = applied * outer_inverse;
+    return 1 - t * t;
   }
   static constexpr float log2_e = 1.44269504088896341f;
   static constexpr float ln_2 = 0.693147180559945309f;
@@ -229,6 +233,23 @@ __device__ inline void put_pair(const Target& to, int64_t row_at, int c, int Dh,
     if (to.f32) put(static_cast<float*>(to.data) + at + e, e ? y : x, to.accumulate);
     else put(static_cast<bf16*>(to.data) + at + e, e ? y : x, to.accumulate);
   }
+}
+
+/// What the backward kernels need of a row of queries. [B, K, n_rows], where the rows beyond T * G have no position.
+struct alignas(16) RowInfo {
+  float lse2;  ///< in base 2
+  float delta;
+  int32_t position, segment;
+};
+__device__ inline Reach reach_of(const Problem& p, const RowInfo& row) { return reach_from(p, row.position, row.segment); }
+
+/// p and ds of an applied score: p = exp(c - lse), ds = p (dp - delta) times the slope of the cap. (scale is left to the end.)
+struct Gradient {
+  float p, ds;
+};
+__device__ inline Gradient gradient(const Score& score, float s, float dp, const RowInfo& row) {
+  const float p = fast_exp2(s - row.lse2);
+  return {p, p * (dp - row.delta) * score.slope(s)};
 }
 
 // ---- the host's side

@@ -11,4 +11,12 @@ void limit_shared(size_t bytes);
 void mma_forward(const AttentionInputs& x, Out y, Out lse);    ///< bf16, Dh <= 256
 void plain_forward(const AttentionInputs& x, Out y, Out lse);  ///< f32, and bf16 of any Dh
 
+struct Problem;
+struct Index;
+struct RowInfo;
+void mma_backward(const AttentionInputs& x, const Problem& p, const Index& index, const RowInfo* infos, int32_t n_rows, View dy, Out dq, Out dk,
+                  Out dv);
+void plain_backward(const AttentionInputs& x, const Problem& p, const Index& index, const RowInfo* infos, int32_t n_rows, View dy, Out dq, Out dk,
+                    Out dv);
+
 }  // namespace facet::gpu::attn

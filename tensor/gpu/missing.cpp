@@ -1,6 +1,5 @@
 // Kernels whose GPU body is still to be written: they say so. The list shrinks to nothing.
 #include "tensor/kernels/adamw.h"
-#include "tensor/kernels/attention.h"
 #include "tensor/kernels/dropout.h"
 #include "tensor/kernels/logit_rows.h"
 #include "tensor/kernels/sgd.h"
@@ -16,8 +15,6 @@ namespace {
 // tensor/kernels/adamw.h
 void adamw(Out, Out, View, Out, Out, const AdamwStep&) { missing("adamw"); }
 void sum_of_squares(View, Out) { missing("sum_of_squares"); }
-// tensor/kernels/attention.h
-void attention_backward(const AttentionInputs&, View, View, View, Out, Out, Out) { missing("attention_backward"); }
 // tensor/kernels/dropout.h
 void dropout(View, uint32_t, uint32_t, double, Out) { missing("dropout"); }
 // tensor/kernels/logit_rows.h

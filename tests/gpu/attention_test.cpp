@@ -128,7 +128,8 @@ Result forward(const Inputs& x, Device device) {
   return {y.result(), lse.result()};
 }
 
-/// reliability.md 3.3: mean square, the worst element by the RMS of its row, and the share beyond 4 units in the last place of a bf16.
+/// Mean square, the worst element by the RMS of its row (or of the tensor: rows may be zero but for rounding), and the share of elements
+/// beyond 4 units in the last place of a bf16 of that size.
 struct Limits {
   double nmse, worst, share;
 };
@@ -137,11 +138,13 @@ constexpr Limits exact_forward{1e-10, 1e-4, 1}, exact_backward{1e-10, 1e-4, 1}, 
 Comparison parity(const Tensor& a, const Tensor& reference, const Limits& limits) {
   const std::vector<double> x = a.to_vector(), r = reference.to_vector();
   const int64_t D = a.dim(-1);
-  double error = 0, norm = 0, worst = 0, beyond = 0;
+  double error = 0, norm = 0, worst = 0, beyond = 0, all = 0;
+  for (double v : r) all += std::isinf(v) ? 0 : v * v;
+  all = std::sqrt(all / static_cast<double>(std::max<size_t>(r.size(), 1)));
   for (int64_t row = 0; row < static_cast<int64_t>(x.size()) / D; ++row) {
     double square = 0;
     for (int64_t i = row * D; i < (row + 1) * D; ++i) square += std::isinf(r[i]) ? 0 : r[i] * r[i];
-    const double rms = std::sqrt(square / static_cast<double>(D));
+    const double rms = std::max(all, std::sqrt(square / static_cast<double>(D)));
     for (int64_t i = row * D; i < (row + 1) * D; ++i) {
       if (std::isinf(r[i]) && x[i] == r[i]) continue;
       const double e = std::abs(x[i] - r[i]);
@@ -212,4 +215,130 @@ TEST_CASE("attention on the GPU: forward") {
       CHECK(bitwise_equal(a.y, b.y));
       CHECK(bitwise_equal(a.lse, b.lse));
     }
+}
+
+namespace {
+
+struct Gradients {
+  Tensor dq, dk, dv;
+};
+/// On both devices from the CPU's y and lse; added to ones when `accumulate`.
+Gradients backward(const Inputs& x, const Result& forward, DType dtype, Device device, bool accumulate = false) {
+  const auto sink = [&](const Tensor& like) {
+    Guarded g(like.shape(), dtype, device);
+    if (accumulate) {
+      Tensor ones = Tensor::full(g.wide.shape(), 77, dtype);
+      fill(ones.slice(1, 1, 1 + like.dim(1)).out(), 1);
+      g.wide = ones.to(device);
+      g.inner = g.wide.slice(1, 1, 1 + like.dim(1));
+    }
+    return g;
+  };
+  const Guarded dq = sink(x.q), dk = sink(x.k), dv = sink(x.v);
+  const Tensor y = forward.y.to(device), lse = forward.lse.to(device);
+  attention_backward(x.view(), y.view(), lse.view(), x.dy.view(), dq.inner.out(accumulate), dk.inner.out(accumulate), dv.inner.out(accumulate));
+  return {dq.result(), dk.result(), dv.result()};
+}
+
+}  // namespace
+
+TEST_CASE("attention on the GPU: backward") {
+  gpu::emulate(true);
+  const Settings restore;
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (size_t i = 0; i < std::size(shapes); ++i) {
+      const Problem& p = shapes[i];
+      INFO(p.name << ", " << name_of(dtype));
+      const Inputs x(p, dtype), there = x.on_gpu(p.lie);
+      const Result y = forward(x, Device::cpu);
+      const DType stored = i % 2 ? DType::f32 : dtype;  // bf16 gradients are kept in either
+      const bool accumulate = i % 3 == 1;
+      const Limits limits = dtype == DType::f32 ? exact_backward : bf16_backward;
+      const Gradients reference = backward(x, y, stored, Device::cpu, accumulate);
+      Settings::set(schedules[i % 4], i);
+      const Gradients a = backward(there, y, stored, Device::gpu, accumulate);
+      CHECK(parity(a.dq, reference.dq, limits));
+      CHECK(parity(a.dk, reference.dk, limits));
+      CHECK(parity(a.dv, reference.dv, limits));
+      Settings::set(schedules[(i + 1) % 4], i + 1);
+      const Gradients b = backward(there, y, stored, Device::gpu, accumulate);
+      CHECK(bitwise_equal(a.dq, b.dq));
+      CHECK(bitwise_equal(a.dk, b.dk));
+      CHECK(bitwise_equal(a.dv, b.dv));
+    }
+}
+
+TEST_CASE("attention on the GPU: with the shared memory of other GPUs") {
+  gpu::emulate(true);
+  const Settings restore;
+  const Problem shape{"", 1, 20, 75, 4, 1, 136, 0, true, 0, Segments::none, Lie::fused};
+  const Inputs x(shape, DType::bf16), there = x.on_gpu(shape.lie);
+  const Result reference = forward(x, Device::cpu);
+  const Gradients gradients = backward(x, reference, DType::bf16, Device::cpu);
+  for (const size_t kilobytes : {163, 99}) {
+    INFO(kilobytes << " KB");
+    gpu::attn::limit_shared(kilobytes * 1024);
+    Settings::set(schedules[2], kilobytes);
+    CHECK(parity(forward(there, Device::gpu).y, reference.y, bf16_forward));
+    const Gradients g = backward(there, reference, DType::bf16, Device::gpu);
+    CHECK(parity(g.dq, gradients.dq, bf16_backward));
+    CHECK(parity(g.dk, gradients.dk, bf16_backward));
+    CHECK(parity(g.dv, gradients.dv, bf16_backward));
+  }
+}
+
+TEST_CASE("attention on the GPU: queries that see nothing, absent outputs, no queries, no keys") {
+  gpu::emulate(true);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    INFO(name_of(dtype));
+    Inputs x({"", 1, 10, 12, 2, 1, 16, 0, true, 0, Segments::none}, dtype);
+    x.q_positions = ints({-1, 3, -1, 5, 6, 7, 8, 9, 10, 11}, {1, 10});
+    x.k_positions = ints({-1, -1, -1, -1, 9, 5, 6, 7, 8, -1, 10, 11}, {1, 12});  // the query at 3 sees none of these
+    const Inputs there = x.on_gpu();
+    const Result y = forward(there, Device::gpu), reference = forward(x, Device::cpu);
+    CHECK(parity(y.y, reference.y, dtype == DType::f32 ? exact_forward : bf16_forward));
+    CHECK(parity(y.lse, reference.lse, exact_forward));
+    for (const int64_t t : {0, 1, 2}) {
+      CHECK(y.y.at({0, t, 1, 3}) == 0);
+      CHECK(y.lse.at({0, 1, t}) == -HUGE_VAL);
+    }
+    const Gradients g = backward(there, y, dtype, Device::gpu);
+    for (const int64_t t : {0, 1, 2}) CHECK(g.dq.at({0, t, 1, 3}) == 0);
+    for (const int64_t j : {0, 3, 9}) CHECK((g.dk.at({0, j, 0, 5}) == 0 && g.dv.at({0, j, 0, 5}) == 0));
+    CHECK(nmse(g.dk, backward(x, y, dtype, Device::cpu).dk) < 5e-5);
+
+    const Tensor alone = Tensor::empty(x.q.shape(), dtype, Device::gpu), lse = y.lse.to(Device::gpu), out = y.y.to(Device::gpu);
+    attention_forward(there.view(), alone.out(), {});
+    CHECK(bitwise_equal(alone.to(Device::cpu), y.y));
+    const Tensor dv = Tensor::empty(x.v.shape(), dtype, Device::gpu);
+    attention_backward(there.view(), out.view(), lse.view(), there.dy.view(), {}, {}, dv.out());
+    CHECK(bitwise_equal(dv.to(Device::cpu), g.dv));
+    const Tensor dq = Tensor::empty(x.q.shape(), dtype, Device::gpu);
+    attention_backward(there.view(), out.view(), lse.view(), there.dy.view(), dq.out(), {}, {});
+    CHECK(bitwise_equal(dq.to(Device::cpu), g.dq));
+
+    Inputs empty = there;
+    for (Tensor* t : {&empty.k, &empty.v}) *t = t->slice(1, 0, 0);
+    empty.k_positions = empty.k_positions.slice(1, 0, 0);
+    attention_forward(empty.view(), alone.out(), lse.out());
+    CHECK(alone.to(Device::cpu).to_vector() == std::vector<double>(static_cast<size_t>(alone.numel())));
+    attention_backward(empty.view(), alone.view(), lse.view(), there.dy.view(), dq.out(), {}, {});
+    CHECK(dq.to(Device::cpu).to_vector() == std::vector<double>(static_cast<size_t>(dq.numel())));
+  }
+}
+
+TEST_CASE("attention on the GPU: a row's bits are its own") {
+  // Beside another row of the batch, with queries and keys added behind it: the same bits.
+  gpu::emulate(true);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    INFO(name_of(dtype));
+    const Inputs x({"", 2, 90, 90, 2, 1, 16, 0, true, 0, Segments::none}, dtype), there = x.on_gpu();
+    const Result whole = forward(there, Device::gpu);
+    Inputs part = there;
+    for (Tensor* t : {&part.q, &part.k, &part.v}) *t = t->slice(0, 0, 1).slice(1, 0, 70);
+    for (Tensor* t : {&part.q_positions, &part.k_positions}) *t = t->slice(0, 0, 1).slice(1, 0, 70);
+    const Result alone = forward(part, Device::gpu);
+    CHECK(bitwise_equal(alone.y, whole.y.slice(0, 0, 1).slice(1, 0, 70).clone()));
+    CHECK(bitwise_equal(alone.lse, whole.lse.slice(0, 0, 1).slice(2, 0, 70).clone()));
+  }
 }
