@@ -11,6 +11,11 @@
 #include <ucontext.h>
 #endif
 
+#if defined(FACET_EMULATOR_TSAN)
+// The host's threads meet inside OpenMP, which is not instrumented, and their memcpy is seen: of no interest here.
+extern "C" const char* __tsan_default_suppressions() { return "race:facet::parallel_for\nrace:facet::cpu::\n"; }
+#endif
+
 namespace facet::gpu::emulator {
 namespace {
 // Pages that are never touched cost nothing. Instrumented frames are several times as large.
@@ -89,6 +94,11 @@ void restart(Stack& s, void (*entry)()) {
 #endif
   s.fake_stack = nullptr;
   prepare(s, entry);
+}
+
+void renew(Stack& s, void (*entry)()) {
+  mmap(s.bottom, s.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK | MAP_FIXED, -1, 0);
+  restart(s, entry);
 }
 
 void switch_stack(Stack& from, Stack& to) {

@@ -17,6 +17,8 @@ struct Stack {
 Stack* new_stack(void (*entry)());
 /// Makes an abandoned stack begin in entry() again; whatever was on it is forgotten.
 void restart(Stack&, void (*entry)());
+/// The same with fresh memory: the race detector forgets who wrote there.
+void renew(Stack&, void (*entry)());
 /// Leaves `from` and goes on where `to` was left. Returns when somebody switches back.
 void switch_stack(Stack& from, Stack& to);
 /// The first thing on a fresh stack.

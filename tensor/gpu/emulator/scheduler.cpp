@@ -41,7 +41,6 @@ struct Machine {
   Stack host;
   void* host_fiber = nullptr;
   std::vector<Stack*> idle;  // stacks on which nothing runs
-  std::vector<void*> spent_fibers;
   std::string failure;
 };
 Machine& m = *new Machine;  // never destroyed, so that its stacks stay reachable for the leak checker
@@ -166,8 +165,9 @@ void give_turn(Thread& t) {
   become_fiber(t.fiber);
 }
 /// A stack for a thread that has not begun.
-Stack* take_stack() {
+Stack* take_stack(Thread& t) {
   const Unseen unseen;
+  if (race_detector) return t.own_stack ? t.own_stack : t.own_stack = new_stack(run_threads);
   if (m.idle.empty()) return new_stack(run_threads);
   Stack* s = m.idle.back();
   m.idle.pop_back();
@@ -179,7 +179,7 @@ void wait_turn() {
   Thread& me = *m.running;
   Thread& next = *pick();
   if (&next != &me) {
-    if (!next.stack) next.stack = take_stack();
+    if (!next.stack) next.stack = take_stack(next);
     give_turn(next);
     switch_stack(*me.stack, *next.stack);
   } else {
@@ -219,7 +219,8 @@ void leave_kernel() {
   if (m.at_barrier && m.at_barrier == m.n_threads - m.n_exited) complete_barrier();
 }
 
-/// What every stack does: threads from beginning to end, one after the other; between two of them it may lie idle.
+/// What every stack does: threads from beginning to end, one after the other; between two of them it may lie idle. So a block whose threads
+/// do not wait for each other needs one stack, and no switch but the first and the last.
 void run_threads() {
   arrived_on_fresh_stack();
   for (;;) {
@@ -228,15 +229,14 @@ void run_threads() {
     leave_kernel();
     Thread& me = *m.running;
     Thread* next = pick();
-    if (next && !next->stack) {  // begins here
-      next->stack = me.stack;
-      give_turn(*next);
-      continue;
+    if (next && !next->stack) {
+      next->stack = race_detector ? take_stack(*next) : me.stack;
+      if (next->stack == me.stack) {
+        give_turn(*next);
+        continue;
+      }
     }
-    {
-      const Unseen unseen;
-      m.idle.push_back(me.stack);
-    }
+    if (!race_detector) m.idle.push_back(me.stack);
     if (next) give_turn(*next);
     else become_fiber(m.host_fiber);
     switch_stack(*me.stack, next ? *next->stack : m.host);
@@ -271,7 +271,7 @@ void drop_threads() {
     t.fiber = nullptr;
     if (t.exited || !t.stack) continue;
     restart(*t.stack, run_threads);
-    m.idle.push_back(t.stack);
+    if (!race_detector) m.idle.push_back(t.stack);
     t.stack = nullptr;
   }
 }
@@ -315,13 +315,16 @@ void run_block(uint3 index) {
   prepare_block();
   release(&m.start_point);
   Thread& first = *pick();
-  first.stack = take_stack();
+  first.stack = take_stack(first);
   give_turn(first);
   switch_stack(m.host, *first.stack);
   if (!m.failure.empty()) return;
   if (m.settings.races == Races::between_blocks) {
-    for (int i = 0; i < m.n_threads; ++i)
-      if (m.threads[i].fiber) free_fiber(std::exchange(m.threads[i].fiber, nullptr));
+    for (int i = 0; i < m.n_threads; ++i) {
+      Thread& t = m.threads[i];
+      if (t.fiber) free_fiber(std::exchange(t.fiber, nullptr));
+      if (t.own_stack) renew(*t.own_stack, run_threads);
+    }
   } else {
     acquire(&m.end_point);
   }

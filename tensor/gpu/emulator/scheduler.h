@@ -29,7 +29,8 @@ struct Thread {
   uint3 index;
   int linear = 0;
   Stack* stack = nullptr;  ///< null: has not begun
-  void* fiber = nullptr;   ///< the race detector's
+  void* fiber = nullptr;   ///< the race detector's, for which a thread also has a stack that no other thread of the block writes to
+  Stack* own_stack = nullptr;
   bool exited = false;
   const char* waits_in = nullptr;  ///< name of the collective, null when it does not wait
   Site site = {};
