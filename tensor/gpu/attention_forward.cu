@@ -5,7 +5,8 @@ namespace facet::gpu {
 
 void attention_forward(const AttentionInputs& x, Out y, Out lse) {
   if (x.q.numel() == 0) return;
-  if (x.q.dtype == DType::bf16 && x.q.shape[3] <= 256) attn::mma_forward(x, y, lse);
+  if (x.q.shape[1] <= attn::few_queries && x.q.shape[3] <= 256) attn::few_forward(x, y, lse);
+  else if (x.q.dtype == DType::bf16 && x.q.shape[3] <= 256) attn::mma_forward(x, y, lse);
   else attn::plain_forward(x, y, lse);
 }
 

@@ -8,7 +8,9 @@ namespace facet::gpu::attn {
 size_t shared_limit();
 void limit_shared(size_t bytes);
 
+inline constexpr int64_t few_queries = 8;  ///< up to so many tokens: few_forward
 void mma_forward(const AttentionInputs& x, Out y, Out lse);    ///< bf16, Dh <= 256
+void few_forward(const AttentionInputs& x, Out y, Out lse);    ///< Dh <= 256: keys are read once for up to 8 rows of queries
 void plain_forward(const AttentionInputs& x, Out y, Out lse);  ///< f32, and bf16 of any Dh
 
 struct Problem;

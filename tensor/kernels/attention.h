@@ -47,6 +47,17 @@
 // takes the trunk's part of the block along (if q and k share their segments, segments ascend in the row, and all branches go on where
 // the trunk ends; else, and from position 512 on, it equals a row of its own up to rounding). Positions in disorder cost speed, each
 // break in the sequence a step, and are right up to rounding too.
+//
+// On the GPU: the same shapes, strides, masks, null and accumulating outputs; f32 and bf16. Scores are scaled in f32 after the product. In
+// bf16 p and ds are rounded to bf16 as factors (l sums p unrounded), all sums are f32; f32 multiplies in f32, never TF32. There are no float
+// atomics, so every run gives the same bits. A row of y and its lse depend on the query, its visible keys and values, their slots, Dh, the
+// dtype and, up to eight queries, on T; not on the batch, on other rows, on hidden keys or on S. Slots do count here (tiles of 64 begin
+// at multiples of 64, decoding's pieces of 128 likewise), so a packed row, a ring and a cache agree with a row of their own up to rounding.
+// Tiles of keys that no query of a tile sees are not read; the heads that share a key head form one tile, so a window's band is narrow.
+//   forward    HBM: q, y, k, v once. L2: k, v of the visible tiles per 128 rows. At T = 2048, H = 4, K = 1, Dh = 256, window 512: 10.5 MB, 3 us
+//              at 3.3 TB/s, and 38 MB of L2, against 4.7 GFLOP, 16 us at 300 TFLOP/s (predicted): bound by the tensor cores.
+//   backward   q, k, v, dy twice, y once, the gradients once; seven products where the textbook has five (no atomics, no T x S memory).
+//   decoding   k and v once: 2 S Dh elements per key head, 1 MB and 0.3 us at S = 1024, Dh = 256, K = 1 in bf16; for up to 8 rows T H/K.
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"

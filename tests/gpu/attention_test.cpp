@@ -25,6 +25,7 @@ struct Problem {
   double cap;
   Segments segments;
   Lie lie = Lie::dense;
+  bool ring = false;  ///< slot = position mod S; the ring has gone round twice
 };
 
 Tensor ints(const std::vector<int32_t>& v, const Shape& s) { return Tensor::from(v, s); }
@@ -47,7 +48,9 @@ struct Inputs {
       // the last slot of every row but the first is padding.
       const auto part = [&](int64_t j) { return j < p.S / 2 ? 0 : j < p.S * 3 / 4 ? 1 : 2; };
       const auto begin = [&](int64_t n) { return n == 0 ? 0 : n == 1 ? p.S / 2 : p.S * 3 / 4; };
+      const int64_t last = 2 * p.S + p.S / 3;
       const auto position = [&](int64_t j) {
+        if (p.ring) return last - (last - j) % p.S;
         if (b > 0 && j == p.S - 1) return int64_t{-1};
         if (p.segments == Segments::none) return j;
         return p.segments == Segments::documents ? j - begin(part(j)) : part(j) == 0 ? j : p.S / 2 + j - begin(part(j));
@@ -58,7 +61,7 @@ struct Inputs {
         ks.push_back(static_cast<int32_t>(segment(j)));
       }
       for (int64_t t = 0; t < p.T; ++t) {
-        qp.push_back(static_cast<int32_t>(position(p.S - p.T + t)));
+        qp.push_back(static_cast<int32_t>(p.ring ? last - p.T + 1 + t : position(p.S - p.T + t)));
         qs.push_back(static_cast<int32_t>(segment(p.S - p.T + t)));
       }
     }
@@ -195,14 +198,36 @@ const Problem shapes[] = {
     {"wider than any", 1, 9, 20, 2, 1, 260, 0, true, 0, Segments::none},
 };
 
+// Up to eight queries, against pieces of 128 slots.
+const Problem few_shapes[] = {
+    {"one of everything", 1, 1, 1, 1, 1, 1, 0, true, 0, Segments::none},
+    {"Gemma's heads, three pieces", 2, 1, 290, 4, 1, 256, 0, true, 0, Segments::none, Lie::fused},
+    {"a ring gone round, its window", 1, 1, 140, 4, 1, 256, 100, true, 0, Segments::none, Lie::fused, true},
+    {"a ring gone round, several queries", 2, 3, 50, 4, 1, 24, 20, true, 0, Segments::none, Lie::dense, true},
+    {"twelve rows, hidden pieces", 1, 3, 700, 8, 2, 128, 60, true, 0, Segments::none, Lie::fused},
+    {"odd head size", 2, 2, 131, 3, 3, 13, 0, true, 0, Segments::none},
+    {"unaligned rows", 1, 8, 40, 2, 1, 64, 0, true, 0, Segments::none, Lie::odd},
+    {"branches", 2, 5, 200, 2, 1, 16, 0, true, 0, Segments::branches, Lie::fused},
+    {"documents, cap, no mask", 1, 4, 150, 6, 3, 200, 0, false, 4, Segments::documents},
+    {"a padded row", 3, 1, 129, 5, 1, 64, 0, true, 0, Segments::none},
+    {"many pieces", 1, 1, 1500, 2, 1, 8, 0, true, 0, Segments::none},
+};
+
+std::vector<Problem> all_shapes() {
+  std::vector<Problem> all(std::begin(shapes), std::end(shapes));
+  all.insert(all.end(), std::begin(few_shapes), std::end(few_shapes));
+  return all;
+}
+
 }  // namespace
 
 TEST_CASE("attention on the GPU: forward") {
   gpu::emulate(true);
   const Settings restore;
+  const std::vector<Problem> every = all_shapes();
   for (const DType dtype : {DType::f32, DType::bf16})
-    for (size_t i = 0; i < std::size(shapes); ++i) {
-      const Problem& p = shapes[i];
+    for (size_t i = 0; i < every.size(); ++i) {
+      const Problem& p = every[i];
       INFO(p.name << ", " << name_of(dtype));
       const Inputs x(p, dtype), there = x.on_gpu(p.lie);
       const Result reference = forward(x, Device::cpu);
@@ -302,6 +327,12 @@ TEST_CASE("attention on the GPU: queries that see nothing, absent outputs, no qu
       CHECK(y.y.at({0, t, 1, 3}) == 0);
       CHECK(y.lse.at({0, 1, t}) == -HUGE_VAL);
     }
+    Inputs first = there;
+    first.q = first.q.slice(1, 0, 4);
+    first.q_positions = first.q_positions.slice(1, 0, 4);
+    const Result few = forward(first, Device::gpu);
+    CHECK(parity(few.y, y.y.slice(1, 0, 4).clone(), dtype == DType::f32 ? exact_forward : bf16_forward));
+    CHECK(parity(few.lse, y.lse.slice(2, 0, 4).clone(), exact_forward));
     const Gradients g = backward(there, y, dtype, Device::gpu);
     for (const int64_t t : {0, 1, 2}) CHECK(g.dq.at({0, t, 1, 3}) == 0);
     for (const int64_t j : {0, 3, 9}) CHECK((g.dk.at({0, j, 0, 5}) == 0 && g.dv.at({0, j, 0, 5}) == 0));
@@ -332,12 +363,20 @@ TEST_CASE("attention on the GPU: a row's bits are its own") {
   gpu::emulate(true);
   for (const DType dtype : {DType::f32, DType::bf16}) {
     INFO(name_of(dtype));
-    const Inputs x({"", 2, 90, 90, 2, 1, 16, 0, true, 0, Segments::none}, dtype), there = x.on_gpu();
+    const Inputs x({"", 2, 150, 150, 2, 1, 16, 0, true, 0, Segments::none}, dtype), there = x.on_gpu();
     const Result whole = forward(there, Device::gpu);
     Inputs part = there;
     for (Tensor* t : {&part.q, &part.k, &part.v}) *t = t->slice(0, 0, 1).slice(1, 0, 70);
     for (Tensor* t : {&part.q_positions, &part.k_positions}) *t = t->slice(0, 0, 1).slice(1, 0, 70);
     const Result alone = forward(part, Device::gpu);
+    for (const int64_t t : {1, 7}) {  // the kernel of few queries, with more keys and without
+      Inputs few = there, one = part;
+      few.q = few.q.slice(1, 60, 60 + t);
+      few.q_positions = few.q_positions.slice(1, 60, 60 + t);
+      one.q = one.q.slice(1, 60, 60 + t);
+      one.q_positions = one.q_positions.slice(1, 60, 60 + t);
+      CHECK(bitwise_equal(forward(few, Device::gpu).y.slice(0, 0, 1).clone(), forward(one, Device::gpu).y));
+    }
     CHECK(bitwise_equal(alone.y, whole.y.slice(0, 0, 1).slice(1, 0, 70).clone()));
     CHECK(bitwise_equal(alone.lse, whole.lse.slice(0, 0, 1).slice(2, 0, 70).clone()));
   }
