@@ -11,9 +11,17 @@ FACET_INLINE void threefry_rounds(uint32_t hi, uint32_t lo, V* a, V* b) {
   constexpr int rotation[8] = {13, 15, 26, 6, 17, 29, 16, 24};
   const uint32_t k[3] = {hi, lo, hi ^ lo ^ 0x1BD11BDAu};
   for (int i = 0; i < regs; ++i) a[i] += k[0], b[i] += k[1];
+#ifdef __CUDACC__
+#pragma unroll
+#else
 #pragma GCC unroll 5
+#endif
   for (int group = 0; group < 5; ++group) {
+#ifdef __CUDACC__
+#pragma unroll
+#else
 #pragma GCC unroll 4
+#endif
     for (int r = 0; r < 4; ++r) {
       const int left = rotation[group % 2 * 4 + r], right = 32 - left;
       for (int i = 0; i < regs; ++i) {

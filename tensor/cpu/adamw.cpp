@@ -8,27 +8,35 @@ namespace {
 
 constexpr int64_t grain = 1 << 15;  // elements per task
 
-double power(double base, int64_t n) {
-  double r = 1;
-  for (; n > 0; n >>= 1, base *= base)
-    if (n & 1) r *= base;
-  return r;
+// Rounds master's lanes of elements i, i + 1, ... by chance.
+FACET_INLINE vf rounded(vf w, uint32_t hi, uint32_t lo, int64_t i) {
+  vu a, b, part;
+  for (int k = 0; k < lanes; ++k) {
+    const uint64_t block = static_cast<uint64_t>(i + k) >> 2;
+    a[k] = static_cast<uint32_t>(block >> 32);
+    b[k] = static_cast<uint32_t>(block);
+    part[k] = static_cast<uint32_t>(i + k) & 3;
+  }
+  threefry_rounds<1>(hi, lo, &a, &b);
+  const vu word = part < 2 ? a : b, r = (part & 1) == 0 ? word & 0xffffu : word >> 16;
+  const vu u = __builtin_bit_cast(vu, w), up = (u + r) & 0xffff0000u;
+  return __builtin_bit_cast(vf, (u & 0x7f800000u) == 0x7f800000u ? u : up);  // the store after it is then exact, and keeps NaN
 }
 
 // P: the stored parameter, A: everything that is computed.
 template <class P, class A>
 void adamw_as(const Out& p, const Out& master, const View& g, const Out& m, const Out& v, const AdamwStep& s) {
-  constexpr bool has_master = !std::is_same_v<P, A>;
+  constexpr bool narrow = !std::is_same_v<P, A>;
   P* pp = p.as<P>();
   A* pm = m.as<A>();
   A* pv = v.as<A>();
-  A* pw = has_master ? master.as<A>() : nullptr;
+  A* pw = narrow ? master.as<A>() : nullptr;
   const A* pg = g.as<A>();
-  const auto constant = [](double c) { return broadcast<A>(static_cast<A>(c)); };
-  const Vec<A> b1 = constant(s.beta1), b2 = constant(s.beta2), a1 = constant(1 - s.beta1), a2 = constant(1 - s.beta2);
-  const Vec<A> scale = constant(s.grad_scale), eps = constant(s.eps), root = constant(s.eps_root);
-  const Vec<A> rate = constant(s.lr / (1 - power(s.beta1, s.t))), unbias = constant(1 / (1 - power(s.beta2, s.t)));
-  const Vec<A> keep = constant(s.lr * s.weight_decay);
+  const AdamwConstants<A> c = adamw_constants<A>(s);
+  if (c.skip) return;
+  const Vec<A> b1 = broadcast<A>(c.beta1), b2 = broadcast<A>(c.beta2), a1 = broadcast<A>(c.one_minus_beta1), a2 = broadcast<A>(c.one_minus_beta2);
+  const Vec<A> scale = broadcast<A>(c.grad_scale), eps = broadcast<A>(c.eps), root = broadcast<A>(c.eps_root);
+  const Vec<A> rate = broadcast<A>(c.rate), unbias = broadcast<A>(c.unbias), decay = broadcast<A>(c.decay);
   parallel_for(p.numel(), grain, 8, [&](int64_t begin, int64_t end) {
     for_row<A>(end - begin, [&](int64_t k, auto part) {
       const int64_t i = begin + k;
@@ -38,10 +46,12 @@ void adamw_as(const Out& p, const Out& master, const View& g, const Out& m, cons
       store(pm + i, first, part);
       store(pv + i, second, part);
       Vec<A> w;
-      if constexpr (has_master) w = load(pw + i, part);
+      if (narrow && pw) w = load(pw + i, part);
       else w = load(pp + i, part);
-      w = w - (rate * first / (sqrt(second * unbias + root) + eps) + keep * w);
-      if constexpr (has_master) store(pw + i, w, part);
+      w = w - (rate * first / (sqrt(second * unbias + root) + eps) + decay * w);
+      if (narrow && pw) store(pw + i, w, part);
+      if constexpr (narrow)
+        if (c.stochastic) w = rounded(w, c.key_hi, c.key_lo, i);
       store(pp + i, w, part);
     });
   });

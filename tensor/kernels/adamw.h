@@ -6,7 +6,14 @@
 //
 // p f32, f64 or bf16; m and v f32 (f64 for f64); g in the dtype of m. All dense and of one size. A bf16 p needs `master`, the f32
 // value that is really updated; p becomes master rounded to nearest even (updates below half an ulp of bf16 add up in master).
-// Otherwise master is null. In place by nature: p, master, m and v are read and written, and none may overlap another or g.
+// Otherwise master is null.
+//
+// Stochastic rounding (step.stochastic, bf16 p): p becomes bits 16 to 31 of bits(master) + r, so the f32 value is rounded up with the
+// probability of what rounding down would lose, and p is right on average. r: with (a, b) = threefry2x32(fold_in(key, t), i / 4) of
+// tensor/rng.h, element i takes the lower half of a, the upper half of a, the lower and the upper half of b, by i % 4. Infinities and NaN
+// stay what they are. Then master may be null: p itself, widened, is what is updated.
+//
+// A grad_scale that is not finite (a gradient overflowed): nothing is written. In place by nature: p, master, m and v are read and written, and none may overlap another or g.
 // Rounding: f32 throughout (f64 for f64), the step's constants are computed in f64 and rounded once. 28 bytes a parameter in f32.
 //
 // sum_of_squares: sums[i] = sum of x^2 over the i-th block of squares_block elements of a dense x (f32 or f64); sums f64. Adding
@@ -14,6 +21,7 @@
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"
+#include "tensor/threefry.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -22,7 +30,46 @@ struct AdamwStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, eps_root = 0, weight_decay = 0;
   double grad_scale = 1;
   int64_t t = 1;  ///< this update's number, from 1
+  bool stochastic = false;
+  uint32_t key_hi = 0, key_lo = 0;  ///< of stochastic rounding; another one for each parameter
 };
+
+/// What a step comes to: its constants in the type A that is computed in.
+template <class A>
+struct AdamwConstants {
+  A beta1, beta2, one_minus_beta1, one_minus_beta2;
+  A rate;    ///< lr / (1 - beta1^t)
+  A unbias;  ///< 1 / (1 - beta2^t)
+  A decay;   ///< lr * weight_decay
+  A eps, eps_root, grad_scale;
+  bool skip, stochastic;
+  uint32_t key_hi, key_lo;  ///< of the step
+};
+template <class A>
+FACET_INLINE AdamwConstants<A> adamw_constants(const AdamwStep& s) {
+  const auto power = [](double base, int64_t n) {
+    double r = 1;
+    for (; n > 0; n >>= 1, base *= base)
+      if (n & 1) r *= base;
+    return r;
+  };
+  uint32_t hi = 0, lo = static_cast<uint32_t>(s.t);
+  threefry_rounds<1>(s.key_hi, s.key_lo, &hi, &lo);
+  return {static_cast<A>(s.beta1),
+          static_cast<A>(s.beta2),
+          static_cast<A>(1 - s.beta1),
+          static_cast<A>(1 - s.beta2),
+          static_cast<A>(s.lr / (1 - power(s.beta1, s.t))),
+          static_cast<A>(1 / (1 - power(s.beta2, s.t))),
+          static_cast<A>(s.lr * s.weight_decay),
+          static_cast<A>(s.eps),
+          static_cast<A>(s.eps_root),
+          static_cast<A>(s.grad_scale),
+          !(s.grad_scale - s.grad_scale == 0),
+          s.stochastic,
+          hi,
+          lo};
+}
 
 inline constexpr int64_t squares_block = 32768;
 
@@ -33,6 +80,15 @@ extern const Kernel<void(View x, Out sums)> sum_of_squares;
 namespace gpu {
 void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step);
 void sum_of_squares(View x, Out sums);
+
+// For steps that a captured graph replays, with numbers the host does not know when it records them. `steps` and `constants` are arrays of n
+// in device memory, one for each group of parameters.
+//
+/// The Euclidean norm of all that `sums` (f64 [k], of one or many tensors) was taken of, into norm[0] (f64, may be null); every step's
+/// grad_scale becomes min(1, max_norm / norm), NaN when the norm is not finite. max_norm 0: 1.
+void clip_steps(View sums, double max_norm, AdamwStep* steps, int64_t n, Out norm);
+void adamw_prepare(const AdamwStep* steps, AdamwConstants<float>* constants, int64_t n);
+void adamw(Out p, Out master, View g, Out m, Out v, const AdamwConstants<float>* constants);
 }  // namespace gpu
 FACET_INLINE void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) {
   on_gpu("adamw", p, master, g, m, v) ? gpu::adamw(p, master, g, m, v, step) : cpu::adamw(p, master, g, m, v, step);

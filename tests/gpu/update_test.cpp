@@ -1,0 +1,225 @@
+// Kernels that walk over parameters, and those that draw: adamw, sgd, norms, dropout.
+#include <catch2/catch.hpp>
+#include <bit>
+#include <cmath>
+
+#include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/pool.h"
+#include "tensor/gpu/runtime.h"
+#include "tensor/kernels/adamw.h"
+#include "tensor/kernels/dropout.h"
+#include "tensor/kernels/sgd.h"
+#include "tensor/rng.h"
+#include "tests/gpu/kernel_check.h"
+#include "tests/support/compare.h"
+
+using namespace facet;
+using namespace facet::test;
+
+namespace {
+
+constexpr int64_t sizes[] = {1, 3, 4, 31, 1023, 1024, 4099, 0};
+constexpr AdamwStep step_3{.lr = 0.1, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .eps_root = 1e-4, .weight_decay = 0.3, .grad_scale = 0.7, .t = 3};
+
+/// p, master, m, v as they begin, and g.
+KernelCheck adamw_check(Random& r, int64_t n, DType p, bool master) {
+  KernelCheck k{"adamw " + std::string(name_of(p)) + std::to_string(n), {r.normal({n}, DType::f32)}, {}};
+  const Tensor w = r.normal({n}, DType::f32);
+  k.out = {{{n}, p, w.to(p)}, {{n}, DType::f32, w}, {{n}, DType::f32, r.normal({n}, DType::f32)}, {{n}, DType::f32, r.uniform({n}, 0, 1, DType::f32)}};
+  k.out[1].absent = !master;
+  k.limits = f32_elementwise;
+  if (p == DType::bf16) k.out[0].limits = bf16_forward;
+  return k;
+}
+
+/// A value in device memory.
+template <class T>
+class OnGpu {
+ public:
+  explicit OnGpu(const T& value) : memory_(sizeof(T)) { set(value); }
+  void set(const T& value) { gpu::copy_to_device(at(), &value, sizeof(T)); }
+  T get() const {
+    T value;
+    gpu::copy_to_host(&value, at(), sizeof(T));
+    return value;
+  }
+  T* at() const { return memory_.as<T>(); }
+
+ private:
+  gpu::Scratch memory_;
+};
+
+}  // namespace
+
+TEST_CASE("adamw: gpu as cpu") {
+  Random r(1);
+  int sample = 0;
+  for (const int64_t n : sizes) {
+    for (const DType t : {DType::f32, DType::bf16}) {
+      KernelCheck k = adamw_check(r, n, t, t == DType::bf16);
+      k.shift = ++sample % 3 == 2;
+      k.body = [](const Views& in, const Outs& out) { adamw(out[0], out[1], in[0], out[2], out[3], step_3); };
+      check_kernel(k);
+    }
+  }
+}
+
+TEST_CASE("adamw: stochastic rounding takes the same chances on cpu and gpu") {
+  Random r(2);
+  AdamwStep s = step_3;
+  s.stochastic = true;
+  s.key_hi = 5, s.key_lo = 9;
+  const Key of_step = fold_in(Key{5, 9}, 3);
+  const auto by_hand = [&](float w, int64_t i) {
+    const Words d = threefry2x32(of_step, {static_cast<uint32_t>(static_cast<uint64_t>(i) >> 34), static_cast<uint32_t>(i / 4)});
+    const uint32_t word = i % 4 < 2 ? d.a : d.b, half = i % 2 ? word >> 16 : word & 0xffff;
+    return std::bit_cast<float>((std::bit_cast<uint32_t>(w) + half) & 0xffff0000u);
+  };
+  int sample = 0;
+  for (const int64_t n : sizes) {
+    for (const bool master : {true, false}) {
+      KernelCheck k = adamw_check(r, n, DType::bf16, master);
+      k.shift = ++sample % 3 == 2;
+      k.body = [&](const Views& in, const Outs& out) { adamw(out[0], out[1], in[0], out[2], out[3], s); };
+      // Where the f32 value's last bit differs, chance may fall the other way: one bf16 step, rarely.
+      k.out[0].limits = bf16_backward;
+      const std::vector<Tensor> on_gpu = check_kernel(k);
+      if (!master) continue;
+      const Tensor p = k.out[0].start.clone(), w = k.out[1].start.clone(), m = k.out[2].start.clone(), v = k.out[3].start.clone();
+      adamw(p.out(), w.out(), k.in[0].base.view(), m.out(), v.out(), s);
+      int up = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        CHECK(p.at({i}) == by_hand(w.view().as<float>()[i], i));
+        CHECK(on_gpu[0].at({i}) == by_hand(static_cast<float>(on_gpu[1].at({i})), i));
+        up += std::abs(p.at({i})) > std::abs(w.at({i}));
+      }
+      if (n > 4000) CHECK(std::abs(up - static_cast<double>(n) / 2) < 200);
+    }
+  }
+}
+
+TEST_CASE("adamw: stochastic rounding is right on average, and keeps infinities and NaN") {
+  for (const Device device : {Device::cpu, Device::gpu}) {
+    gpu::emulate(true);
+    const int64_t n = 20000;
+    const Tensor p = Tensor::full({n}, 1, DType::bf16).to(device), m = Tensor::zeros({n}, DType::f32, device), v = Tensor::zeros({n}, DType::f32, device);
+    const Tensor g = Tensor::full({n}, 1).to(device);
+    // Adam's first update is lr: a tenth of bf16's step below 1
+    adamw(p.out(), {}, g.view(), m.out(), v.out(), {.lr = 1.0 / 2560, .eps = 0, .stochastic = true, .key_lo = 1});
+    double mean = 0;
+    for (double x : p.to_vector()) mean += x / static_cast<double>(n);
+    CHECK(mean == Approx(1 - 1.0 / 2560).margin(3e-5));
+
+    // 3e38 and another 3e38; a NaN whose bits an addition would carry over into a number
+    const float all_ones = std::bit_cast<float>(0x7fffffffu);
+    const Tensor q = Tensor::from({3e38f, -3e38f, 1}, {3}).to(DType::bf16).to(device), push = Tensor::from({-1, 1, all_ones}, {3}).to(device);
+    const Tensor a = Tensor::zeros({3}, DType::f32, device), b = a.clone();
+    adamw(q.out(), {}, push.view(), a.out(), b.out(), {.lr = 3e38, .stochastic = true});
+    CHECK(q.at({0}) == INFINITY);
+    CHECK(q.at({1}) == -INFINITY);
+    CHECK(std::isnan(q.at({2})));
+  }
+}
+
+TEST_CASE("adamw: a gradient scale that is not finite leaves everything as it was") {
+  gpu::emulate(true);
+  AdamwStep s = step_3;
+  s.grad_scale = NAN;
+  for (const Device device : {Device::cpu, Device::gpu}) {
+    const Tensor one = Tensor::full({9}, 1).to(device), p = one.clone(), m = one.clone(), v = one.clone();
+    adamw(p.out(), {}, one.view(), m.out(), v.out(), s);
+    for (const Tensor& t : {p, m, v}) CHECK(bitwise_equal(t.to(Device::cpu), one.to(Device::cpu)));
+  }
+}
+
+TEST_CASE("adamw: a step read from device memory is the step given by the host, bit for bit") {
+  gpu::emulate(true);
+  Random r(3);
+  const int64_t n = 1001;
+  const Tensor g = r.normal({n}, DType::f32).to(Device::gpu), p = r.normal({n}, DType::bf16).to(Device::gpu), w = p.to(Device::cpu).to(DType::f32).to(Device::gpu);
+  const Tensor m = Tensor::zeros({n}, DType::f32, Device::gpu), v = Tensor::zeros({n}, DType::f32, Device::gpu);
+  const auto copies = [&] { return std::vector<Tensor>{p.clone(), w.clone(), m.clone(), v.clone()}; };
+  std::vector<Tensor> a = copies(), b = copies();
+  const OnGpu<AdamwStep> step(AdamwStep{});
+  const OnGpu<AdamwConstants<float>> constants(AdamwConstants<float>{});
+  for (int64_t t = 1; t <= 3; ++t) {
+    AdamwStep s = step_3;
+    s.t = t, s.lr = 0.1 / static_cast<double>(t), s.stochastic = true, s.key_hi = 7;
+    adamw(a[0].out(), a[1].out(), g.view(), a[2].out(), a[3].out(), s);
+    gpu::copy_to_device(step.at(), &s, sizeof s);
+    gpu::adamw_prepare(step.at(), constants.at(), 1);
+    gpu::adamw(b[0].out(), b[1].out(), g.view(), b[2].out(), b[3].out(), constants.at());
+    for (size_t i = 0; i < a.size(); ++i) CHECK(bitwise_equal(a[i].to(Device::cpu), b[i].to(Device::cpu)));
+  }
+}
+
+TEST_CASE("clip_steps: the norm and the scale stay on the device") {
+  gpu::emulate(true);
+  Random r(4);
+  const Tensor x = r.normal({70000}, DType::f32).to(Device::gpu), sums = Tensor::empty({3}, DType::f64, Device::gpu), norm = Tensor::empty({1}, DType::f64, Device::gpu);
+  sum_of_squares(x.view(), sums.out());
+  double squares = 0;
+  for (double v : x.to_vector()) squares += v * v;
+  const OnGpu<AdamwStep> step(step_3);
+  gpu::clip_steps(sums.view(), 2, step.at(), 1, norm.out());
+  CHECK(norm.item() == Approx(std::sqrt(squares)).epsilon(1e-6));
+  CHECK(step.get().grad_scale == Approx(2 / std::sqrt(squares)).epsilon(1e-6));
+  CHECK(step.get().lr == step_3.lr);
+  gpu::clip_steps(sums.view(), 1e9, step.at(), 1, {});
+  CHECK(step.get().grad_scale == 1);
+  gpu::clip_steps(sums.view(), 0, step.at(), 1, {});
+  CHECK(step.get().grad_scale == 1);
+  for (const double bad : {double(INFINITY), double(NAN)}) {
+    gpu::clip_steps(Tensor::full({3}, bad, DType::f64).to(Device::gpu).view(), 1, step.at(), 1, {});
+    CHECK(std::isnan(step.get().grad_scale));
+  }
+  const std::vector<double> many(1000, 0.25);  // more sums than threads
+  gpu::clip_steps(Tensor::from(many, {1000}).to(Device::gpu).view(), 1, step.at(), 1, norm.out());
+  CHECK(norm.item() == std::sqrt(250.0));
+}
+
+TEST_CASE("sum_of_squares: gpu as cpu") {
+  Random r(5);
+  for (const int64_t n : {int64_t{1}, int64_t{1023}, squares_block, squares_block + 1, 2 * squares_block + 77, int64_t{0}}) {
+    for (const DType t : {DType::f32, DType::f64}) {
+      const int64_t skip = n % 2;  // an unaligned window
+      KernelCheck k{"sum_of_squares " + std::to_string(n), {Input(r.normal({n + skip}, t), [skip](const Tensor& x) { return x.slice(0, skip, x.dim(0)); })}, {}};
+      k.out = {{{(n + squares_block - 1) / squares_block}, DType::f64}};
+      k.limits = t == DType::f32 ? f32_sums : Limits{1e-25, 1e-12, 1};
+      k.body = [](const Views& in, const Outs& out) { sum_of_squares(in[0], out[0]); };
+      check_kernel(k);
+    }
+  }
+}
+
+TEST_CASE("sgd: gpu as cpu") {
+  Random r(6);
+  int sample = 0;
+  for (const int64_t n : sizes) {
+    for (const bool nesterov : {false, true}) {
+      ++sample;
+      KernelCheck k{"sgd " + std::to_string(n), {r.normal({n}, DType::f32)}, {{{n}, DType::f32, r.normal({n}, DType::f32)}, {{n}, DType::f32, r.normal({n}, DType::f32)}}};
+      k.out[1].absent = sample % 3 == 1;
+      k.shift = sample % 4 == 3;
+      k.limits = f32_elementwise;
+      k.body = [&](const Views& in, const Outs& out) { sgd(out[0], in[0], out[1], {.lr = 0.1, .momentum = 0.9, .grad_scale = 0.5, .nesterov = nesterov}); };
+      check_kernel(k);
+    }
+  }
+}
+
+TEST_CASE("dropout: gpu as cpu, the mask bit for bit") {
+  Random r(7);
+  int sample = 0;
+  for (const Shape& s : {Shape{1, 8}, Shape{3, 7}, Shape{17, 24}, Shape{2, 3, 33}, Shape{5, 640}, Shape{0, 4}, Shape{1, 4099}}) {
+    for (const DType t : {DType::f32, DType::bf16}) {
+      ++sample;
+      KernelCheck k{"dropout " + to_string(s), {wide_rows(r, s, t, sample % 3 == 0 ? 8 : sample % 3)}, {{s, t}}};
+      k.limits = same_bits;
+      k.shift = sample % 5 == 4;
+      if (sample % 4 == 1) k.out[0].start = r.normal(s, t), k.out[0].add = true, k.limits = t == DType::f32 ? f32_elementwise : bf16_forward;
+      k.body = [](const Views& in, const Outs& out) { dropout(in[0], 12, 34, 0.7, out[0]); };
+      check_kernel(k);
+    }
+  }
+}
