@@ -8,10 +8,14 @@
 #include <cstring>
 
 #include "tensor/cpu/bf16.h"
+#include "tensor/kernels/random.h"
 #include "tensor/parallel.h"
+#include "tensor/rng_math.h"
 #include "tensor/threefry.h"
 
 namespace facet {
+
+using namespace rng;
 
 namespace {
 
@@ -70,56 +74,7 @@ void for_words(Key key, int64_t n, const F& f) {
   });
 }
 
-// ---- logarithm and inverse error function in f32
-
-// log(m 2^k) = k ln 2 + 2 atanh(s), s = (m-1)/(m+1), m in [sqrt(1/2), sqrt(2)): |s| < 0.172, where the series up to s^9 leaves a
-// relative error of 2e-9. `low` is a small addend of x that did not fit into it.
-float log_of(float x, float low = 0) {
-  constexpr float ln2_hi = 0x1.62e4p-1f, ln2_lo = 0x1.7f7d1cp-20f;  // hi * k is exact
-  const uint32_t u = std::bit_cast<uint32_t>(x);
-  const int32_t shifted = static_cast<int32_t>(u - 0x3f3504f3u);  // bits of sqrt(1/2)
-  const int32_t k = shifted >> 23;
-  const float m = std::bit_cast<float>(u - (static_cast<uint32_t>(k) << 23));
-  const float f = m - 1, s = f / (f + 2), z = s * s;
-  const float series = z * (0x1.555556p-1f + z * (0x1.99999ap-2f + z * (0x1.24924ap-2f + z * 0x1.c71c72p-3f)));
-  // 2 atanh(s) = f - f^2/2 + s (f^2/2 + series): the leading term is exact.
-  const float h = f * f * 0.5f, kf = static_cast<float>(k);
-  return kf * ln2_hi + (f - (h - (s * (h + series) + (kf * ln2_lo + low / x))));
-}
-
-// log(1 - t) for 0 <= t < 1.
-float log1m(float t) {
-  const float u = 1 - t;
-  return log_of(u, (1 - u) - t);  // what rounding 1 - t lost is exact
-}
-
-// M. Giles, "Approximating the erfinv function" (2010), single precision. The square is rounded before 1 - x^2, as in XLA: in the
-// far tail that rounding is visible.
-float erfinv_centre(float x, float w) {
-  w -= 2.5f;
-  float p = 2.81022636e-08f;
-  p = 3.43273939e-07f + p * w;
-  p = -3.5233877e-06f + p * w;
-  p = -4.39150654e-06f + p * w;
-  p = 0.00021858087f + p * w;
-  p = -0.00125372503f + p * w;
-  p = -0.00417768164f + p * w;
-  p = 0.246640727f + p * w;
-  return (1.50140941f + p * w) * x;
-}
-
-float erfinv_tail(float x, float w) {
-  w = std::sqrt(w) - 3;
-  float p = -0.000200214257f;
-  p = 0.000100950558f + p * w;
-  p = 0.00134934322f + p * w;
-  p = -0.00367342844f + p * w;
-  p = 0.00573950773f + p * w;
-  p = -0.0076224613f + p * w;
-  p = 0.00943887047f + p * w;
-  p = 1.00167406f + p * w;
-  return (2.83297682f + p * w) * x;
-}
+// ---- inverse error function of 16 lanes
 
 void erfinv(float* x) {
   float w[lanes], y[lanes];
@@ -144,31 +99,8 @@ double erf_of(double x) {
 
 // ---- from words to floats
 
-constexpr float sqrt2 = 1.41421356f;
-const float below_minus_one = std::bit_cast<float>(0xbf7fffffu);  // nextafter(-1, 0)
-
-struct Range {
-  float lo, width;
-  bool exact;
-  Range(double from, double to)
-      : lo(static_cast<float>(from)),
-        width(static_cast<float>(to) - lo),
-        exact((std::bit_cast<uint32_t>(width) & 0x7fffffu) == 0) {}
-};
-
-// a * b + c rounded once: the product is exact in double; rounding the sum to odd keeps the second rounding right.
-float fused(float a, float b, float c) {
-  const double p = static_cast<double>(a) * b, s = p + c;
-  const double back = s - p, error = (p - (s - back)) + (c - back);
-  uint64_t u = std::bit_cast<uint64_t>(s);
-  if (error != 0 && (u & 1) == 0) u += (error > 0) == (s > 0) ? 1 : -1;
-  return static_cast<float>(std::bit_cast<double>(u));
-}
-
-// 23 random bits below a leading one give [1, 2); then [lo, hi). XLA fuses the multiply-add; with a width that is a power of two
-// the product is exact and the plain form rounds once as well.
-void to_uniform(const uint32_t* w, Range r, float* u) {
-  for (int j = 0; j < lanes; ++j) u[j] = std::bit_cast<float>(w[j] >> 9 | 0x3f800000u) - 1;
+void to_uniform(const uint32_t* w, UniformRange r, float* u) {
+  for (int j = 0; j < lanes; ++j) u[j] = unit(w[j]);
   if (r.exact)
     for (int j = 0; j < lanes; ++j) u[j] = u[j] * r.width + r.lo;
   else
@@ -178,7 +110,7 @@ void to_uniform(const uint32_t* w, Range r, float* u) {
 
 // An f32 tensor of g(u), u uniform in the range; g works on 16 lanes in place.
 template <class G>
-Tensor from_uniform(Key key, const Shape& shape, Range range, const G& g) {
+Tensor from_uniform(Key key, const Shape& shape, UniformRange range, const G& g) {
   const Tensor t = Tensor::empty(shape);
   float* out = t.out().as<float>();
   for_words(key, t.numel(), [=, &g](int64_t i, const uint32_t* w, int count) {
@@ -212,6 +144,16 @@ Tensor bf16_from_uniform(Key key, const Shape& shape, double from, double to, co
       for (int j = 0; j < 4 * count && 4 * i + j < n; ++j) out[4 * i + j] = value(w[j / 4] >> 8 * (j % 4) & 0xff);
     });
   }
+  return t;
+}
+
+// The same numbers, drawn where they are wanted.
+Tensor drawn(DrawSettings s, Key key, const Shape& shape, DType dtype) {
+  const Tensor t = Tensor::empty(shape, dtype, Device::gpu);
+  s.hi = key.hi, s.lo = key.lo, s.original = key.counters == Counters::original;
+  if (s.original && t.numel() > 0xffffffffll)
+    fail(Kind::usage, "random: the original counters serve at most 4,294,967,295 elements, {} asked for", t.numel());
+  gpu::draw(s, t.out());
   return t;
 }
 
@@ -254,7 +196,8 @@ std::vector<Key> split(Key k, int64_t n) {
   return r;
 }
 
-Tensor bits(Key k, const Shape& shape) {
+Tensor bits(Key k, const Shape& shape, Device device) {
+  if (device == Device::gpu) return drawn({.what = Draw::bits}, k, shape, DType::i32);
   const Tensor t = Tensor::empty(shape, DType::i32);
   int32_t* out = t.out().as<int32_t>();
   for_words(k, t.numel(), [=](int64_t i, const uint32_t* w, int count) {
@@ -263,21 +206,22 @@ Tensor bits(Key k, const Shape& shape) {
   return t;
 }
 
-Tensor uniform(Key k, const Shape& shape, double lo, double hi, DType dtype) {
+Tensor uniform(Key k, const Shape& shape, double lo, double hi, DType dtype, Device device) {
   check_float("uniform", dtype);
+  if (device == Device::gpu) return drawn({.what = Draw::uniform, .from = lo, .to = hi}, k, shape, dtype);
   if (dtype == DType::bf16) return bf16_from_uniform(k, shape, lo, hi, [](float u) { return u; });
-  return from_uniform(k, shape, Range(lo, hi), [](float*) {});
+  return from_uniform(k, shape, UniformRange(lo, hi), [](float*) {});
 }
 
 float uniform(Key k) {
   uint32_t w[lanes];
   float u[lanes];
   words(k, 1, 0, w);
-  to_uniform(w, Range(0, 1), u);
+  to_uniform(w, UniformRange(0, 1), u);
   return u[0];
 }
 
-Tensor randint(Key k, const Shape& shape, int64_t lo, int64_t hi) {
+Tensor randint(Key k, const Shape& shape, int64_t lo, int64_t hi, Device device) {
   if (lo < INT32_MIN || hi > int64_t{INT32_MAX} + 1)
     fail(Kind::usage, "randint: range {} to {} does not fit 32 bits", lo, hi);
   // Two words an element, so that the remainder is nearly unbiased. The multiplier 2^32 mod span is taken modulo 2^32 on
@@ -285,6 +229,9 @@ Tensor randint(Key k, const Shape& shape, int64_t lo, int64_t hi) {
   const uint32_t span = hi <= lo ? 1 : static_cast<uint32_t>(hi - lo);
   const uint32_t root = span ? 65536u % span : 65536u, multiplier = span ? root * root % span : 0;
   const std::vector<Key> keys = split(k);
+  if (device == Device::gpu)
+    return drawn({.what = Draw::integers, .second_hi = keys[1].hi, .second_lo = keys[1].lo, .span = span, .multiplier = multiplier, .first = static_cast<uint32_t>(lo)},
+                 keys[0], shape, DType::i32);
   const Tensor high = bits(keys[0], shape), low = bits(keys[1], shape);
   const Tensor t = Tensor::empty(shape, DType::i32);
   int32_t* out = t.out().as<int32_t>();
@@ -299,13 +246,14 @@ Tensor randint(Key k, const Shape& shape, int64_t lo, int64_t hi) {
   return t;
 }
 
-Tensor bernoulli(Key k, const Shape& shape, double p) {
+Tensor bernoulli(Key k, const Shape& shape, double p, Device device) {
+  if (device == Device::gpu) return drawn({.what = Draw::bernoulli, .least = static_cast<float>(p)}, k, shape, DType::i32);
   const Tensor t = Tensor::empty(shape, DType::i32);
   int32_t* out = t.out().as<int32_t>();
   const float limit = static_cast<float>(p);
   for_words(k, t.numel(), [=](int64_t i, const uint32_t* w, int count) {
     float u[lanes];
-    to_uniform(w, Range(0, 1), u);
+    to_uniform(w, UniformRange(0, 1), u);
     for (int j = 0; j < count; ++j) out[i + j] = u[j] < limit;
   });
   return t;
@@ -330,24 +278,26 @@ Tensor permutation(Key k, int64_t n) {
   return t;
 }
 
-Tensor normal(Key k, const Shape& shape, DType dtype) {
+Tensor normal(Key k, const Shape& shape, DType dtype, Device device) {
   check_float("normal", dtype);
+  if (device == Device::gpu) return drawn({.what = Draw::normal, .from = dtype == DType::bf16 ? -0.99609375 : below_minus_one, .to = 1}, k, shape, dtype);
   if (dtype == DType::bf16)
     return bf16_from_uniform(k, shape, -0.99609375, 1, [](float u) {  // nextafter(-1, 0) in bf16
-      const float w = -log1m(u * u), e = w < 5 ? erfinv_centre(u, w) : erfinv_tail(u, w);
-      return round_bf16(e) * round_bf16(sqrt2);
+      return round_bf16(rng::erfinv(u)) * round_bf16(sqrt2);
     });
-  return from_uniform(k, shape, Range(below_minus_one, 1), [](float* u) {
+  return from_uniform(k, shape, UniformRange(below_minus_one, 1), [](float* u) {
     erfinv(u);
     for (int j = 0; j < lanes; ++j) u[j] *= sqrt2;
   });
 }
 
-Tensor truncated_normal(Key k, const Shape& shape, double lo, double hi) {
+Tensor truncated_normal(Key k, const Shape& shape, double lo, double hi, Device device) {
   if (!(lo < hi)) fail(Kind::usage, "truncated_normal: expected lo < hi, found {} and {}", lo, hi);
   const float from = static_cast<float>(lo), to = static_cast<float>(hi);
-  const Range range(static_cast<float>(erf_of(from / sqrt2)), static_cast<float>(erf_of(to / sqrt2)));
+  const UniformRange range(static_cast<float>(erf_of(from / sqrt2)), static_cast<float>(erf_of(to / sqrt2)));
   const float least = std::nextafter(from, INFINITY), most = std::nextafter(to, -INFINITY);
+  if (device == Device::gpu)
+    return drawn({.what = Draw::truncated_normal, .from = erf_of(from / sqrt2), .to = erf_of(to / sqrt2), .least = least, .most = most}, k, shape, DType::f32);
   return from_uniform(k, shape, range, [=](float* u) {
     erfinv(u);
     for (int j = 0; j < lanes; ++j) u[j] = std::min(std::max(u[j] * sqrt2, least), most);
@@ -355,17 +305,19 @@ Tensor truncated_normal(Key k, const Shape& shape, double lo, double hi) {
 }
 
 namespace {
-constexpr float tiny = 0x1p-126f;  // keeps log finite
-
 void to_gumbel(float* u) {
   for (int j = 0; j < lanes; ++j) u[j] = -log_of(-log_of(u[j]));
 }
 }  // namespace
 
-Tensor gumbel(Key k, const Shape& shape) { return from_uniform(k, shape, Range(tiny, 1), to_gumbel); }
+Tensor gumbel(Key k, const Shape& shape, Device device) {
+  if (device == Device::gpu) return drawn({.what = Draw::gumbel, .from = tiny, .to = 1}, k, shape, DType::f32);
+  return from_uniform(k, shape, UniformRange(tiny, 1), to_gumbel);
+}
 
-Tensor exponential(Key k, const Shape& shape) {
-  return from_uniform(k, shape, Range(0, 1), [](float* u) {
+Tensor exponential(Key k, const Shape& shape, Device device) {
+  if (device == Device::gpu) return drawn({.what = Draw::exponential, .from = 0, .to = 1}, k, shape, DType::f32);
+  return from_uniform(k, shape, UniformRange(0, 1), [](float* u) {
     for (int j = 0; j < lanes; ++j) u[j] = -log1m(u[j]);
   });
 }

@@ -33,26 +33,29 @@ struct Words {
 };
 Words threefry2x32(Key, Words counter);
 
+// Given a device, the numbers are drawn there: on a GPU the same bits where nothing needs a logarithm, else within a few units in the last
+// place.
+
 /// One number of [0, 1): what uniform(key, {}) holds.
 float uniform(Key);
 /// Random 32-bit words, kept in an i32 tensor.
-Tensor bits(Key, const Shape&);
+Tensor bits(Key, const Shape&, Device = Device::cpu);
 /// [lo, hi), f32 or bf16; computed in that dtype as JAX does, so bf16 has 128 distinct steps.
-Tensor uniform(Key, const Shape&, double lo = 0, double hi = 1, DType = DType::f32);
+Tensor uniform(Key, const Shape&, double lo = 0, double hi = 1, DType = DType::f32, Device = Device::cpu);
 /// i32 in [lo, hi); lo when the range is empty.
-Tensor randint(Key, const Shape&, int64_t lo, int64_t hi);
+Tensor randint(Key, const Shape&, int64_t lo, int64_t hi, Device = Device::cpu);
 /// i32, 1 with probability p.
-Tensor bernoulli(Key, const Shape&, double p);
+Tensor bernoulli(Key, const Shape&, double p, Device = Device::cpu);
 /// i32 [n]: 0 ... n-1 in random order.
 Tensor permutation(Key, int64_t n);
 /// Standard normal, f32 or bf16: sqrt(2) erfinv(uniform(-1, 1)).
-Tensor normal(Key, const Shape&, DType = DType::f32);
+Tensor normal(Key, const Shape&, DType = DType::f32, Device = Device::cpu);
 /// Standard normal conditioned on lo <= x <= hi, f32.
-Tensor truncated_normal(Key, const Shape&, double lo = -2, double hi = 2);
+Tensor truncated_normal(Key, const Shape&, double lo = -2, double hi = 2, Device = Device::cpu);
 /// -log(-log(u)), f32.
-Tensor gumbel(Key, const Shape&);
+Tensor gumbel(Key, const Shape&, Device = Device::cpu);
 /// -log(1 - u), f32.
-Tensor exponential(Key, const Shape&);
+Tensor exponential(Key, const Shape&, Device = Device::cpu);
 /// logits [.., V] in f32 -> i32 [..]: argmax of logits + gumbel, one draw a row; the first of equals.
 Tensor categorical(Key, const Tensor& logits);
 
