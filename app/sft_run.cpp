@@ -56,7 +56,9 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   }
   check_memory(plan);
 
-  Sft objective(model, loader, std::move(valid));
+  BodyGraphs graphs(model);
+  const bool drops = s.adapter != "none" && s.lora.dropout > 0;
+  Sft objective(model, loader, std::move(valid), drops ? nullptr : &graphs);
   const auto prompts = sample_prompts(s, data, tokenizer, model);
   Training training{objective};
   training.steps = steps;

@@ -211,6 +211,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   Gemma& model = *folder.model;
   // Before anything is written: it takes the memory and checks the settings.
   AdamW optimizer(parameter_groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
+  optimizer.keep_gradients(model.device() == Device::gpu);  // captured passes add to them by address
   RunFolder run(s.out, s.resume);
   run.watcher = [&console](const std::string& line, bool transient) { transient ? console.status(line) : console.note("{}", line); };
 

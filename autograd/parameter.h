@@ -26,6 +26,10 @@ class Parameter {
     if (trains()) facet::clear_grad(value_);
   }
 
+  void zero_grad() {
+    if (trains()) facet::zero_grad(value_);
+  }
+
   std::string name;  ///< dotted path, set once by the module tree
 
  private:

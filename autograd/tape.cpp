@@ -120,11 +120,13 @@ void attach_no_gradient(const char* op, std::initializer_list<Tensor*> y, std::i
   if (recording && any) attach_node(new Node, op, {y.begin(), y.size()}, {x.begin(), x.size()});
 }
 
-Tensor leaf(const Tensor& value) {
+Tensor leaf(const Tensor& value) { return leaf(value, acc_dtype(value.dtype())); }
+
+Tensor leaf(const Tensor& value, DType gradient) {
   Tensor t = value.detach();
   Tensor* y[] = {&t};
   attach_node(new Leaf, "leaf", y, {});
-  node_of(t).outputs[0].dtype = acc_dtype(value.dtype());
+  node_of(t).outputs[0].dtype = gradient;
   return t;
 }
 
@@ -136,6 +138,17 @@ Tensor grad_of(const Tensor& t) {
 void clear_grad(const Tensor& t) {
   check_leaf("clear_grad", t);
   node_of(t).outputs[0].grad = {};
+}
+
+void zero_grad(const Tensor& t) {
+  check_leaf("zero_grad", t);
+  GradSlot& slot = node_of(t).outputs[0];
+  if (slot.grad && slot.grad.unique() && slot.grad.contiguous()) {
+    const Out g = slot.grad.out();
+    fill_bytes(g.device, g.as<char>(), 0, static_cast<size_t>(g.numel() * size_of(g.dtype)));
+  } else {
+    slot.grad = Tensor::zeros(slot.shape, slot.dtype, slot.device);
+  }
 }
 
 // ---- backward

@@ -123,11 +123,14 @@ void attach(const char* op, std::span<Tensor* const> y, std::span<const Tensor* 
 /// For an op that has no gradient: when an input is being traced, its output throws in backward rather than detach silently.
 void attach_no_gradient(const char* op, std::initializer_list<Tensor*> y, std::initializer_list<const Tensor*> x);
 
-/// A tensor with the same storage that collects a gradient (read it with grad_of).
+/// A tensor with the same storage that collects a gradient (read it with grad_of), in the accumulation type of its own or in `gradient`.
 Tensor leaf(const Tensor& value);
+Tensor leaf(const Tensor& value, DType gradient);
 /// The gradient collected by a leaf; absent when none was written.
 Tensor grad_of(const Tensor& leaf);
 void clear_grad(const Tensor& leaf);
+/// Makes the gradient zeros, in the memory it has if that is its own: captured graphs add to it by address.
+void zero_grad(const Tensor& leaf);
 
 /// Runs the tape backwards from y. dy defaults to 1 and must be given unless y has one element. Nodes run in reverse creation
 /// order, each once; saved tensors are released as they are used, so a second backward through the same graph throws.

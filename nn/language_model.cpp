@@ -22,14 +22,17 @@ Tokens masked_tokens(const Tensor& ids, const Tensor& mask) {
   return {ids, positions, {}};
 }
 
-Tokens Tokens::on(Device device, int64_t vocab) const {
-  if (device == Device::gpu && ids.device() == Device::cpu) {
-    int64_t at = 0;
-    for (int32_t id : ids.dense().data<int32_t>()) {
-      if (id < 0 || id >= vocab) fail(Kind::usage, "tokens: id {} at position {} is not in a table of {} rows", id, at, vocab);
-      ++at;
-    }
+void Tokens::check(int64_t vocab) const {
+  const Tensor dense = ids.dense();
+  int64_t at = 0;
+  for (int32_t id : dense.data<int32_t>()) {
+    if (id < 0 || id >= vocab) fail(Kind::usage, "tokens: id {} at position {} is not in a table of {} rows", id, at, vocab);
+    ++at;
   }
+}
+
+Tokens Tokens::on(Device device, int64_t vocab) const {
+  if (device == Device::gpu && ids.device() == Device::cpu) check(vocab);
   return {ids.to(device), positions.to(device), segments ? segments.to(device) : Tensor{}};
 }
 

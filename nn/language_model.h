@@ -13,6 +13,7 @@ struct Tokens {
                      ///< trunk << 16 | branch: branches see their trunk (branch 0) too (tensor/kernels/attention.h)
   /// All of them there. To the GPU: ids below 0 or from `vocab` on throw Error(Kind::usage), since nobody looks at them there.
   Tokens on(Device, int64_t vocab) const;
+  void check(int64_t vocab) const;
 };
 
 /// Positions 0, 1, ..., T-1 in every row.

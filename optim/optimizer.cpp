@@ -32,16 +32,19 @@ void Optimizer::step(double lr, double grad_scale) {
   }
   ++steps_;
   for (Item& i : items_) {
-    const Tensor g = i.parameter->grad();
+    Tensor g = i.parameter->grad();
     if (!g) continue;
     update(i, g.dense().view(), lr * i.lr_scale, grad_scale);
-    i.parameter->clear_grad();
+    g = {};  // its own memory again
+    forget(*i.parameter);
   }
 }
 
 void Optimizer::drop_gradients() {
-  for (Parameter* p : parameters_) p->clear_grad();
+  for (Parameter* p : parameters_) forget(*p);
 }
+
+void Optimizer::forget(Parameter& p) const { keep_gradients_ ? p.zero_grad() : p.clear_grad(); }
 
 size_t Optimizer::state_bytes() const {
   size_t bytes = 0;

@@ -34,6 +34,8 @@ class Optimizer {
   /// (not part of this step's loss, or frozen since) is left alone, decay and moments included. grad_scale multiplies the
   /// gradients as they are read: a clipping factor costs no pass of its own. Takes no memory unless a gradient is strided.
   void step(double lr, double grad_scale = 1);
+  /// Gradients stay where they are and become zeros, instead of being dropped: what a captured graph adds to keeps its address.
+  void keep_gradients(bool on) { keep_gradients_ = on; }
   /// Instead of a step: forgets the gradients and leaves everything else.
   void drop_gradients();
 
@@ -61,10 +63,12 @@ class Optimizer {
   /// `names`: of the buffers, at most most_buffers. Throws on an absent, repeated or strided parameter.
   Optimizer(const char* kind, const std::vector<ParameterGroup>& groups, std::initializer_list<const char*> names);
 
+  void forget(Parameter&) const;
   virtual void update(Item&, View grad, double lr, double grad_scale) = 0;
 
   const char* kind_;
   std::vector<Item> items_;
+  bool keep_gradients_ = false;
   int64_t steps_ = 0;  ///< while update() runs: this step's number, from 1
 
  private:

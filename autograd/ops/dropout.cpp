@@ -1,3 +1,4 @@
+#include "tensor/gpu/runtime.h"
 #include "tensor/kernels/dropout.h"
 
 #include "autograd/ops.h"
@@ -19,6 +20,8 @@ Tensor dropout(const Tensor& x, double p, Key key) {
   if (!(p >= 0 && p < 1)) fail(Kind::usage, "dropout: p {}: expected 0 <= p < 1", p);
   if (key.counters != Counters::partitionable) fail(Kind::usage, "dropout: expected a key with partitionable counters");
   const double q = 1 - p;
+  if (x.device() == Device::gpu && gpu::capturing())
+    fail(Kind::usage, "dropout: its key is the host's and would be the same in every replay; a model that drops cannot be recorded as a graph");
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dropout(with_dense_rows(x).view(), key.hi, key.lo, q, y.out());
   if (tracing(x)) attach("dropout", {&y}, {&x}, DropoutGrad{key, q});

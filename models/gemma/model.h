@@ -62,6 +62,8 @@ struct Gemma final : LanguageModel {
   void visit(Visitor&) override;
   std::string describe() const override;
 
+  void reserve_positions(const Tensor& positions) const;
+
   GemmaConfig config;
   Embedding embed_tokens;
   std::vector<std::unique_ptr<GemmaBlock>> blocks;

@@ -21,19 +21,23 @@ class Graph {
   ~Graph() { reset(); }
   Graph(const Graph&) = delete;
 
+  /// Records f at once, into an arena that several graphs may share: what one leaves behind the next may read.
+  template <class F>
+  void record(const std::shared_ptr<Arena>& arena, F&& f) {
+    reset();
+    const ArenaScope scope(*arena);
+    Recording recording;
+    f();
+    exec_ = recording.finish();
+    arena_ = arena;
+  }
+  void replay() const { gpu::replay(exec_); }
+
   template <class F>
   void run(F&& f) {
-    if (exec_) return replay(exec_);
-    if (++calls_ <= warm_up) return f();
-    auto arena = std::make_unique<Arena>();
-    {
-      const ArenaScope scope(*arena);
-      Recording recording;
-      f();
-      exec_ = recording.finish();
-    }
-    arena_ = std::move(arena);
-    replay(exec_);
+    if (!exec_ && calls_++ < warm_up) return f();
+    if (!exec_) record(std::make_shared<Arena>(), f);
+    replay();
   }
   bool recorded() const { return exec_ != nullptr; }
   /// Forgets what was recorded; the next calls warm up again. Needed when a shape or an address changes.
@@ -58,7 +62,7 @@ class Graph {
     }
   };
   void* exec_ = nullptr;
-  std::unique_ptr<Arena> arena_;
+  std::shared_ptr<Arena> arena_;
   int calls_ = 0;
 };
 

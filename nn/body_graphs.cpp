@@ -1,0 +1,100 @@
+#include "nn/body_graphs.h"
+
+#include <algorithm>
+
+#include "nn/tap.h"
+#include "tensor/gpu/graph.h"
+
+namespace facet {
+namespace {
+constexpr int eager_passes = 2;     // they fill the pool and let products choose their algorithms
+constexpr size_t most_shapes = 4;   // each keeps the memory of its pass
+}  // namespace
+
+struct BodyGraphs::Entry {
+  Shape shape;
+  bool segments;
+  int seen = 0;
+  Tokens tokens;            // what the graphs read
+  Tensor h, leaf, dh;       // dh: what the backward graph reads
+  std::shared_ptr<gpu::Arena> arena;
+  gpu::Graph forward, backward;
+  std::vector<const void*> gradients;  // where those of the parameters were when it was recorded
+};
+
+BodyGraphs::BodyGraphs(LanguageModel& m) : model_(m) {}
+BodyGraphs::~BodyGraphs() = default;
+
+BodyGraphs::Entry& BodyGraphs::entry(const Tokens& t) {
+  const auto same = [&](const auto& e) { return e->shape == t.ids.shape() && e->segments == static_cast<bool>(t.segments); };
+  const auto found = std::find_if(entries_.begin(), entries_.end(), same);
+  if (found != entries_.end()) return **found;
+  entries_.push_back(std::make_unique<Entry>());
+  entries_.back()->shape = t.ids.shape();
+  entries_.back()->segments = static_cast<bool>(t.segments);
+  return *entries_.back();
+}
+
+bool BodyGraphs::gradients_moved(const Entry& e) const {
+  size_t i = 0;
+  for (Parameter* p : parameters(model_))
+    if (p->trains() && (i >= e.gradients.size() || p->grad().view().data != e.gradients[i++])) return true;
+  return i != e.gradients.size();
+}
+
+void BodyGraphs::record_forward(Entry& e) {
+  e.arena = std::make_shared<gpu::Arena>();
+  e.gradients.clear();
+  for (Parameter* p : parameters(model_)) {
+    if (!p->trains()) continue;
+    if (!p->grad()) p->zero_grad();
+    e.gradients.push_back(p->grad().view().data);
+  }
+  e.forward.record(e.arena, [&] { e.h = model_.hidden(e.tokens); });
+  e.leaf = leaf(e.h, e.h.dtype());
+  e.dh = Tensor::empty(e.h.shape(), e.h.dtype(), Device::gpu);
+  e.backward.reset();
+}
+
+Tensor BodyGraphs::forward(const Tokens& tokens) {
+  now_ = nullptr;
+  if (model_.device() == Device::cpu || !grad_enabled() || tapping()) return model_.hidden(tokens);
+  Entry& e = entry(tokens);
+  if (e.seen++ < eager_passes) return model_.hidden(tokens);
+  const bool recorded = e.forward.recorded();
+  if (recorded && gradients_moved(e)) {
+    e.seen = 0;
+    e.forward.reset(), e.backward.reset();
+    e.h = e.leaf = e.dh = {};
+    e.arena.reset();
+    return model_.hidden(tokens);
+  }
+  if (!recorded) {
+    const auto full = std::count_if(entries_.begin(), entries_.end(), [](const auto& x) { return x->forward.recorded(); });
+    if (static_cast<size_t>(full) >= most_shapes) return model_.hidden(tokens);
+    e.tokens = tokens.on(Device::gpu, model_.vocab());
+    record_forward(e);
+  } else {
+    tokens.check(model_.vocab());
+    e.tokens.ids.set(tokens.ids), e.tokens.positions.set(tokens.positions);
+    if (tokens.segments) e.tokens.segments.set(tokens.segments);
+  }
+  e.forward.replay();
+  ++replays_;
+  clear_grad(e.leaf);
+  now_ = &e;
+  return e.leaf;
+}
+
+void BodyGraphs::backward() {
+  if (!now_) return;
+  Entry& e = *std::exchange(now_, nullptr);
+  const Tensor dh = grad_of(e.leaf);
+  if (!dh) return;  // no row carried loss
+  e.dh.set(dh);
+  clear_grad(e.leaf);
+  if (!e.backward.recorded()) e.backward.record(e.arena, [&] { facet::backward(e.h, e.dh); });
+  e.backward.replay();
+}
+
+}  // namespace facet

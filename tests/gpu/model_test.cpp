@@ -1,0 +1,102 @@
+// The tiny Gemma 3 on the (emulated) GPU against itself on the CPU, which other tests hold against Hugging Face.
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "autograd/ops.h"
+#include "models/gemma/hf.h"
+#include "models/gemma/model.h"
+#include "nn/body_graphs.h"
+#include "nn/lora.h"
+#include "optim/adamw.h"
+#include "optim/clip.h"
+#include "tensor/gpu/emulator/emulator.h"
+#include "tests/support/goldens.h"
+#include "train/sft.h"
+
+using namespace facet;
+using facet::test::Golden;
+
+namespace {
+
+std::unique_ptr<Gemma> tiny(Device device, DType storage = DType::f32) {
+  gpu::emulate(true);
+  const std::string dir = std::string(FACET_GOLDENS) + "/gemma3-tiny";
+  auto model = std::make_unique<Gemma>(read_hf_config(dir), storage);
+  load_hf(dir, model->config, named_values(*model));
+  model->to(device);
+  return model;
+}
+
+Tokens tokens_of(const std::string& set) {
+  const Golden g("gemma3-tiny-ref/taps.safetensors");
+  return masked_tokens(g[set + ".input_ids"], g[set + ".attention_mask"]);
+}
+
+double largest_difference(const Tensor& a, const Tensor& b) {
+  const auto x = a.to_vector(), y = b.to_vector();
+  REQUIRE(x.size() == y.size());
+  double worst = 0;
+  for (size_t i = 0; i < x.size(); ++i)
+    if (const double d = std::abs(x[i] - y[i]); !(d <= worst)) worst = d;
+  return worst;
+}
+
+Batch batch_of(const Tokens& t) {
+  Batch b;
+  b.ids = t.ids, b.positions = t.positions;
+  b.labels = Tensor::full(t.ids.shape(), -1, DType::i32);
+  int32_t* label = b.labels.out().as<int32_t>();
+  for (int64_t i = 0; i < t.ids.dim(0); ++i)
+    for (int64_t j = 0; j + 1 < t.ids.dim(1); ++j)
+      if (t.positions.at({i, j}) >= 0 && t.positions.at({i, j + 1}) >= 0) {
+        label[i * t.ids.dim(1) + j] = static_cast<int32_t>(t.ids.at({i, j + 1}));
+        ++b.supervised;
+      }
+  b.tokens = t.ids.numel();
+  return b;
+}
+
+/// A few steps of training; the losses, then the parameters.
+std::vector<double> train(Gemma& model, const std::vector<Batch>& batches, int steps, BodyGraphs* graphs) {
+  AdamW optimizer({{.parameters = parameters(model)}});
+  optimizer.keep_gradients(model.device() == Device::gpu);
+  std::vector<double> losses;
+  for (int i = 0; i < steps; ++i) {
+    losses.push_back(accumulate_sft(model, batches, {}, graphs).loss);
+    optimizer.step(1e-3, clip_global_norm(optimizer.parameters(), 1.0).scale);
+  }
+  return losses;
+}
+
+}  // namespace
+
+TEST_CASE("model on the GPU: logits are the CPU's") {
+  const NoGrad off;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const auto cpu = tiny(Device::cpu, dtype), gpu = tiny(Device::gpu, dtype);
+    for (const char* set : {"a", "b"}) {
+      const Tokens t = tokens_of(set);
+      const Tensor want = cpu->logits(cpu->hidden(t)), got = gpu->logits(gpu->hidden(t));
+      CHECK(got.device() == Device::gpu);
+      const double worst = largest_difference(got, want), size = std::sqrt(mean(square(want)).item());
+      INFO(name_of(dtype) << " set " << set << ": " << worst << " of " << size);
+      CHECK(worst <= (dtype == DType::f32 ? 2e-5 : 0.2) * size);  // bf16 activations on the GPU, f32 ones on the CPU
+    }
+  }
+}
+
+TEST_CASE("model on the GPU: cached decoding gives the rows of a whole pass") {
+  const NoGrad off;
+  const auto model = tiny(Device::gpu);
+  const Tokens all = tokens_of("a");
+  const Tensor ids = all.ids.slice(0, 0, 1).clone();
+  const int64_t T = std::min<int64_t>(ids.dim(1), 12), first = 5;
+  const Tensor whole = model->hidden(plain_tokens(ids.slice(1, 0, T).clone()));
+  KvCache cache = model->new_cache(1, T, T);
+  const auto part = [&](int64_t begin, int64_t end) {
+    const Tensor p = Tensor::arange(T).slice(0, begin, end).clone().reshape({1, end - begin});
+    return model->hidden({ids.slice(1, begin, end).clone(), p, {}}, &cache);
+  };
+  CHECK(largest_difference(part(0, first), whole.slice(1, 0, first)) <= 2e-5);
+  for (int64_t t = first; t < T; ++t) CHECK(largest_difference(part(t, t + 1), whole.slice(1, t, t + 1)) <= 2e-5);
+}
