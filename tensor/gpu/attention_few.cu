@@ -251,9 +251,12 @@ void run(const AttentionInputs& x, const Problem& p, const Out& y, const Out& ls
 
 void few_forward(const AttentionInputs& x, Out y, Out lse) {
   const Problem p = problem(x);
-  const bool bf = x.q.dtype == DType::bf16, four = p.rows() <= 4;
-  const auto pick = [&]<int D>() { return bf ? four ? run<bf16, D, 4> : run<bf16, D, 8> : four ? run<float, D, 4> : run<float, D, 8>; };
-  const auto call = p.Dh <= 64 ? pick.template operator()<64>() : p.Dh <= 128 ? pick.template operator()<128>() : pick.template operator()<256>();
+  const bool four = p.rows() <= 4;
+  const auto call = x.q.dtype == DType::f32 ? p.Dh <= 64 ? run<float, 64, 4> : run<float, 256, 4>
+                    : p.Dh <= 64            ? four ? run<bf16, 64, 4> : run<bf16, 64, 8>
+                    : p.Dh <= 128           ? four ? run<bf16, 128, 4> : run<bf16, 128, 8>
+                    : four                  ? run<bf16, 256, 4>
+                                            : run<bf16, 256, 8>;
   call(x, p, y, lse);
 }
 

@@ -135,11 +135,11 @@ class Runner {
       return;
     }
     const Distance limit = limit_of(c_.kind, d, backward);
-    Distance far = distance(a, b, d);
+    Distance far = distance(a, b, d, c_.kind);
     if (share(far, limit) > 1) {
       // Where terms cancel, both are as far from the truth as from each other: then the GPU must be as near to it as the CPU is.
       const Tensor truth = exact();
-      const Distance here = distance(a, truth, d), there = distance(b, truth, d);
+      const Distance here = distance(a, truth, d, c_.kind), there = distance(b, truth, d, c_.kind);
       if (here.nmse <= 2 * there.nmse && here.of_row <= 2 * there.of_row && here.beyond <= 2 * there.beyond) return;
     }
     r_.worst = std::max(r_.worst, share(far, limit));
@@ -170,13 +170,18 @@ class Runner {
 
 }  // namespace
 
-Distance distance(const Tensor& a, const Tensor& b, DType ulps_of) {
+Distance distance(const Tensor& a, const Tensor& b, DType ulps_of, Arithmetic kind) {
   const std::vector<double> x = a.to_vector(), y = b.to_vector();
   Distance d;
   d.elements = static_cast<int64_t>(y.size());
   if (y.empty()) return d;
   int64_t width = b.rank() ? b.dim(-1) : 1;
   if (width < 16) width = b.numel();
+  double least = 0;  // what elements and rows are measured by at least
+  if (kind == Arithmetic::attention) {
+    for (double v : y) least += std::isfinite(v) ? v * v : 0;
+    least = std::sqrt(least / static_cast<double>(y.size()));
+  }
   double error = 0, power = 0;
   int64_t beyond = 0;
   for (size_t row = 0; row < y.size(); row += static_cast<size_t>(width)) {
@@ -187,10 +192,10 @@ Distance distance(const Tensor& a, const Tensor& b, DType ulps_of) {
       most = std::max(most, far);
       error += far * far;
       if (std::isfinite(y[i])) squares += y[i] * y[i];
-      beyond += far > 0 && !(far <= 4 * ulp_at(y[i], ulps_of));
+      beyond += far > 0 && !(far <= 4 * ulp_at(std::max(std::abs(y[i]), least), ulps_of));
     }
     power += squares;
-    if (most > 0) d.of_row = std::max(d.of_row, most / std::sqrt(squares / static_cast<double>(width)));
+    if (most > 0) d.of_row = std::max(d.of_row, most / std::max(least, std::sqrt(squares / static_cast<double>(width))));
   }
   if (error > 0) d.nmse = error / power;
   d.beyond = static_cast<double>(beyond) / static_cast<double>(y.size());

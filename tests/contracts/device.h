@@ -17,13 +17,15 @@
 namespace facet::test {
 
 /// How far a is from b. Shapes must agree. NaN equals NaN and infinities equal themselves, in place; elsewhere they are infinitely far.
+/// Attention's sums have rounded factors, so an element has the error of the larger ones beside it, and rows cancel to nothing: there the
+/// root mean square of all of b is the least that elements and rows are measured by.
 struct Distance {
   double nmse = 0;     ///< sum (a - b)^2 / sum b^2
   double of_row = 0;   ///< largest |a - b| over the root mean square of b's row; rows shorter than 16 count as one
   double beyond = 0;   ///< share of elements further than 4 ulp of the dtype
   int64_t elements = 0;
 };
-Distance distance(const Tensor& a, const Tensor& b, DType ulps_of);
+Distance distance(const Tensor& a, const Tensor& b, DType ulps_of, Arithmetic = Arithmetic::sums);
 /// Largest distance that is no defect (a copy: none at all).
 Distance limit_of(Arithmetic, DType, bool backward);
 

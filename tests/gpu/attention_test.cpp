@@ -189,12 +189,14 @@ const Problem shapes[] = {
     {"several tiles", 1, 77, 131, 4, 2, 16, 0, true, 0, Segments::none},
     {"odd head size", 2, 13, 19, 6, 2, 13, 0, true, 0, Segments::none},
     {"unaligned rows", 1, 12, 35, 3, 1, 64, 9, true, 0, Segments::none, Lie::odd},
-    {"a narrow window", 1, 150, 150, 4, 1, 8, 5, true, 0, Segments::none},
+    {"a window of two", 1, 150, 150, 4, 1, 8, 2, true, 0, Segments::none},
+    {"a window as wide as a tile", 1, 100, 100, 4, 1, 8, 70, true, 0, Segments::none},
     {"documents", 2, 100, 100, 2, 1, 8, 0, true, 0, Segments::documents, Lie::fused},
     {"branches", 2, 90, 90, 3, 1, 16, 0, true, 0, Segments::branches},
     {"cap, no mask", 1, 10, 40, 2, 2, 72, 0, false, 5, Segments::none, Lie::fused},
     {"cap, window both ways", 1, 20, 100, 2, 1, 16, 30, false, 3, Segments::documents},
     {"the size of Gemma's heads", 1, 9, 80, 4, 1, 256, 40, true, 0, Segments::none, Lie::fused},
+    {"full tiles of rows, ragged keys, no mask", 2, 16, 75, 2, 1, 8, 0, false, 0, Segments::none},
     {"wider than any", 1, 9, 20, 2, 1, 260, 0, true, 0, Segments::none},
 };
 
