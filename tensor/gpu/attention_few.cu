@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(32 * warps)
       store_pack(all_o + (part * R + r) * D + column + e, Pack<float, 4>{{o[r][e], o[r][e + 1], o[r][e + 2], o[r][e + 3]}});
   sync_block();
 
-  const int64_t piece = (static_cast<int64_t>(b * gridDim.y + blockIdx.y) * R) * gridDim.x;  // [row of the chunk][piece]
+  const int64_t piece = (int64_t{b} * gridDim.y + blockIdx.y) * R * int64_t{gridDim.x};  // [row of the chunk][piece]
   for (int i = 2 * static_cast<int>(threadIdx.x); i < R * D; i += 64 * warps) {
     const int r = i / D, c = i % D;
     if (first + r >= p.rows()) continue;
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(join_threads)
   const int64_t b = blockIdx.z;
   const int32_t head = static_cast<int32_t>(blockIdx.y) / chunks, row = static_cast<int32_t>(blockIdx.y) % chunks * R + static_cast<int32_t>(blockIdx.x);
   if (row >= p.rows()) return;
-  const int64_t at = ((b * gridDim.y + blockIdx.y) * R + blockIdx.x) * pieces;
+  const int64_t at = ((int64_t{b} * gridDim.y + blockIdx.y) * R + blockIdx.x) * pieces;
 
   float most = -infinity;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < pieces; i += join_threads) {

@@ -186,15 +186,15 @@ __global__ void __launch_bounds__(row_threads) norm_back_rows(Back<T> a) {
     }
   }
   if (!a.partial) return;
-  add_groups(dw, d, total, a.partial + 2 * blockIdx.x * d);
-  add_groups(db, d, total, a.partial + (2 * blockIdx.x + 1) * d);
+  add_groups(dw, d, total, a.partial + 2 * int64_t{blockIdx.x} * d);
+  add_groups(db, d, total, a.partial + (2 * int64_t{blockIdx.x} + 1) * d);
 }
 
 template <class T>
 __global__ void __launch_bounds__(row_threads) norm_back_any(Back<T> a) {
   FACET_SHARED(float, slots, [8]);
   const int64_t d = a.x_rows.d, begin = a.begin(blockIdx.x), end = a.end(blockIdx.x);
-  float* const dw = a.partial ? a.partial + 2 * blockIdx.x * d : nullptr;  // a thread adds up its own columns
+  float* const dw = a.partial ? a.partial + 2 * int64_t{blockIdx.x} * d : nullptr;  // a thread adds up its own columns
   float* const db = dw ? dw + d : nullptr;
   for (int64_t r = begin; r < end; ++r) {
     const T* const xr = a.x + a.x_rows.at(r);

@@ -232,14 +232,14 @@ __global__ void __launch_bounds__(row_threads) turn_heads_back(Back<T> a) {
     }
     sync_block();
   }
-  for (int64_t c = threadIdx.x; c < d; c += row_threads) a.partial[blockIdx.x * d + c] = total[c];
+  for (int64_t c = threadIdx.x; c < d; c += row_threads) a.partial[int64_t{blockIdx.x} * d + c] = total[c];
 }
 
 // A warp a block; its threads add up their own columns.
 template <class T>
 __global__ void __launch_bounds__(32) turn_heads_back_any(Back<T> a) {
   const int64_t half = a.heads.half, begin = a.begin(blockIdx.x), end = a.end(blockIdx.x);
-  float* const sums = a.partial ? a.partial + blockIdx.x * a.heads.d : nullptr;
+  float* const sums = a.partial ? a.partial + int64_t{blockIdx.x} * a.heads.d : nullptr;
   for (int64_t r = begin; r < end; ++r) {
     const T* const x = a.x + a.heads.at(r);
     const T* const dy = a.dy + a.dy_heads.at(r);

@@ -156,14 +156,14 @@ __global__ void __launch_bounds__(row_threads) norm_back_rows(Back<T> a) {
       }
     }
   }
-  if (a.partial) add_groups(sums, d, total, a.partial + blockIdx.x * d);
+  if (a.partial) add_groups(sums, d, total, a.partial + int64_t{blockIdx.x} * d);
 }
 
 template <class T>
 __global__ void __launch_bounds__(row_threads) norm_back_any(Back<T> a) {
   FACET_SHARED(float, slots, [8]);
   const int64_t d = a.x_rows.d, begin = a.begin(blockIdx.x), end = a.end(blockIdx.x);
-  float* const sums = a.partial ? a.partial + blockIdx.x * d : nullptr;  // a thread adds up its own columns
+  float* const sums = a.partial ? a.partial + int64_t{blockIdx.x} * d : nullptr;  // a thread adds up its own columns
   for (int64_t r = begin; r < end; ++r) {
     const T* const xr = a.x + a.x_rows.at(r);
     const T* const dyr = a.dy + a.dy_rows.at(r);

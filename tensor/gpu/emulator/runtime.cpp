@@ -19,13 +19,13 @@ namespace facet::gpu {
 namespace {
 
 constexpr size_t alignment = 256;  // cudaMalloc's
-constexpr size_t guard = emulator::address_sanitizer ? 0 : 256;
+constexpr size_t guard = emulator::address_sanitizer ? 0 : alignment;
 constexpr int poison = 0xff, guard_byte = 0xa5;
 
 using Graph = std::vector<std::function<void()>>;  // what was asked for between begin_capture and end_capture
 
 struct Runtime {
-  std::map<const char*, size_t> buffers;  // address and size of what is live
+  std::map<char*, size_t> buffers;  // address and size of what is live
   size_t live_bytes = 0;
   int64_t syncs = 0;
   bool no_sync = false;
@@ -57,19 +57,25 @@ bool& is_open() {
 
 void check_in_buffer(const char* what, const void* p, size_t bytes) {
   if (bytes == 0) return;
-  const auto* at = static_cast<const char*>(p);
+  auto* at = static_cast<char*>(const_cast<void*>(p));
   const auto& buffers = runtime().buffers;
   auto b = buffers.upper_bound(at);
   if (b == buffers.begin() || (--b, at + bytes > b->first + b->second))
     fail(Kind::check, "{}: {} bytes at {} do not lie within a live buffer of the device", what, bytes, p);
 }
 
-/// Throws when something was written beside a buffer.
+void set_guards(char* data, size_t bytes) {
+  std::memset(data - guard, guard_byte, guard);
+  std::memset(data + bytes, guard_byte, guard);
+}
+/// Throws when something was written beside a buffer; once.
 void check_guards(const char* op) {
   for (const auto& [data, bytes] : runtime().buffers)
-    for (size_t i = 0; i < guard; ++i)
-      if (data[-static_cast<ptrdiff_t>(i) - 1] != static_cast<char>(guard_byte) || data[bytes + i] != static_cast<char>(guard_byte))
-        fail(Kind::check, "{}: something was written past an end of a device buffer of {} bytes", op, bytes);
+    for (size_t i = 0; i < guard; ++i) {
+      if (data[i - guard] == static_cast<char>(guard_byte) && data[bytes + i] == static_cast<char>(guard_byte)) continue;
+      set_guards(data, bytes);
+      fail(Kind::check, "{}: something was written past an end of a device buffer of {} bytes", op, bytes);
+    }
 }
 
 /// Now, or when the graph that is being captured is replayed.
@@ -115,12 +121,10 @@ void* device_malloc(size_t bytes) {
   if (bytes > free_bytes()) return nullptr;
   // Not rounded up: the first byte past the end is not the caller's.
   void* p = nullptr;
-  const size_t front = guard ? alignment : 0;
-  if (posix_memalign(&p, alignment, front + bytes + guard) != 0) return nullptr;
-  char* data = static_cast<char*>(p) + front;
-  std::memset(p, guard_byte, front);
+  if (posix_memalign(&p, alignment, guard + bytes + guard) != 0) return nullptr;
+  char* data = static_cast<char*>(p) + guard;
   std::memset(data, poison, bytes);
-  std::memset(data + bytes, guard_byte, guard);
+  set_guards(data, bytes);
   r.buffers.emplace(data, bytes);
   r.live_bytes += bytes;
   return data;
@@ -137,7 +141,7 @@ void device_free(void* p) noexcept {
   r.live_bytes -= b->second;
   std::memset(p, poison, b->second);
   r.buffers.erase(b);
-  std::free(static_cast<char*>(p) - (guard ? alignment : 0));
+  std::free(static_cast<char*>(p) - guard);
 }
 
 void copy_to_device(void* to, const void* from, size_t bytes) {

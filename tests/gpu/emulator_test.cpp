@@ -1,0 +1,243 @@
+// What the emulator reports, and in which words: each rule broken once, with its place. Then schedules, launches, settings.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <string>
+#include <vector>
+
+#include "tensor/error.h"
+#include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/launch.h"
+
+namespace facet::gpu {
+namespace {
+
+struct WithSettings {
+  emulator::Settings before = emulator::settings();
+  explicit WithSettings(const char* words) {
+    emulate(true);
+    emulator::set_settings(emulator::parse_settings(words));
+  }
+  ~WithSettings() { emulator::set_settings(before); }
+};
+
+constexpr const char* file = "tests/gpu/emulator_test.cpp:";
+std::string at(int line) { return file + std::to_string(line); }
+
+/// The message of launching this kernel; empty when nothing is wrong. Whatever went wrong, the next launch must work.
+__global__ void well_behaved() { sync_block(); }
+template <class... P, class... A>
+std::string message(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... args) {
+  std::string text;
+  try {
+    launch("op", kernel, grid, block, shared, args...);
+    synchronize();
+  } catch (const Error& e) {
+    text = e.what();
+  }
+  launch("well_behaved", well_behaved, 2, 64, 0);
+  synchronize();
+  return text;
+}
+void check_message(const std::string& text, const std::vector<std::string>& parts) {
+  INFO(text);
+  for (const std::string& part : parts) CHECK_THAT(text, Catch::Contains(part));
+}
+
+// ---- warps
+
+constexpr int mask_line = __LINE__ + 1;
+__global__ void not_in_mask() { sync_warp(0x1); }
+constexpr int missing_line = __LINE__ + 1;
+__global__ void missing_lanes() { shfl(1, 0); }
+constexpr int exited_line = __LINE__ + 3;
+__global__ void exited_lanes() {
+  if (threadIdx.x < 4) return;
+  (void)any(true);
+}
+constexpr int leaves_line = __LINE__ + 2;
+__global__ void lane_leaves() {
+  if (threadIdx.x != 31) (void)all(true);
+}
+constexpr int overlap_line = __LINE__ + 1;
+__global__ void overlapping_masks() { sync_warp(threadIdx.x < 16 ? 0x0001ffffu : 0xffff0000u); }
+constexpr int diverged_line = __LINE__ + 2;
+__global__ void diverged_warp() {
+  if (threadIdx.x % 2) shfl_xor(1, 1);
+  else (void)ballot(true);
+}
+constexpr int helper_line = __LINE__ + 1;
+__global__ void diverged_in_helper() { if (threadIdx.x < 3) warp_sum(1.0f); }
+
+TEST_CASE("reports: warps") {
+  const WithSettings s("forward");
+  check_message(message(not_in_mask, 1, 32, 0), {"op: block (0, 0, 0), thread (1, 0, 0)", at(mask_line), "sync_warp: lane 1 is not in its own mask 0x00000001"});
+  check_message(message(missing_lanes, 1, 48, 0), {"thread (32, 0, 0)", at(missing_line), "shfl", "lanes that the warp does not have (16, 17", "48 threads"});
+  check_message(message(exited_lanes, 1, 32, 0), {"thread (4, 0, 0)", at(exited_line), "any", "have left the kernel: 0, 1, 2, 3"});
+  check_message(message(lane_leaves, dim3(1, 2), 32, 0), {"thread (31, 0, 0)", "lane 31 left the kernel while lanes 0, 1", "in all at " + at(leaves_line)});
+  check_message(message(overlapping_masks, 1, 32, 0), {at(overlap_line), "two masks overlap: 0xffff0000 of lane 16, 0x0001ffff"});
+  check_message(message(diverged_warp, 1, 32, 0),
+                {at(diverged_line), "the warp diverged: lane 1 comes to shfl_xor, lanes 0 wait in ballot at " + at(diverged_line + 1)});
+  check_message(message(diverged_in_helper, 1, 32, 0), {"shfl_xor at " + at(helper_line)});
+}
+
+// ---- blocks
+
+constexpr int two_line = __LINE__ + 2;
+__global__ void two_barriers() {
+  if (threadIdx.x < 32) sync_block();
+  else sync_block();
+}
+constexpr int after_exit_line = __LINE__ + 3;
+__global__ void barrier_after_exit(float* y) {
+  if (threadIdx.x == 7) return;
+  sync_block();
+  if (threadIdx.x == 0) *y = 1;
+}
+constexpr int stuck_line = __LINE__ + 2;
+__global__ void stuck() {
+  if (threadIdx.x < 40) sync_block();
+  else sync_warp();
+}
+constexpr int spinning_line = __LINE__ + 3;
+__global__ void spinning(int32_t* flag) {
+  if (threadIdx.x < 32) {
+    while (atomic_add(flag, 0) == 0) spin_pause();
+  } else {
+    sync_block();
+    atomic_exchange(flag, 1);
+  }
+}
+
+TEST_CASE("reports: blocks") {
+  const WithSettings s("forward");
+  check_message(message(two_barriers, 1, 64, 0),
+                {"thread (32, 0, 0)", at(two_line + 1), "the block diverged: thread (0, 0, 0) waits in sync_block at " + at(two_line)});
+  check_message(message(stuck, 1, 64, 0),
+                {"block (0, 0, 0) is stuck: 64 of 64 threads wait", "40 in sync_block at " + at(stuck_line) + " (thread (0, 0, 0) first)",
+                 "24 in sync_warp at " + at(stuck_line + 1) + " (thread (40, 0, 0) first)"});
+  auto* flag = static_cast<int32_t*>(device_malloc(sizeof(int32_t)));
+  fill_bytes(flag, 0, sizeof(int32_t));
+  check_message(message(spinning, 1, 64, 0, flag),
+                {"makes no progress", "32 in spin_pause at " + at(spinning_line), "32 in sync_block at " + at(spinning_line + 2)});
+  auto* y = reinterpret_cast<float*>(flag);
+  check_message(message(barrier_after_exit, 1, 64, 0, y), {at(after_exit_line), "thread (7, 0, 0)", "left the kernel"});
+  {
+    const WithSettings lax("forward,lax");
+    CHECK(message(barrier_after_exit, 1, 64, 0, y).empty());
+    float got = 0;
+    copy_to_host(&got, y, sizeof got);
+    CHECK(got == 1);
+  }
+  device_free(flag);
+}
+
+// ---- memory
+
+__global__ void shared_overrun(int past) {
+  FACET_SHARED(float, tile, [8]);
+  float* p = tile;
+  p[7 + past] = 1;
+}
+__global__ void too_much_shared() {
+  FACET_SHARED(float, big, [12 * 1024 + 1]);
+  big[threadIdx.x] = 0;
+}
+__global__ void reads_shared(float* y) {
+  FACET_SHARED(float, tile, [4]);
+  FACET_DYNAMIC_SHARED(float, more);
+  y[0] = tile[1];
+  y[1] = more[0];
+  tile[1] = more[0] = 1;  // the next block must not see it
+}
+__global__ void writes_at(char* p, int64_t i) { p[i] = 1; }
+__global__ void copies_misaligned(const char* x, int wrong) {
+  FACET_SHARED(char, tile, [48]);
+  if (wrong == 0) copy_async16(tile + 4, x, true);
+  if (wrong == 1) copy_async16(tile, x + 4, true);
+  if (wrong == 2) copy_async16(tile + 40, x, true);
+  if (wrong == 3) copy_async16(const_cast<char*>(x), tile, true);
+}
+
+TEST_CASE("reports: memory") {
+  const WithSettings s("forward");
+  auto* y = static_cast<float*>(device_malloc(64));
+  CHECK(message(shared_overrun, 1, 1, 0, 0).empty());
+  check_message(message(shared_overrun, 3, 1, 0, 1), {"op: block (0, 0, 0) wrote past an end of its shared array tile"});
+  check_message(message(too_much_shared, 1, 1, 0), {"49156 bytes of shared arrays; 48 KB are allowed", file});
+  CHECK(message(reads_shared, 2, 1, 16, y).empty());
+  float got[2];
+  copy_to_host(got, y, sizeof got);
+  CHECK((got[0] != got[0] && got[1] != got[1]));  // NaN in the last block too
+  check_message(message(writes_at, 1, 1, 0, reinterpret_cast<char*>(y), 64), {"op: something was written past an end of a device buffer of 64 bytes"});
+  check_message(message(copies_misaligned, 1, 1, 0, reinterpret_cast<char*>(y), 0), {"destination is not aligned", file});
+  check_message(message(copies_misaligned, 1, 1, 0, reinterpret_cast<char*>(y), 1), {"source is not aligned"});
+  check_message(message(copies_misaligned, 1, 1, 0, reinterpret_cast<char*>(y), 2), {"not lie in a shared array"});
+  check_message(message(copies_misaligned, 1, 1, 0, reinterpret_cast<char*>(y), 3), {"not lie in a shared array"});
+  CHECK_THROWS_WITH(copy_to_host(got, y + 16, 4), Catch::Contains("do not lie within a live buffer"));
+  float local = 0;
+  CHECK_THROWS_WITH(copy_to_device(&local, y, 4), Catch::Contains("do not lie within a live buffer"));
+  device_free(y);
+  CHECK_THROWS_WITH(copy_to_host(got, y, 4), Catch::Contains("do not lie within a live buffer"));
+}
+
+// ---- launches and schedules
+
+TEST_CASE("launches: limits of the hardware, and nothing to do") {
+  const WithSettings s("forward");
+  check_message(message(well_behaved, 1, 1025, 0), {"op: launch of grid (1, 1, 1), block (1025, 1, 1)", "is 1025, at most 1024"});
+  check_message(message(well_behaved, 1, dim3(1, 1, 65), 0), {"block.z is 65, at most 64"});
+  check_message(message(well_behaved, dim3(1, 65536), 1, 0), {"grid.y is 65536"});
+  check_message(message(well_behaved, 1, 1, 228 * 1024), {"dynamic shared memory is 233472, at most 232448"});
+  CHECK(message(well_behaved, dim3(1, 0), 64, 0).empty());
+  emulate(false);
+  CHECK_THROWS_WITH(launch("op", well_behaved, 1, 1, 0), Catch::Contains("built without CUDA"));
+  emulate(true);
+}
+
+__global__ void order_kernel(int32_t* y) {
+  const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+  const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  y[1 + atomic_add(y, 1)] = static_cast<int32_t>(100 * block + thread);
+}
+std::vector<int32_t> order_under(const char* words) {
+  const WithSettings s(words);
+  constexpr size_t n = 1 + 24 * 12;
+  auto* y = static_cast<int32_t*>(device_malloc(n * sizeof(int32_t)));
+  fill_bytes(y, 0, n * sizeof(int32_t));
+  launch("order", order_kernel, dim3(3, 2, 2), dim3(2, 3, 4), 0, y);
+  std::vector<int32_t> got(n);
+  copy_to_host(got.data(), y, n * sizeof(int32_t));
+  device_free(y);
+  return got;
+}
+TEST_CASE("schedules: forward, reverse, random by seed") {
+  const std::vector<int32_t> forward = order_under("forward"), reverse = order_under("reverse"), random = order_under("random,seed=5");
+  for (int i = 0; i < 24 * 12; ++i) {
+    const int32_t expected = 100 * (i / 24) + i % 24;
+    CHECK(forward[static_cast<size_t>(1 + i)] == expected);
+    CHECK(reverse[static_cast<size_t>(24 * 12 - i)] == expected);
+  }
+  CHECK(random == order_under("random,seed=5"));
+  CHECK(random != order_under("random,seed=6"));
+  CHECK(random != forward);
+  auto sorted = random;
+  std::sort(sorted.begin() + 1, sorted.end());
+  CHECK(sorted == forward);
+}
+
+TEST_CASE("settings: in words") {
+  using namespace emulator;
+  const Settings s = parse_settings("random,seed=123,lax,between_blocks");
+  CHECK(s.schedule == Schedule::random);
+  CHECK(s.seed == 123);
+  CHECK(s.copies == Copies::mixed);
+  CHECK_FALSE(s.strict);
+  CHECK(s.races == Races::between_blocks);
+  CHECK(parse_settings("random,late").copies == Copies::late);
+  CHECK(parse_settings("").copies == Copies::late);
+  for (const char* wrong : {"forwards", "seed=", "seed=1x", "seed=-1", "lax;eager"})
+    CHECK_THROWS_WITH(parse_settings(wrong), Catch::Contains("FACET_EMULATOR: '" + std::string(wrong) + "' is not one of forward"));
+}
+
+}  // namespace
+}  // namespace facet::gpu
