@@ -56,9 +56,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   }
   check_memory(plan);
 
-  BodyGraphs graphs(model);
-  const bool drops = s.adapter != "none" && s.lora.dropout > 0;
-  Sft objective(model, loader, std::move(valid), drops ? nullptr : &graphs);
+  Sft objective(model, loader, std::move(valid));
   const auto prompts = sample_prompts(s, data, tokenizer, model);
   Training training{objective};
   training.steps = steps;

@@ -10,6 +10,7 @@
 #include "infer/generator.h"
 #include "models/gemma/hf_config.h"
 #include "models/gemma/peft.h"
+#include "nn/body_graphs.h"
 #include "optim/adamw.h"
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
@@ -185,6 +186,8 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
     if (set_trains(model, pattern, false) == 0) fail(Kind::usage, "--freeze {}: no parameter has such a name; facet inspect model lists them", pattern);
   model.recompute = recompute_of(s.recompute);
   model.to(model.device());  // the adapter follows
+  const bool drops = s.adapter != "none" && s.lora.dropout > 0;  // masks are drawn by keys of the host, which a replay would not change
+  if (model.device() == Device::gpu && !drops) model.graphs = std::make_shared<BodyGraphs>(model);
 }
 
 double learning_rate(const TrainSettings& s, Module& model) {

@@ -21,6 +21,7 @@ const char* name_of(Stop s) {
 Generator::Generator(LanguageModel& model, int64_t rows, int64_t capacity, int64_t chunk)
     : model_(model),
       cache_(model.new_cache(rows, capacity > 0 ? capacity : model.context(), chunk)),
+      graphs_(model, cache_),
       length_(static_cast<size_t>(rows), 0),
       furthest_(static_cast<size_t>(rows), 0),
       slot_(static_cast<size_t>(rows)),
@@ -111,7 +112,8 @@ void Generator::feed(std::span<const int64_t> rows, std::span<const std::vector<
       ended.push_back(now[i]);
       last.push_back(static_cast<int32_t>(at + static_cast<int64_t>(n) - 1));
     }
-    Tensor h = model_.hidden({ids, positions, {}}, &cache_);  // [B, T, D]
+    const Tokens step{ids, positions, {}};
+    Tensor h = T == 1 ? graphs_.hidden(step, first) : model_.hidden(step, &cache_);  // [B, T, D]
     if (ended.empty()) continue;
     h = h.reshape({B * T, h.dim(2)});
     // The head sees only the rows that somebody will sample from.

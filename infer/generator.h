@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "infer/decode_graphs.h"
 #include "infer/sampler.h"
 #include "nn/language_model.h"
 
@@ -32,6 +33,7 @@ class Generator {
  public:
   /// Room for `rows` sequences of up to `capacity` positions (0: the model's context); prompts go in `chunk` tokens at a time.
   Generator(LanguageModel&, int64_t rows, int64_t capacity = 0, int64_t chunk = 256);
+  Generator(const Generator&) = delete;
 
   /// Appends tokens to rows and computes them, all but what is already cached. Rows not named stay as they are and cost nothing. The
   /// logits of each named row's last token are in logits(row) afterwards. Throws Error(Kind::usage) when a row would pass the
@@ -64,6 +66,7 @@ class Generator {
 
   LanguageModel& model_;
   KvCache cache_;
+  DecodeGraphs graphs_;
   std::vector<int64_t> length_, furthest_;
   std::vector<int64_t> slot_;  ///< where a row lies in the cache
   mutable std::vector<Logits> logits_;

@@ -34,8 +34,8 @@ void check(const LanguageModel& model, Prompts prompts, const RolloutOptions& o)
 /// One call: rows 0 ... active-1 of the cache are at work.
 class Run {
  public:
-  Run(LanguageModel& model, KvCache& rows, KvCache& prompts, int64_t places, int64_t staged, Prompts list, const RolloutOptions& o)
-      : model_(model), cache_(rows), prompt_cache_(prompts), places_(places), staged_most_(staged), prompts_(list), o_(o) {
+  Run(LanguageModel& model, KvCache& rows, DecodeGraphs& graphs, KvCache& prompts, int64_t places, int64_t staged, Prompts list, const RolloutOptions& o)
+      : model_(model), cache_(rows), graphs_(graphs), prompt_cache_(prompts), places_(places), staged_most_(staged), prompts_(list), o_(o) {
     result_.resize(prompts_.size() * static_cast<size_t>(o.group));
     if (o.sampling.repetition_penalty != 1) histories_.resize(result_.size());
     const auto room = static_cast<size_t>(std::min<int64_t>(o.max_new, 256));
@@ -157,7 +157,7 @@ class Run {
       all.push_back(i);
     }
     cache_.select(0, n);
-    const Tensor h = model_.hidden({ids, positions, {}}, &cache_);  // [n, 1, D]
+    const Tensor h = graphs_.hidden({ids, positions, {}}, 0);  // [n, 1, D]
     sample(h.reshape({n, h.dim(2)}), all);
   }
 
@@ -204,7 +204,9 @@ class Run {
   }
 
   LanguageModel& model_;
-  KvCache &cache_, &prompt_cache_;
+  KvCache& cache_;
+  DecodeGraphs& graphs_;
+  KvCache& prompt_cache_;
   int64_t places_, staged_most_;
   Prompts prompts_;
   const RolloutOptions& o_;
@@ -224,8 +226,9 @@ int64_t Roller::cache_bytes() const { return (rows_ ? rows_->bytes() : 0) + (pro
 void Roller::make_room(int64_t rows, int64_t staged, int64_t longest, int64_t capacity) {
   // The chunk is the capacity: no ring goes round.
   if (!rows_ || row_count_ < rows || rows_->capacity < capacity) {
-    rows_.reset();
+    graphs_.reset(), rows_.reset();
     rows_ = model_.new_cache(rows, capacity, capacity);
+    graphs_.emplace(model_, *rows_);
     row_count_ = rows;
   }
   if (!prompts_ || staged_count_ < staged || prompts_->capacity < longest) {
@@ -248,7 +251,7 @@ std::vector<Rollout> Roller::operator()(Prompts prompts, const RolloutOptions& o
   const auto count = static_cast<int64_t>(prompts.size()), most = static_cast<int64_t>(longest);
   const int64_t places = std::min(o.rows, count * o.group), staged = std::min(count, (places + o.group - 1) / o.group + 1);
   make_room(places, staged, most, std::min(most + o.max_new, model_.context()));
-  std::vector<Rollout> result = Run(model_, *rows_, *prompts_, places, staged, prompts, o)(f);
+  std::vector<Rollout> result = Run(model_, *rows_, *graphs_, *prompts_, places, staged, prompts, o)(f);
   f.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
 }

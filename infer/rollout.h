@@ -49,6 +49,7 @@ class Roller {
 
   LanguageModel& model_;
   std::optional<KvCache> rows_;     ///< of the completions in work
+  std::optional<DecodeGraphs> graphs_;  ///< of their steps
   std::optional<KvCache> prompts_;  ///< of the prompts whose completions start next
   int64_t row_count_ = 0, staged_count_ = 0;
 };

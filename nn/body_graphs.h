@@ -1,10 +1,10 @@
 // Training passes over a model's body (all but the head), recorded once per batch shape as CUDA graphs and replayed: hundreds of launches
 // become two. The head stays outside, since how many rows carry loss differs from batch to batch.
 //
-//   BodyGraphs graphs(model);
-//   const Tensor h = graphs.forward(tokens);   // hidden rows [B, T, D]
-//   loss(h);                                   // runs its backward pass down to h
-//   graphs.backward();                         // from h on; nothing to do after an eager pass
+//   model.graphs = std::make_shared<BodyGraphs>(model);
+//   TrainingPass pass(model, tokens);   // pass.h: hidden rows [B, T, D]
+//   loss(pass.h);                       // runs its backward pass down to h
+//   pass.finish();                      // from h on; nothing to do after an eager pass
 //
 // On the CPU, under taps, and the first times a shape comes, passes run eagerly; replaying gives the same bits. Gradients of
 // parameters must keep their addresses (Optimizer::keep_gradients); where they do not, the shape is recorded anew. Dropout draws by
@@ -38,6 +38,22 @@ class BodyGraphs {
   std::vector<std::unique_ptr<Entry>> entries_;
   Entry* now_ = nullptr;  ///< whose backward pass is due
   int64_t replays_ = 0;
+};
+
+/// One pass, through the model's graphs when it has any.
+class TrainingPass {
+ public:
+  TrainingPass(LanguageModel& model, const Tokens& tokens)
+      : graphs_(model.graphs.get()), h(graphs_ ? graphs_->forward(tokens) : model.hidden(tokens)) {}
+  void finish() const {
+    if (graphs_) graphs_->backward();
+  }
+
+ private:
+  BodyGraphs* graphs_;
+
+ public:
+  const Tensor h;  ///< [B, T, D]
 };
 
 }  // namespace facet

@@ -24,13 +24,19 @@ Tokens masked_tokens(const Tensor& ids, const Tensor& mask);
 /// What backward computes again instead of keeping.
 enum class Recompute : uint8_t { none, mlp, block };
 
+class BodyGraphs;
+
 struct LanguageModel : Module {
   Recompute recompute = Recompute::none;
+  /// Present: training passes are recorded and replayed (nn/body_graphs.h).
+  std::shared_ptr<BodyGraphs> graphs;
 
   /// Where the parameters are, and with them every activation.
   Device device() const { return head().value().device(); }
   /// Moves every parameter, adapters included (their gradients are forgotten). Before an optimizer is made.
   void to(Device);
+  /// On the GPU: makes what depends on positions below `positions` (angles) before a graph is recorded that will meet them.
+  virtual void reserve(int64_t /*positions*/) const {}
   /// Of activations. On the CPU f32 (f64 for f64 weights); on the GPU what the weights are kept in.
   DType compute() const;
 

@@ -3,14 +3,14 @@
 #include <cmath>
 
 #include "autograd/ops.h"
+#include "nn/body_graphs.h"
 #include "nn/dropout.h"
 
 namespace facet {
 namespace {
 
 // Log-probability of every label [B*T], 0 where there is none; on the tape.
-Tensor token_log_probs(LanguageModel& model, const Batch& b) {
-  const Tensor h = model.hidden({b.ids, b.positions, b.segments});  // [B, T, D]
+Tensor token_log_probs(LanguageModel& model, const Tensor& h, const Batch& b) {
   const int64_t rows = h.shape().rows();
   return linear_log_probs(reshape(h, {rows, h.dim(-1)}), model.head().value(), b.labels.reshape({rows}), model.final_cap());
 }
@@ -70,7 +70,7 @@ void take_means(DpoFigures& f) {
 
 LogProbs completion_log_probs(LanguageModel& model, const Dataset& data, const Batch& b) {
   const NoGrad off;
-  return sums(token_log_probs(model, b), data, b);
+  return sums(token_log_probs(model, model.hidden({b.ids, b.positions, b.segments}), b), data, b);
 }
 
 void reference_pass(LanguageModel& model, const Dataset& data, int64_t batch, bool share, int32_t pad_id, LogProbs& all,
@@ -119,7 +119,8 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
     const Batch& b = micro[m];
     const LogProbs fixed = reference(b);  // before the policy's graph takes its memory, and without dropout
     const DropoutScope scope(dropout ? std::optional(fold_in(*dropout, static_cast<uint32_t>(m))) : std::nullopt);
-    const Tensor log_probs = token_log_probs(model, b);
+    const TrainingPass pass(model, {b.ids, b.positions, b.segments});
+    const Tensor log_probs = token_log_probs(model, pass.h, b);
     const Tensor dy = Tensor::zeros(log_probs.shape(), log_probs.dtype());
     const Tensor labels = b.labels.reshape({b.labels.numel()});
     const auto spread = [&](const Batch::Place& place, double slope) {
@@ -135,6 +136,7 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
       spread(b.places[i + 1], r.rejected_slope / static_cast<double>(pairs));
     });
     backward(log_probs, dy.to(log_probs.device()));
+    pass.finish();
   }
   take_means(step.figures);
   return step;

@@ -8,6 +8,7 @@
 #include "autograd/ops.h"
 #include "autograd/ops/linear_loss.h"
 #include "data/shuffle.h"
+#include "nn/body_graphs.h"
 
 namespace facet {
 namespace {
@@ -192,13 +193,15 @@ namespace {
 /// Calls f(number of the token, LogitRow) -> RowGrad for every completion token of a batch, in one pass over the head; with gradients
 /// unless under NoGrad. `first` is called before that pass with a function that makes a pass over the values alone.
 struct HeadPass {
+  TrainingPass pass;
   Tensor h, labels;
   LinearHead head;
   pool_vector<int64_t> rows;
   const PolicyBatch& batch;
 
   HeadPass(LanguageModel& model, const PolicyBatch& b, double temperature)
-      : h(flat(model.hidden(b.tokens))),
+      : pass(model, b.tokens),
+        h(flat(pass.h)),
         labels(b.labels.reshape({h.dim(0)})),
         head("grpo", h, model.head().value(), labels, {.cap = model.final_cap(), .temperature = temperature}),
         rows(head.rows([](int64_t) { return true; })),
@@ -218,6 +221,7 @@ struct HeadPass {
       const double d = derivative(static_cast<size_t>(batch.which[static_cast<size_t>(n)]), z.label - z.lse);
       return RowGrad{.lse = -d, .label = d};
     });
+    pass.finish();
   }
 };
 

@@ -1,7 +1,6 @@
 // Supervised fine-tuning: token-weighted cross-entropy on the tokens that the loss mask marks.
 #pragma once
 #include "data/loader.h"
-#include "nn/body_graphs.h"
 #include "nn/dropout.h"
 #include "nn/language_model.h"
 #include "train/loop.h"
@@ -14,20 +13,19 @@ struct SftFigures {
 };
 
 /// Sum of the losses of the supervised tokens times `weight`; unless under NoGrad, adds the gradients to the parameters.
-/// `graphs`: the body is replayed from them (nn/body_graphs.h).
-double batch_loss(LanguageModel&, const Batch&, double weight, BodyGraphs* graphs = nullptr);
+double batch_loss(LanguageModel&, const Batch&, double weight);
 /// Forward only.
 SftFigures evaluate_loss(LanguageModel&, const std::vector<Batch>&);
 
 /// Adds the gradients of the token-weighted mean over all micro-batches: what one step learns from. `dropout`: the step's key, of which
 /// every micro-batch gets its own; absent: nothing is dropped.
-StepReport accumulate_sft(LanguageModel&, std::span<const Batch> micro, std::optional<Key> dropout = {}, BodyGraphs* graphs = nullptr);
+StepReport accumulate_sft(LanguageModel&, std::span<const Batch> micro, std::optional<Key> dropout = {});
 
 class Sft final : public Objective {
  public:
   /// A step is what `train` gives for it, computed micro-batch by micro-batch; its gradient is that of the token-weighted mean over the
   /// whole step. `valid` may be empty.
-  Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid, BodyGraphs* graphs = nullptr);
+  Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid);
   StepReport accumulate(int64_t step) override;
   std::map<std::string, double> evaluate() override;
 
@@ -35,7 +33,6 @@ class Sft final : public Objective {
   LanguageModel& model_;
   const Loader& train_;
   std::vector<Batch> valid_;
-  BodyGraphs* graphs_;
 };
 
 }  // namespace facet

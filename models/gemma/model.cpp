@@ -128,18 +128,22 @@ void Gemma::init(Key key) {
   }
 }
 
-// Angles up to the last position, for kernels that cannot ask for more.
-void Gemma::reserve_positions(const Tensor& positions) const {
-  const Tensor p = positions.dense();
-  const auto list = p.data<int32_t>();
-  const int64_t count = list.empty() ? 0 : *std::max_element(list.begin(), list.end()) + 1;
-  for (const auto& b : blocks) b->attention.rope.reserve(count);
+void Gemma::reserve(int64_t positions) const {
+  for (const auto& b : blocks) b->attention.rope.reserve(positions);
 }
+
+namespace {
+int32_t highest_position(const Tensor& positions) {
+  const Tensor dense = positions.dense();
+  const auto p = dense.data<int32_t>();
+  return p.empty() ? -1 : *std::max_element(p.begin(), p.end());
+}
+}  // namespace
 
 Tensor Gemma::hidden(const Tokens& given, KvCache* cache) {
   if (given.positions.device() == Device::cpu) {
     if (cache) cache->reach(given.positions);
-    if (device() == Device::gpu) reserve_positions(given.positions);
+    if (device() == Device::gpu) reserve(highest_position(given.positions) + 1);
   }
   const Tokens tokens = given.on(device(), config.vocab);
   // HF keeps the factor in the dtype it computes in: sqrt(D) is rounded to f32, not to bf16, when activations are f32.

@@ -56,13 +56,12 @@ struct Gemma final : LanguageModel {
   int64_t layers() const override { return config.layers; }
   int64_t context() const override { return config.context; }
   KvCache new_cache(int64_t batch, int64_t capacity, int64_t chunk) const override;
+  void reserve(int64_t positions) const override;
   double forward_flops(double n, double t, double head_rows) const override;
   double step_flops(double n, double t, double head_rows) const override;
   double activation_bytes(double tokens, Recompute) const override;
   void visit(Visitor&) override;
   std::string describe() const override;
-
-  void reserve_positions(const Tensor& positions) const;
 
   GemmaConfig config;
   Embedding embed_tokens;

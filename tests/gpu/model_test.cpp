@@ -57,12 +57,12 @@ Batch batch_of(const Tokens& t) {
 }
 
 /// A few steps of training; the losses, then the parameters.
-std::vector<double> train(Gemma& model, const std::vector<Batch>& batches, int steps, BodyGraphs* graphs) {
+std::vector<double> train(Gemma& model, const std::vector<Batch>& batches, int steps) {
   AdamW optimizer({{.parameters = parameters(model)}});
   optimizer.keep_gradients(model.device() == Device::gpu);
   std::vector<double> losses;
   for (int i = 0; i < steps; ++i) {
-    losses.push_back(accumulate_sft(model, batches, {}, graphs).loss);
+    losses.push_back(accumulate_sft(model, batches).loss);
     optimizer.step(1e-3, clip_global_norm(optimizer.parameters(), 1.0).scale);
   }
   return losses;
