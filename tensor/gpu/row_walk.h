@@ -6,7 +6,7 @@
 
 namespace facet::gpu {
 
-inline constexpr int row_threads = 256;
+inline constexpr int group_threads = 256;
 inline constexpr int64_t short_row = 1024;  ///< up to here a warp has the row
 
 template <int windows>
@@ -35,7 +35,7 @@ struct RowWalk {
 /// The row of this thread's group; rows beyond the last are nobody's.
 template <int group>
 __device__ inline int64_t my_row() {
-  return static_cast<int64_t>(blockIdx.x) * (row_threads / group) + static_cast<int>(threadIdx.x) / group;
+  return static_cast<int64_t>(blockIdx.x) * (group_threads / group) + static_cast<int>(threadIdx.x) / group;
 }
 template <int group>
 __device__ inline int my_thread() {
@@ -55,8 +55,8 @@ __device__ inline A group_max(A v, A* slots) {
 /// Launches by_warp or by_block with the grid that covers all rows.
 template <class... P, class... A>
 void launch_rows(const char* op, void (*by_warp)(P...), void (*by_block)(P...), int64_t rows, int64_t n, A... args) {
-  if (n <= short_row) launch(op, by_warp, blocks_for(rows, row_threads / 32, INT32_MAX), row_threads, 0, args...);
-  else launch(op, by_block, blocks_for(rows, 1, INT32_MAX), row_threads, 0, args...);
+  if (n <= short_row) launch(op, by_warp, blocks_for(rows, group_threads / 32, INT32_MAX), group_threads, 0, args...);
+  else launch(op, by_block, blocks_for(rows, 1, INT32_MAX), group_threads, 0, args...);
 }
 
 }  // namespace facet::gpu

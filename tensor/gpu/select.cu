@@ -12,8 +12,8 @@ namespace {
 // ---- max, argmax: y or ids is null.
 
 template <class T, int group>
-__global__ void __launch_bounds__(row_threads) largest_kernel(RowWalk<2> w, const T* x, T* y, int32_t* ids) {
-  FACET_SHARED(uint64_t, slots, [row_threads / 32]);
+__global__ void __launch_bounds__(group_threads) largest_kernel(RowWalk<2> w, const T* x, T* y, int32_t* ids) {
+  FACET_SHARED(uint64_t, slots, [group_threads / 32]);
   const int64_t row = my_row<group>();
   const bool mine = row < w.rows;
   int64_t at[2];
@@ -34,13 +34,13 @@ template <class T>
 void largest(const char* op, const View& x, const Out& to, bool value) {
   const RowWalk<2> w({&x, &to});
   if (w.rows == 0 || w.n == 0) return;
-  launch_rows(op, largest_kernel<T, 32>, largest_kernel<T, row_threads>, w.rows, w.n, w, x.as<T>(), value ? to.as<T>() : nullptr,
+  launch_rows(op, largest_kernel<T, 32>, largest_kernel<T, group_threads>, w.rows, w.n, w, x.as<T>(), value ? to.as<T>() : nullptr,
               value ? nullptr : to.as<int32_t>());
 }
 
 template <class T, int group>
-__global__ void __launch_bounds__(row_threads) max_grad_kernel(RowWalk<4> w, const T* x, const T* dy, const T* y, T* dx, bool accumulate) {
-  FACET_SHARED(int32_t, slots, [row_threads / 32]);
+__global__ void __launch_bounds__(group_threads) max_grad_kernel(RowWalk<4> w, const T* x, const T* dy, const T* y, T* dx, bool accumulate) {
+  FACET_SHARED(int32_t, slots, [group_threads / 32]);
   const int64_t row = my_row<group>();
   const bool mine = row < w.rows;
   int64_t at[4];
@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(row_threads) max_grad_kernel(RowWalk<4> w, con
 constexpr int per = 4;
 
 template <class T, int group>
-__global__ void __launch_bounds__(row_threads) cumsum_kernel(RowWalk<2> w, bool reverse, const T* x, T* y, bool accumulate) {
-  FACET_SHARED(float, totals, [row_threads / 32]);
+__global__ void __launch_bounds__(group_threads) cumsum_kernel(RowWalk<2> w, bool reverse, const T* x, T* y, bool accumulate) {
+  FACET_SHARED(float, totals, [group_threads / 32]);
   const int64_t row = my_row<group>();
   const bool mine = row < w.rows;
   int64_t at[2];
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(row_threads) cumsum_kernel(RowWalk<2> w, bool 
 constexpr int64_t in_shared = 2048;
 
 template <class T>
-__global__ void __launch_bounds__(row_threads) top_k_kernel(RowWalk<3> w, int64_t k, int64_t padded, uint64_t* scratch, const T* x, T* values, int32_t* ids) {
+__global__ void __launch_bounds__(group_threads) top_k_kernel(RowWalk<3> w, int64_t k, int64_t padded, uint64_t* scratch, const T* x, T* values, int32_t* ids) {
   FACET_SHARED(int32_t, counts, [256]);
   FACET_SHARED(uint64_t, own, [in_shared]);
   FACET_SHARED(int64_t, found, [3]);  // digit, keys above it, keys in it
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(row_threads) top_k_kernel(RowWalk<3> w, int64_
   for (; shift >= 0; shift -= 8) {
     counts[thread] = 0;
     sync_block();
-    for (int64_t i = thread; i < w.n; i += row_threads) {
+    for (int64_t i = thread; i < w.n; i += group_threads) {
       const uint64_t e = key(i);
       if (shift == 56 || e >> (shift + 8) == prefix) atomic_add(&counts[e >> shift & 255], 1);
     }
@@ -148,15 +148,15 @@ __global__ void __launch_bounds__(row_threads) top_k_kernel(RowWalk<3> w, int64_
 
   uint64_t* const list = scratch ? scratch + static_cast<int64_t>(blockIdx.x) * padded : own;
   if (thread == 0) counts[0] = 0;
-  for (int64_t i = thread; i < padded; i += row_threads) list[i] = 0;
+  for (int64_t i = thread; i < padded; i += group_threads) list[i] = 0;
   sync_block();
-  for (int64_t i = thread; i < w.n; i += row_threads) {
+  for (int64_t i = thread; i < w.n; i += group_threads) {
     const uint64_t e = key(i);
     if (e >> shift >= prefix) list[atomic_add(&counts[0], 1)] = e;
   }
   sync_block();
-  sort_keys<row_threads>(list, padded);
-  for (int64_t i = thread; i < k; i += row_threads) {
+  sort_keys<group_threads>(list, padded);
+  for (int64_t i = thread; i < k; i += group_threads) {
     const uint32_t index = index_of_key(list[i]);
     values[at[1] + i * w.step[1]] = px[index * w.step[0]];
     ids[at[2] + i * w.step[2]] = static_cast<int32_t>(index);
@@ -181,7 +181,7 @@ void max_grad(View dy, View x, View y, Out dx) {
   if (w.rows == 0 || w.n == 0) return;
   const auto run = [&](auto t) {
     using T = decltype(t);
-    launch_rows("max_grad", max_grad_kernel<T, 32>, max_grad_kernel<T, row_threads>, w.rows, w.n, w, x.as<T>(), dy.as<T>(), y.as<T>(), dx.as<T>(),
+    launch_rows("max_grad", max_grad_kernel<T, 32>, max_grad_kernel<T, group_threads>, w.rows, w.n, w, x.as<T>(), dy.as<T>(), y.as<T>(), dx.as<T>(),
                 dx.accumulate);
   };
   if (x.dtype == DType::bf16) run(bf16{});
@@ -194,7 +194,7 @@ void cumsum(View x, bool reverse, Out y) {
   if (w.rows == 0 || w.n == 0) return;
   const auto run = [&](auto t) {
     using T = decltype(t);
-    launch_rows("cumsum", cumsum_kernel<T, 32>, cumsum_kernel<T, row_threads>, w.rows, w.n, w, reverse, x.as<T>(), y.as<T>(), y.accumulate);
+    launch_rows("cumsum", cumsum_kernel<T, 32>, cumsum_kernel<T, group_threads>, w.rows, w.n, w, reverse, x.as<T>(), y.as<T>(), y.accumulate);
   };
   if (x.dtype == DType::bf16) run(bf16{});
   else run(float{});
@@ -208,7 +208,7 @@ void top_k(View x, Out values, Out indices) {
   uint64_t* const list = padded > in_shared ? scratch.as<uint64_t>() : nullptr;
   const auto run = [&](auto t) {
     using T = decltype(t);
-    launch("top_k", top_k_kernel<T>, blocks_for(w.rows, 1, INT32_MAX), row_threads, 0, w, k, padded, list, x.as<T>(), values.as<T>(), indices.as<int32_t>());
+    launch("top_k", top_k_kernel<T>, blocks_for(w.rows, 1, INT32_MAX), group_threads, 0, w, k, padded, list, x.as<T>(), values.as<T>(), indices.as<int32_t>());
   };
   if (x.dtype == DType::bf16) run(bf16{});
   else run(float{});

@@ -27,8 +27,8 @@ struct Running {
 enum class Form : uint8_t { softmax, log_softmax, logsumexp };
 
 template <class T, int group>
-__global__ void __launch_bounds__(row_threads) normalise_kernel(Form form, RowWalk<3> w, const T* x, T* y, bool accumulate, float* lse) {
-  FACET_SHARED(float, slots, [row_threads / 32]);
+__global__ void __launch_bounds__(group_threads) normalise_kernel(Form form, RowWalk<3> w, const T* x, T* y, bool accumulate, float* lse) {
+  FACET_SHARED(float, slots, [group_threads / 32]);
   const int64_t row = my_row<group>();
   const bool mine = row < w.rows;
   int64_t at[3];
@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(row_threads) normalise_kernel(Form form, RowWa
 }
 
 template <class T, int group>
-__global__ void __launch_bounds__(row_threads) slope_kernel(Form form, RowWalk<4> w, const T* dy, const T* v, const float* lse, T* dx, bool accumulate) {
-  FACET_SHARED(float, slots, [row_threads / 32]);
+__global__ void __launch_bounds__(group_threads) slope_kernel(Form form, RowWalk<4> w, const T* dy, const T* v, const float* lse, T* dx, bool accumulate) {
+  FACET_SHARED(float, slots, [group_threads / 32]);
   const int64_t row = my_row<group>();
   const bool mine = row < w.rows;
   int64_t at[4];
@@ -81,7 +81,7 @@ void normalise(const char* op, Form form, const View& x, const Out& y, const Out
   if (w.rows == 0 || w.n == 0) return;
   const auto run = [&](auto t) {
     using T = decltype(t);
-    launch_rows(op, normalise_kernel<T, 32>, normalise_kernel<T, row_threads>, w.rows, w.n, form, w, x.as<T>(), y.as<T>(), y.accumulate, lse.as<float>());
+    launch_rows(op, normalise_kernel<T, 32>, normalise_kernel<T, group_threads>, w.rows, w.n, form, w, x.as<T>(), y.as<T>(), y.accumulate, lse.as<float>());
   };
   if (x.dtype == DType::bf16) run(bf16{});
   else run(float{});
@@ -93,7 +93,7 @@ void slopes(const char* op, Form form, const View& dy, const View& v, const View
   if (w.rows == 0 || w.n == 0) return;
   const auto run = [&](auto t) {
     using T = decltype(t);
-    launch_rows(op, slope_kernel<T, 32>, slope_kernel<T, row_threads>, w.rows, w.n, form, w, dy.as<T>(), v.as<T>(), lse.as<float>(), dx.as<T>(),
+    launch_rows(op, slope_kernel<T, 32>, slope_kernel<T, group_threads>, w.rows, w.n, form, w, dy.as<T>(), v.as<T>(), lse.as<float>(), dx.as<T>(),
                 dx.accumulate);
   };
   if (v.dtype == DType::bf16) run(bf16{});
