@@ -177,7 +177,9 @@ void run(const char* op, const Product& g) {
     return;
   }
   count(g);
-  switch (path_of(g, lt_why_not().empty())) {
+  GemmPath path = path_of(g, true);
+  if ((path == GemmPath::lt || path == GemmPath::lt_terms) && !lt_why_not().empty()) path = path_of(g, false);  // loaded when it is wanted
+  switch (path) {
     case GemmPath::nothing: return;
     case GemmPath::skinny: return skinny(op, g);
     case GemmPath::lt:

@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/emulator/lt_product.h"
 #include "tensor/gpu/gemm.h"
 #include "tensor/gpu/gemm_bodies.h"
 #include "tensor/gpu/graph.h"
@@ -29,26 +30,30 @@ namespace {
 
 constexpr DType f32 = DType::f32, bf16_ = DType::bf16;
 
-enum Form { dense, turned, second, window, turned_window };
-constexpr Form forms[] = {dense, turned, second, window, turned_window};
+// window: rows 8 elements after a multiple of 16 bytes, a multiple of that apart, whatever their length; shifted: 3 elements after.
+enum Form { dense, turned, second, window, turned_window, shifted };
+constexpr Form forms[] = {dense, turned, second, window, turned_window, shifted};
+constexpr int n_forms = 6;
 
-// [.., rows, columns] in a layout; windows lie in a field wider than they are, whose other elements are 7.
+// [.., rows, columns] in a layout; windows lie in a field wider than they are, of NaN that a kernel may not use.
 struct Laid {
   Tensor field, view;
   std::function<Tensor(const Tensor&)> look;  // the view of a field
 
-  Laid(Random& r, const Shape& shape, DType dtype, Form form, Device device) {
+  Laid(Random& r, const Shape& shape, DType dtype, Form form, Device device, double around = NAN) {
     Shape whole = shape;
     const bool swap = form == turned || form == turned_window;
     if (swap) std::swap(whole[-1], whole[-2]);
     const int64_t rows = whole[-2], columns = whole[-1];
     if (form == second) whole[-1] = 2 * columns + 1;
-    if (form == window || form == turned_window) whole[-2] += 2, whole[-1] += 16;
-    const Tensor cpu = Tensor::full(whole, 7, dtype);
+    const bool wider = form == window || form == turned_window || form == shifted;
+    const int64_t begin = form == shifted ? 3 : 8;
+    if (wider) whole[-2] += 2, whole[-1] = (columns + 7) / 8 * 8 + 16;
+    const Tensor cpu = Tensor::full(whole, around, dtype);
     look = [=](const Tensor& t) {
       Tensor v = t;
       if (form == second) v = v.slice(-1, 1, 2 * columns + 1, 2);
-      if (form == window || form == turned_window) v = v.slice(-2, 1, 1 + rows).slice(-1, 8, 8 + columns);
+      if (wider) v = v.slice(-2, 1, 1 + rows).slice(-1, begin, begin + columns);
       return swap ? v.transpose(-1, -2) : v;
     };
     copy(r.normal(shape, f32).to(dtype).view(), look(cpu).out());
@@ -57,10 +62,10 @@ struct Laid {
   }
 };
 
-// reliability.md 3.3's limits.
+// Products of the same dtypes: f32 a hundred times nearer than what is asked of them, so that a lost bf16 term shows.
 void check_near(const Tensor& got, const Tensor& want) {
   const bool rounded = want.dtype() == bf16_;
-  CHECK(test::nmse_within(got, want, rounded ? 1e-5 : 1e-10));
+  CHECK(test::nmse_within(got, want, rounded ? 1e-5 : 1e-12));
   const std::vector<double> a = got.to_vector(), b = want.to_vector();
   const size_t d = static_cast<size_t>(want.dim(-1));
   size_t far = 0;
@@ -112,7 +117,7 @@ std::string text(const Case& k) {
 template <class F>
 Tensor field_after(const Case& k, Device device, F body) {
   Random r(static_cast<uint64_t>(k.a.numel() * 31 + k.b.numel()));
-  const Laid a(r, k.a, k.ta, k.fa, device), b(r, k.b, k.tb, k.fb, device), c(r, k.c, k.tc, k.fc, device);
+  const Laid a(r, k.a, k.ta, k.fa, device), b(r, k.b, k.tb, k.fb, device), c(r, k.c, k.tc, k.fc, device, 7);
   body(a.view.view(), b.view.view(), c.view.out(k.accumulate));
   const Tensor field = c.field.to(Device::cpu).clone(), result = c.look(field).clone();
   copy(Tensor::scalar(7, k.tc).expand(k.c).view(), c.look(field).out());
@@ -143,7 +148,7 @@ TEST_CASE("fma: sizes, layouts, mixtures of dtypes") {
   for (auto [m, p, n] : sizes)
     for (int j = 0; j < 3; ++j, ++i) {
       Case k{{m, p}, {p, n}, {m, n}};
-      k.fa = forms[i % 5], k.fb = forms[i / 2 % 5], k.fc = forms[i / 3 % 5];
+      k.fa = forms[i % n_forms], k.fb = forms[i / 2 % n_forms], k.fc = forms[i / 3 % n_forms];
       k.ta = i % 2 ? f32 : bf16_, k.tb = i % 3 ? f32 : bf16_, k.tc = i % 4 ? f32 : bf16_;
       k.accumulate = i % 5 == 1, k.alpha = i % 3 == 1 ? -0.75 : 1;
       check_case(k, [&](View a, View b, Out c) { gpu::product_fma("test", product(k, a, b, c)); });
@@ -155,7 +160,7 @@ TEST_CASE("mma: sizes, layouts, both results") {
   for (auto [m, p, n] : {std::array<int64_t, 3>{1, 1, 1}, {130, 70, 66}, {24, 40, 72}, {17, 33, 5}, {128, 96, 64}, {8, 136, 8}, {40, 64, 16}})
     for (int j = 0; j < 4; ++j, ++i) {
       Case k{{m, p}, {p, n}, {m, n}, bf16_, bf16_};
-      k.fa = forms[i % 5], k.fb = forms[i / 2 % 5], k.fc = forms[i / 3 % 5];
+      k.fa = forms[i % n_forms], k.fb = forms[i / 2 % n_forms], k.fc = forms[i / 3 % n_forms];
       k.tc = i % 2 ? f32 : bf16_;
       k.accumulate = i % 5 == 1, k.alpha = i % 3 == 1 ? -0.75 : 1;
       check_case(k, [&](View a, View b, Out c) { gpu::product_mma("test", product(k, a, b, c)); });
@@ -181,13 +186,40 @@ TEST_CASE("own kernels: batches, repeated operands, sums over what c repeats") {
       }
 }
 
+TEST_CASE("own kernels: batches that do not begin on 16 bytes, sums that are longer for one operand alone") {
+  gpu::emulate(true);
+  Random r(12);
+  const auto compare = [&](const auto& make) {
+    const auto run = [&](Device d) {
+      const Tensor c = Tensor::zeros({2, 9, 8}).to(d);
+      make(d, c.out());
+      return c.to(Device::cpu);
+    };
+    check_near(scheduled([&] { return run(Device::gpu); }), run(Device::cpu));
+  };
+  const Tensor x = r.normal({2, 9 * 16 + 4}, bf16_), y = r.normal({2, 16, 8}, bf16_);
+  compare([&](Device d, Out c) {
+    const Tensor xd = x.to(d), yd = y.to(d);
+    View a = xd.view();
+    a.shape = {2, 9, 16}, a.stride = {148, 16, 1};
+    gemm_batched(a, yd.view(), c);
+  });
+  const Tensor p = r.normal({9, 3, 16}, bf16_), q = r.normal({3, 8, 16}, bf16_);
+  for (const bool turn : {false, true})
+    compare([&](Device d, Out c) {
+      const Tensor pd = p.to(d).transpose(0, 1), qd = (turn ? q : q.transpose(1, 2).clone()).to(d);
+      c.shape = {9, 8}, c.stride = {8, 1};
+      gemm_batched(pd.view(), (turn ? qd.transpose(1, 2) : qd).view(), c);
+    });
+}
+
 TEST_CASE("skinny: 1 to 16 rows against bf16 and f32 weights") {
   int i = 0;
   for (auto [rows, terms, outputs] : {std::array<int64_t, 3>{1, 8, 8}, {1, 1152, 24}, {3, 640, 17}, {4, 264, 100}, {5, 40, 33}, {8, 2048, 9}, {16, 72, 64}, {15, 520, 31}})
     for (int j = 0; j < 3; ++j, ++i) {  // bf16 under bf16, bf16 under f32, f32 under f32
       Case k{{rows, terms}, {terms, outputs}, {rows, outputs}};
       k.ta = j ? f32 : bf16_, k.tb = j == 2 ? f32 : bf16_, k.tc = i % 2 ? f32 : bf16_;
-      k.fa = i % 3 ? dense : window, k.fb = i % 2 ? turned : turned_window, k.fc = forms[i % 5];
+      k.fa = i % 3 ? dense : window, k.fb = i % 2 ? turned : turned_window, k.fc = forms[i % n_forms];
       k.accumulate = i % 4 == 1, k.alpha = i % 5 == 1 ? 0.5 : 1;
       check_case(k, [&](View a, View b, Out c) {
         CHECK(gpu::gemm_path(a, b, c, true) == gpu::GemmPath::skinny);
@@ -372,23 +404,23 @@ TEST_CASE("linear: q, k and v in one, few rows and many, absent outputs, += and 
   for (const int64_t rows : {1, 3, 16, 50})
     for (const bool add : {false, true})
       for (const DType tx : {bf16_, f32}) {
-        const Tensor x = r.normal({rows, 72}, tx), all = r.normal({40 + 16 + 16 + 3 + 8, 72}, bf16_);
-        const int64_t from[] = {0, 40, 56, 72, 75}, to[] = {40, 56, 72, 75, 83};
+        const Tensor x = r.normal({rows, 72}, tx), all = r.normal({91, 72}, bf16_);
+        const int64_t from[] = {0, 40, 56, 72, 88}, to[] = {40, 56, 72, 88, 91};
         const auto run = [&](Device d) {
           const Tensor xd = x.to(d), wd = all.to(d);
           std::vector<Tensor> y;
           std::vector<View> w;
           std::vector<Out> o;
           for (int i = 0; i < 5; ++i) {
-            y.push_back(Tensor::full({rows, to[i] - from[i]}, 0.5, i == 1 ? f32 : tx).to(d));
+            y.push_back(Tensor::full({rows, to[i] - from[i]}, 0.5, i == 4 ? f32 : tx).to(d));
             w.push_back(wd.slice(0, from[i], to[i]).view());
-            o.push_back(i == 2 ? Out{} : y.back().out(add));
+            o.push_back(i == 0 ? Out{} : y.back().out(add));
           }
           linear(xd.view(), w, o);
           std::vector<float> flat;
           for (const Tensor& t : y)
             for (double v : t.to_vector()) flat.push_back(static_cast<float>(v));
-          return Tensor::from(flat, {rows, 83});
+          return Tensor::from(flat, {rows, 91});
         };
         INFO(rows << " rows, add " << add);
         const Tensor want = run(Device::cpu), got = scheduled([&] { return run(Device::gpu); });
@@ -480,7 +512,9 @@ TEST_CASE("cuBLASLt: an algorithm is measured once, stored, found again; a broke
 
   std::ifstream in(path);
   std::string good((std::istreambuf_iterator<char>(in)), {});
-  for (std::string bad : {good.substr(0, good.size() / 2), good.substr(1), std::string("end 0\n"), std::string(100, '\0'), good + good}) {
+  std::string flipped = good;
+  flipped[good.find(" 4096 ") + 1] = '5';
+  for (std::string bad : {flipped, good.substr(0, good.size() / 2), good.substr(1), std::string("end 0\n"), std::string(100, '\0'), good + good}) {
     std::ofstream(path, std::ios::trunc) << bad;
     gpu::LtChoices c(path);
     CHECK(c.find(key) == nullptr);
@@ -522,6 +556,29 @@ TEST_CASE("cuBLASLt: measuring leaves c alone, what is remembered is used, captu
   gpu::replay(graph);
   gpu::destroy_graph(graph);
   CHECK(c.to(Device::cpu).at({0, 0}) != 0);
+}
+
+TEST_CASE("cuBLASLt: sums split over P are put together in f32, and in a fixed order when that is asked for") {
+  if (!has_lt()) return;
+  const Settings settings;
+  gpu::set_tuning(gpu::Tuning::on);
+  Random r(11);
+  const Tensor x = r.normal({40, 64}, bf16_).to(Device::gpu), w = r.normal({64, 48}, bf16_).to(Device::gpu);
+  const auto used = [&](DType t, bool deterministic) {
+    gpu::set_deterministic(deterministic);
+    const Tensor c = Tensor::zeros({40, 48}, t).to(Device::gpu);
+    gpu::emulator::lt_used() = 0;
+    gpu::product_lt("test", gpu::product_of("test", x.view(), w.view(), c.out(), 1));
+    return gpu::emulator::lt_used();
+  };
+  using namespace gpu::emulator;
+  const unsigned apart = 1u << lt_whole | 1u << lt_whole_too | 1u << lt_apart;
+  CHECK(used(f32, false) == (apart | 1u << lt_in_place));
+  CHECK(used(bf16_, false) == apart);
+  CHECK(used(f32, true) == apart);  // measured for itself: what was chosen before may be another one
+  CHECK(used(bf16_, true) == apart);
+  gpu::set_gemm_workspace(1000);
+  CHECK(used(f32, true) == (1u << lt_whole | 1u << lt_whole_too));
 }
 
 TEST_CASE("cuBLASLt: from the second time on a product allocates nothing") {

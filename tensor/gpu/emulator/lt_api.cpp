@@ -60,7 +60,7 @@ struct Algorithm {
   int parts;
   uint32_t scheme;  ///< how it adds up its parts
 };
-constexpr Algorithm algorithms[] = {{0, 1, CUBLASLT_REDUCTION_SCHEME_NONE},
+constexpr Algorithm algorithms[emulator::lt_algorithms] = {{0, 1, CUBLASLT_REDUCTION_SCHEME_NONE},
                                     {0, 1, CUBLASLT_REDUCTION_SCHEME_NONE},
                                     {4096, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE},
                                     {64, 3, CUBLASLT_REDUCTION_SCHEME_INPLACE},
@@ -143,6 +143,7 @@ cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const 
   }
   if (workspace_bytes < found->workspace_bytes) return CUBLAS_STATUS_INVALID_VALUE;
   if (found->workspace_bytes && (!workspace || reinterpret_cast<uintptr_t>(workspace) % 16)) return CUBLAS_STATUS_INVALID_VALUE;
+  emulator::lt_used() |= 1u << (found - algorithms);
   g.parts = found->parts;
   g.workspace = workspace, g.workspace_bytes = workspace_bytes;
   emulator::enqueue_product(g);
@@ -150,6 +151,11 @@ cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const 
 }
 
 }  // namespace
+
+unsigned& emulator::lt_used() {
+  static unsigned bits = 0;
+  return bits;
+}
 
 void replace_for_backend(LtApi& a) {
   api = a;

@@ -27,6 +27,12 @@ struct LtProduct {
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 };
+/// The algorithms of the stand-in: one sum, the same under another number, two sums put together in f32, three added up in c, four in
+/// the dtype of c.
+enum LtAlgorithm { lt_whole, lt_whole_too, lt_apart, lt_in_place, lt_rounded, lt_algorithms };
+/// Those that ran, as bits; tests set it to zero.
+unsigned& lt_used();
+
 /// In its turn on the emulated device.
 void enqueue_product(const LtProduct&);
 
