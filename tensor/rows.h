@@ -31,12 +31,15 @@ struct Rows {
   FACET_INLINE int64_t at(int64_t r) const {
     if (size.rank == 0) return 0;
     if (size.rank == 1) return r * step.dim[0];
+    // Below 2^32 rows when they lie in several dimensions: a division of 64 bits is a call on a GPU, around which registers are spilled.
     int64_t offset = 0;
+    auto rest = static_cast<uint32_t>(r);
     for (int i = size.rank - 1; i > 0; --i) {
-      offset += r % size.dim[i] * step.dim[i];
-      r /= size.dim[i];
+      const auto s = static_cast<uint32_t>(size.dim[i]);
+      offset += rest % s * step.dim[i];
+      rest /= s;
     }
-    return offset + r * step.dim[0];
+    return offset + rest * step.dim[0];
   }
   /// Rows for one chunk of parallel_for: some 8,192 elements.
   FACET_INLINE int64_t chunk() const { return d >= 8192 ? 1 : 8192 / (d > 0 ? d : 1); }
