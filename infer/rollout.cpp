@@ -163,7 +163,7 @@ class Run {
 
   // One token for each of the rows, from their hidden rows [n, D]. The head goes by in blocks, as it does in training.
   void sample(const Tensor& h, const pool_vector<int64_t>& which) {
-    const int64_t n = h.dim(0), block = linear_loss_chunk(n, model_.vocab());
+    const int64_t n = h.dim(0), block = linear_loss_chunk(n, model_.vocab(), h.device());
     pool_vector<DrawRow> rows;
     pool_vector<Draw> draws;
     for (int64_t begin = 0; begin < n; begin += block) {

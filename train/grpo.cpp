@@ -9,6 +9,7 @@
 #include "autograd/ops/linear_loss.h"
 #include "data/shuffle.h"
 #include "nn/body_graphs.h"
+#include "tensor/kernels/row_losses.h"
 
 namespace facet {
 namespace {
@@ -190,8 +191,7 @@ std::vector<PolicySequence> Grpo::sequences(const Figures& f) const {
 
 namespace {
 
-/// Calls f(number of the token, LogitRow) -> RowGrad for every completion token of a batch, in one pass over the head; with gradients
-/// unless under NoGrad. `first` is called before that pass with a function that makes a pass over the values alone.
+/// The completion tokens of a batch at the head. Its kernels run where the model is; the host sees a pass's results when all of it is done.
 struct HeadPass {
   TrainingPass pass;
   Tensor h, labels;
@@ -203,25 +203,34 @@ struct HeadPass {
       : pass(model, b.tokens),
         h(flat(pass.h)),
         labels(b.labels.reshape({h.dim(0)})),
-        head("grpo", h, model.head().value(), labels, {.cap = model.final_cap(), .temperature = temperature}),
+        head("grpo", h, model.head().value(), labels, {.cap = model.final_cap(), .temperature = temperature, .exact = true}),
         rows(head.rows([](int64_t) { return true; })),
         batch(b) {}
   static Tensor flat(const Tensor& h) { return reshape(h, {h.shape().rows(), h.dim(-1)}); }
+  size_t token(int64_t row) const { return static_cast<size_t>(batch.which[static_cast<size_t>(row)]); }
 
+  /// Calls f(number of the token, its log-probability) for every token in order.
   template <class F>
   void values(F f) const {
-    head.run(rows, [&](int64_t n, const LogitRow& z) {
-      f(static_cast<size_t>(batch.which[static_cast<size_t>(n)]), z.label - z.lse);
-      return RowGrad{};
-    });
+    const Tensor log_probs = Tensor::zeros({head.N}, DType::f64, head.device);
+    head.run(rows, [&](const RowBlock& block, const Out& stats) { log_prob_rows(stats, block.rows, {}, block.scale, log_probs.out()); });
+    const Tensor here = log_probs.to(Device::cpu);
+    for (const int64_t n : rows) f(token(n), here.data<double>()[static_cast<size_t>(n)]);
   }
-  template <class F>
-  void backward(LanguageModel& model, F derivative) const {
-    head.run_backward(h, model.head().value(), rows, [&](int64_t n, const LogitRow& z) {
-      const double d = derivative(static_cast<size_t>(batch.which[static_cast<size_t>(n)]), z.label - z.lse);
-      return RowGrad{.lse = -d, .label = d};
+  /// The gradients, unless under NoGrad, of what `known(number)` says of every token; then f(PolicyResult) for every token in order.
+  template <class Known, class F>
+  void backward(LanguageModel& model, const PolicyForm& form, Known known, F f) const {
+    const Tensor asked = Tensor::empty({std::ssize(rows), 6}, DType::f64);
+    auto* to = reinterpret_cast<PolicyToken*>(asked.out().as<double>());
+    for (const int64_t n : rows) *to++ = known(token(n));
+    const Tensor tokens = asked.to(head.device);
+    head.run_backward(h, model.head().value(), rows, [&](const RowBlock& block, const Out& stats) {
+      policy_rows(stats, block.of(tokens).out(), form, block.scale);
     });
     pass.finish();
+    const Tensor here = tokens.to(Device::cpu);
+    const auto* r = reinterpret_cast<const PolicyResult*>(here.data<double>().data());
+    for (size_t i = 0; i < rows.size(); ++i) f(r[i]);
   }
 };
 
@@ -257,21 +266,20 @@ Grpo::Learned Grpo::learn(std::span<const PolicySequence> list, const Figures& f
         const auto i = static_cast<size_t>(owner[t]);
         shares[i].log_ratio += (log_prob - static_cast<double>(now_.log_probs[t])) / now_.lengths[i];
       });
-    pass.backward(model_, [&](size_t t, double log_prob) {
+    const auto known = [&](size_t t) {
       const Share& s = shares[static_cast<size_t>(owner[t])];
-      // Both sides are f32 numbers, so that equal ones give exactly 1.
-      const double own = static_cast<double>(static_cast<float>(log_prob)) - static_cast<double>(now_.log_probs[t]);
-      const PolicyTerm term = policy_term(policy, s.advantage, log_prob, policy.sequence_ratio ? s.log_ratio : own,
-                                          now_.reference.empty() ? 0 : now_.reference[t]);
-      sum.loss += s.weight * term.loss;
-      sum.ratio += term.ratio;
-      sum.kl += term.kl;
-      sum.kl_rollout += std::expm1(-own) + own;
-      sum.gap = std::max(sum.gap, std::abs(std::expm1(own)));
-      sum.low += term.low;
-      sum.high += term.high;
+      return PolicyToken{s.advantage, s.weight, static_cast<double>(now_.log_probs[t]), policy.sequence_ratio ? s.log_ratio : std::nan(""),
+                         now_.reference.empty() ? 0 : now_.reference[t]};
+    };
+    pass.backward(model_, form_of(policy), known, [&](const PolicyResult& r) {
+      sum.loss += r.loss;
+      sum.ratio += r.ratio;
+      sum.kl += r.kl;
+      sum.kl_rollout += std::expm1(-r.own) + r.own;
+      sum.gap = std::max(sum.gap, std::abs(std::expm1(r.own)));
+      sum.low += r.low > 0;
+      sum.high += r.high > 0;
       ++sum.tokens;
-      return s.weight * term.d_log_prob;
     });
     sum.computed += b.computed;
   }

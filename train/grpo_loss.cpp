@@ -42,31 +42,7 @@ Advantages advantages(std::span<const double> rewards, int64_t group, RewardScal
   return a;
 }
 
-PolicyTerm policy_term(const PolicyOptions& o, double advantage, double log_prob, double log_ratio, double reference) {
-  PolicyTerm t;
-  t.ratio = std::exp(log_ratio);
-  if (o.loss == PolicyLoss::cispo) {
-    t.high = t.ratio > o.clip_high && advantage > 0;
-    const double weight = std::min(t.ratio, o.clip_high);
-    t.loss = -weight * advantage * log_prob;
-    t.d_log_prob = -weight * advantage;
-  } else {
-    const double clipped = std::clamp(t.ratio, 1 - o.clip_low, 1 + o.clip_high), bounded = std::min(t.ratio, o.delta);
-    const double gain = std::min(bounded * advantage, clipped * advantage);
-    const bool moves = gain == t.ratio * advantage;  // the branch that was taken follows the ratio
-    t.low = t.ratio < 1 - o.clip_low && advantage < 0;
-    t.high = t.ratio > 1 + o.clip_high && advantage > 0;
-    t.loss = -gain;
-    t.d_log_prob = moves ? -t.ratio * advantage : 0;
-  }
-  if (o.kl > 0) {
-    const double d = reference - log_prob;
-    t.kl = std::exp(d) - d - 1;
-    t.loss += o.kl * t.kl;
-    t.d_log_prob += o.kl * (1 - std::exp(d));
-  }
-  return t;
-}
+PolicyForm form_of(const PolicyOptions& o) { return {o.loss == PolicyLoss::cispo, o.clip_low, o.clip_high, o.delta, o.kl}; }
 
 double token_weight(PolicyLoss loss, int64_t length, int64_t sequences, int64_t tokens, int64_t max_length) {
   switch (loss) {

@@ -1,4 +1,5 @@
-// The arithmetic of GRPO apart from any model, in f64: rewards -> advantages, and one sampled token -> its loss and derivative.
+// The arithmetic of GRPO apart from any model, in f64: rewards -> advantages, and one sampled token -> its loss and derivative (a formula
+// of tensor/kernels/row_losses.h, where the kernels of all devices find it).
 //
 //   advantage  A_i = (r_i - mean of its group) / (s + 1e-4), s the standard deviation (n - 1) of the group, of the whole batch, or
 //              absent (Liu et al. 2025, "Dr. GRPO": division by s favours questions that are too easy or too hard)
@@ -20,6 +21,8 @@
 #include <limits>
 #include <span>
 #include <vector>
+
+#include "tensor/kernels/row_losses.h"
 
 namespace facet {
 
@@ -44,15 +47,13 @@ struct PolicyOptions {
   bool sequence_ratio = false;  ///< one ratio per completion
 };
 
-struct PolicyTerm {
-  double loss = 0;
-  double d_log_prob = 0;     ///< dL_t / d log p(t)
-  double ratio = 1, kl = 0;  ///< kl: the k3 estimate itself, without its weight
-  bool low = false, high = false;  ///< the clip took the gradient away, below or above
-};
+/// What the formula of tensor/kernels/row_losses.h looks at.
+PolicyForm form_of(const PolicyOptions&);
 /// `log_ratio` is log_prob - old, or its mean over the sequence: every token of a sequence weighs the same, so the derivative with
 /// respect to each token's log-probability reads the same in both cases.
-PolicyTerm policy_term(const PolicyOptions&, double advantage, double log_prob, double log_ratio, double reference);
+inline PolicyTerm policy_term(const PolicyOptions& o, double advantage, double log_prob, double log_ratio, double reference) {
+  return policy_term(form_of(o), advantage, log_prob, log_ratio, reference);
+}
 
 /// `length` of the token's own completion (masked tokens not counted), `sequences` and `tokens` of the whole step, `max_length`
 /// a completion may have.

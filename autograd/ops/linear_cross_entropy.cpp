@@ -1,45 +1,60 @@
+#include <algorithm>
+
 #include "autograd/ops.h"
 #include "autograd/ops/linear_loss.h"
+#include "tensor/kernels/sum_to.h"
 
 namespace facet {
 namespace {
 
-/// weights[n] * ((1 - e) (lse - z_y) + e (lse - mean) + z lse^2), summed into `total`.
-struct CrossEntropyRow {
-  View weights;
-  CrossEntropyOptions options;
-  double dy = 1;
-  double total = 0;
+/// weights[n] * ((1 - e) (lse - z_y) + e (lse - mean) + z lse^2), row by row.
+struct CrossEntropyRows {
+  CrossEntropyForm form;
+  Tensor weights;  // f64, of the rows that are listed; absent: 1
+  Tensor dy;       // absent: 1
+  Tensor losses;   // f64, of the same rows
 
-  double weight(int64_t n) const {
-    if (!weights) return 1;
-    return weights.dtype == DType::f64 ? weights.as<double>()[n] : weights.as<float>()[n];
-  }
-  RowGrad operator()(int64_t n, const LogitRow& z) {
-    const double e = options.label_smoothing, zl = options.z_loss, w = weight(n);
-    total += w * ((1 - e) * (z.lse - z.label) + e * (z.lse - z.mean) + zl * z.lse * z.lse);
-    return {dy * w * (1 + 2 * zl * z.lse), -dy * w * (1 - e), -dy * w * e};
+  void operator()(const RowBlock& b, const Out& stats) const {
+    cross_entropy_rows(stats, weights ? b.of(weights).view() : View{}, dy ? dy.view() : View{}, form, b.scale, b.of(losses).out());
   }
 };
 
 struct Task {
   LinearHead head;
-  CrossEntropyRow row;
+  CrossEntropyRows loss;
   pool_vector<int64_t> rows;
 
   Task(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& o)
-      : head("linear_cross_entropy", h, w, labels, {.cap = o.cap, .mean = o.label_smoothing != 0}), row{{}, o} {
+      : head("linear_cross_entropy", h, w, labels, {.cap = o.cap, .mean = o.label_smoothing != 0}), loss{{o.label_smoothing, o.z_loss, head.V}, {}, {}, {}} {
     if (weights) {
       if (!(weights.shape() == labels.shape()) || !weights.contiguous() ||
           (weights.dtype() != DType::f32 && weights.dtype() != DType::f64))
         fail(Kind::usage, "linear_cross_entropy: weights {} {} for labels {}: expected f32 or f64, dense, of the same shape",
              name_of(weights.dtype()), to_string(weights.shape()), to_string(labels.shape()));
       if (weights.slot()) fail(Kind::usage, "linear_cross_entropy: weights get no gradient; detach() them");
-      row.weights = weights.view();
     }
     if (!(o.label_smoothing >= 0 && o.label_smoothing < 1))
       fail(Kind::usage, "linear_cross_entropy: label smoothing {}: expected 0 <= e < 1", o.label_smoothing);
-    rows = head.rows([this](int64_t n) { return row.weight(n) != 0; });
+    // Weights are on the CPU, like the labels: they say which rows there are.
+    const auto weight = [v = weights ? weights.view() : View{}](int64_t n) {
+      return !v ? 1 : v.dtype == DType::f64 ? v.as<double>()[n] : static_cast<double>(v.as<float>()[n]);
+    };
+    if (weights && weights.device() != Device::cpu) fail(Kind::usage, "linear_cross_entropy: weights are on the GPU; expected on the CPU, like the labels");
+    rows = head.rows([&](int64_t n) { return weight(n) != 0; });
+    const auto n = static_cast<int64_t>(rows.size());
+    if (weights) {
+      const Tensor listed = Tensor::empty({n}, DType::f64);
+      std::ranges::transform(rows, listed.out().as<double>(), weight);
+      loss.weights = listed.to(head.device);
+    }
+    loss.losses = Tensor::empty({n}, DType::f64, head.device);
+  }
+
+  double total() const {
+    const Tensor here = loss.losses.to(Device::cpu);
+    double sum = 0;
+    for (const double l : here.data<double>()) sum += l;
+    return sum;
   }
 };
 
@@ -48,8 +63,8 @@ struct LinearCrossEntropyGrad {
   CrossEntropyOptions options;
   void operator()(Grads dy, Sinks dx) {
     Task task(h.get(), w.get(), labels.get(), weights ? weights.get() : Tensor{}, options);
-    task.row.dy = dy[0].item();
-    task.head.run_sinks(task.rows, task.row, dx[0], dx[1]);
+    task.loss.dy = dy[0];
+    task.head.run_sinks(task.rows, task.loss, dx[0], dx[1]);
   }
 };
 
@@ -58,8 +73,14 @@ struct LinearCrossEntropyGrad {
 Tensor linear_cross_entropy(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights,
                             const CrossEntropyOptions& options) {
   Task task(h, w, labels, weights, options);
-  task.head.run(task.rows, task.row);
-  Tensor y = Tensor::scalar(task.row.total, task.head.acc);
+  task.head.run(task.rows, task.loss);
+  Tensor y;
+  if (task.head.device == Device::gpu) {  // nobody waits
+    y = Tensor::empty({}, task.head.acc, Device::gpu);
+    sum_to(task.loss.losses.view(), y.out());
+  } else {
+    y = Tensor::scalar(task.total(), task.head.acc);
+  }
   if (tracing(h, w)) attach("linear_cross_entropy", {&y}, {&h, &w}, LinearCrossEntropyGrad{h, w, labels, weights, options});
   return y;
 }
@@ -67,8 +88,8 @@ Tensor linear_cross_entropy(const Tensor& h, const Tensor& w, const Tensor& labe
 double linear_cross_entropy_backward(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights,
                                      const CrossEntropyOptions& options) {
   Task task(h, w, labels, weights, options);
-  task.head.run_backward(h, w, task.rows, task.row);
-  return task.row.total;
+  task.head.run_backward(h, w, task.rows, task.loss);
+  return task.total();
 }
 
 }  // namespace facet

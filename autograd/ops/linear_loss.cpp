@@ -1,9 +1,10 @@
 #include "autograd/ops/linear_loss.h"
 
 #include <algorithm>
-#include <cmath>
 
+#include "tensor/gpu/runtime.h"
 #include "tensor/kernels/copy.h"
+#include "tensor/kernels/gather.h"
 #include "tensor/kernels/gemm.h"
 #include "tensor/kernels/logit_rows.h"
 #include "tensor/profile.h"
@@ -45,30 +46,57 @@ void zero_other_rows(std::span<const int64_t> rows, const Out& dh) {
 }
 
 template <class T>
-void row_losses(std::span<const int64_t> rows, double scale, const LinearHead& head, RowLoss loss, const Tensor& stats,
-                bool gradient) {
-  T* s = stats.out().as<T>();
-  for (size_t i = 0; i < rows.size(); ++i, s += 4) {
-    const double max = s[0], sum = s[1];
-    const RowGrad g = loss(rows[i], LogitRow{max + std::log(sum), s[2], s[3]});
-    if (!gradient) continue;
-    s[1] = static_cast<T>(scale * g.lse / sum);  // s becomes the coefficients of logit_grad; the maximum stays
-    s[2] = static_cast<T>(scale * g.label);
-    s[3] = static_cast<T>(scale * g.mean / static_cast<double>(head.V));
+void row_losses(std::span<const int64_t> rows, double scale, int64_t V, RowLoss loss, const Out& stats) {
+  T* s = stats.as<T>();
+  for (size_t i = 0; i < rows.size(); ++i, s += 4) write_coefficients(loss(rows[i], row_of_stats(s)), scale, V, s);
+}
+
+// A loss of the host's kind: the statistics come to the CPU and their coefficients go back.
+void on_host(std::span<const int64_t> rows, double scale, int64_t V, RowLoss loss, const Tensor& stats, bool gradient) {
+  const Tensor here = stats.to(Device::cpu);
+  if (stats.dtype() == DType::f64) row_losses<double>(rows, scale, V, loss, here.out());
+  else row_losses<float>(rows, scale, V, loss, here.out());
+  if (gradient && stats.device() == Device::gpu)
+    gpu::copy_to_device(stats.out().as<char>(), here.view().data, static_cast<size_t>(stats.numel() * size_of(stats.dtype())));
+}
+
+// Numbers and labels of the rows, i32 [2, n] where h is: uploaded once.
+Tensor listed(std::span<const int64_t> rows, std::span<const int32_t> labels, Device device) {
+  const auto n = static_cast<int64_t>(rows.size());
+  const Tensor list = Tensor::empty({2, n}, DType::i32);
+  int32_t* to = list.out().as<int32_t>();
+  for (int64_t i = 0; i < n; ++i) {
+    to[i] = static_cast<int32_t>(rows[i]);
+    to[n + i] = labels[rows[i]];
   }
+  return list.to(device);
+}
+
+// Every column of a row by the row's number.
+View across(View numbers, int64_t columns) {
+  numbers.shape.push(columns);
+  numbers.stride.push(0);
+  return numbers;
 }
 
 }  // namespace
 
-int64_t linear_loss_chunk(int64_t n, int64_t V) {
-  constexpr int64_t block = 4 << 20;  // logits: below this size the block of rows costs less memory than anything around it
-  // Every block reads w twice and adds to dw once, so many rows are faster (V 65,536, D 640: 256 rows 1.2-1.8 times as fast as
-  // 64), but a twelfth of all rows is enough memory.
-  const int64_t large = std::clamp<int64_t>(n / 12, 64, 256);
-  const int64_t most = std::max(block / std::max<int64_t>(1, V), large);
+int64_t linear_loss_chunk(int64_t n, int64_t V, Device device, int64_t bytes) {
+  int64_t most, step = 16;
+  if (device == Device::gpu) {
+    const auto room = static_cast<int64_t>(gpu::device().total_bytes / 32);
+    most = std::clamp<int64_t>(room / std::max<int64_t>(1, V * bytes), 256, 16384);
+    step = 128;
+  } else {
+    constexpr int64_t block = 4 << 20;  // logits: below this size the block of rows costs less memory than anything around it
+    // Every block reads w twice and adds to dw once, so many rows are faster (V 65,536, D 640: 256 rows 1.2-1.8 times as fast as
+    // 64), but a twelfth of all rows is enough memory.
+    const int64_t large = std::clamp<int64_t>(n / 12, 64, 256);
+    most = std::max(block / std::max<int64_t>(1, V), large);
+  }
   if (n <= most) return n;
   const int64_t chunks = (n + most - 1) / most, even = (n + chunks - 1) / chunks;  // no short last block
-  return std::min(most, (even + 15) / 16 * 16);
+  return std::min(most, (even + step - 1) / step * step);
 }
 
 LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const Tensor& labels_, const LogitForm& form_)
@@ -87,6 +115,8 @@ LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const
          name_of(h_.dtype()), name_of(w_.dtype()));
   if (!(form.cap >= 0) || !(form.temperature > 0))
     fail(Kind::usage, "{}: cap {} and temperature {}: expected cap >= 0 and temperature > 0", op, form.cap, form.temperature);
+  device = h_.device();
+  if (w_.device() != device) fail(Kind::usage, "{}: h is on the {} and w on the {}; move them to one device with to(Device)", op, name_of(device), name_of(w_.device()));
   h = h_.detach().reshape({N, D}).view();
   w = w_.view();
   labels = labels_.data<int32_t>();
@@ -97,52 +127,57 @@ LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const
 void LinearHead::run(std::span<const int64_t> rows, RowLoss loss, Out dh, Out dw) const {
   const KernelScope scope("linear_loss");
   if (dh) dh = collapsed(dh, N, D);
-  if (dh && !dh.accumulate) zero_other_rows(rows, dh);
   const int64_t n = static_cast<int64_t>(rows.size());
+  const bool on_gpu = device == Device::gpu, gradient = dh || dw;
+  if (dh && !dh.accumulate) {
+    if (!on_gpu) zero_other_rows(rows, dh);
+    else if (n < N) fill(dh, 0);
+  }
   if (n == 0) return;
-  const int64_t chunk = linear_loss_chunk(n, V);
+  const DType of_z = on_gpu && !form.exact ? h.dtype : acc, of_dz = on_gpu ? h.dtype : acc;
+  const int64_t bytes = size_of(of_z) + (gradient && of_dz != of_z ? size_of(of_dz) : 0), chunk = linear_loss_chunk(n, V, device, bytes);
   const double scale = 1 / form.temperature;
-  const Tensor logits = Tensor::empty({chunk, V}, acc), stats = Tensor::empty({chunk, 4}, acc);
-  const Tensor label = Tensor::empty({chunk}, DType::i32);
+  const Tensor logits = Tensor::empty({chunk, V}, of_z, device), all_stats = Tensor::empty({chunk, 4}, acc, device);
+  const Tensor list = listed(rows, labels, device);
+  Tensor dlogits;  // of their own only where they are narrower
+  if (gradient && of_dz != of_z) dlogits = Tensor::empty({chunk, V}, of_dz, device);
   Tensor some_h, some_dh;  // the chunk's rows side by side, when they are not so already
   for (int64_t begin = 0; begin < n; begin += chunk) {
     const std::span<const int64_t> r = rows.subspan(begin, std::min(chunk, n - begin));
     const int64_t c = static_cast<int64_t>(r.size()), first = r.front();
     const bool adjacent = r.back() - first == c - 1;
+    const Tensor numbers = list.slice(0, 0, 1).slice(1, begin, begin + c).reshape({c}), ys = list.slice(0, 1, 2).slice(1, begin, begin + c).reshape({c});
 
     View x = adjacent ? rows_of(h, first, first + c) : View{};
     if (!adjacent) {
-      if (!some_h) some_h = Tensor::empty({chunk, D}, h.dtype);
-      const Out to = some_h.out();
-      for_each_run(r, [&](int64_t i, int64_t a, int64_t b) { copy(rows_of(h, a, b), rows_of(to, i, i + b - a)); });
+      if (!some_h) some_h = Tensor::empty({chunk, D}, h.dtype, device);
+      gather(h, 0, across(numbers.view(), D), rows_of(some_h.out(), 0, c));
       x = rows_of(some_h.view(), 0, c);
     }
-    int32_t* y = label.out().as<int32_t>();
-    for (int64_t i = 0; i < c; ++i) y[i] = labels[r[i]];
 
-    const Out z = rows_of(logits.out(), 0, c), s = rows_of(stats.out(), 0, c);
-    const View ys = rows_of(label.view(), 0, c);
+    const Out z = rows_of(logits.out(), 0, c), dz = dlogits ? rows_of(dlogits.out(), 0, c) : z;
+    const Tensor stats = all_stats.slice(0, 0, c);
     gemm(x, transposed(w), z, 1);  // [c, V]
-    logit_stats(z, ys, form.cap, scale, form.mean, s);
-    const bool gradient = dh || dw;
-    if (acc == DType::f64) row_losses<double>(r, scale, *this, loss, stats, gradient);
-    else row_losses<float>(r, scale, *this, loss, stats, gradient);
+    logit_stats(z, ys.view(), form.cap, scale, form.mean, stats.out());
+    if (loss.by_kernels()) loss(RowBlock{begin, c, numbers.view(), scale}, stats.out());
+    else on_host(r, scale, V, loss, stats, gradient);
     if (!gradient) continue;
-    logit_grad(z, ys, s, form.cap * scale);
+    logit_grad(z, ys.view(), stats.view(), form.cap * scale, dz);
 
     if (dw) {
-      gemm(transposed(z), x, dw, 1);  // [V, D]
+      gemm(transposed(dz), x, dw, 1);  // [V, D]
       dw.accumulate = true;
     }
     if (!dh) continue;
-    if (adjacent && dh.dtype == acc) {
-      gemm(z, w, rows_of(dh, first, first + c), 1);  // [c, D]
+    if (adjacent && (on_gpu || dh.dtype == acc)) {
+      gemm(dz, w, rows_of(dh, first, first + c), 1);  // [c, D]
       continue;
     }
-    if (!some_dh) some_dh = Tensor::empty({chunk, D}, acc);
-    gemm(z, w, rows_of(some_dh.out(), 0, c), 1);
-    const View from = some_dh.view();
-    for_each_run(r, [&](int64_t i, int64_t a, int64_t b) { copy(rows_of(from, i, i + b - a), rows_of(dh, a, b)); });
+    if (!some_dh) some_dh = Tensor::empty({chunk, D}, acc, device);
+    gemm(dz, w, rows_of(some_dh.out(), 0, c), 1);
+    const View from = rows_of(some_dh.view(), 0, c);
+    if (on_gpu) scatter_add(from, 0, across(numbers.view(), D), dh);  // its rows are 0, or something to add to
+    else for_each_run(r, [&](int64_t i, int64_t a, int64_t b) { copy(rows_of(from, i, i + b - a), rows_of(dh, a, b)); });
   }
 }
 
@@ -161,7 +196,7 @@ void LinearHead::run_backward(const Tensor& h_, const Tensor& w_, std::span<cons
     RowLoss loss;
     void operator()(Grads, Sinks dx) { head.run_sinks(rows, loss, dx[0], dx[1]); }
   };
-  Tensor root = Tensor::empty({}, acc);
+  Tensor root = Tensor::empty({}, acc, device);
   attach("linear_loss", {&root}, {&h_, &w_}, Root{*this, rows, loss});
   backward(root);
 }

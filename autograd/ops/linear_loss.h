@@ -6,6 +6,7 @@
 #include <span>
 
 #include "autograd/tape.h"
+#include "tensor/kernels/row_losses.h"
 #include "tensor/pool_vector.h"
 #include "tensor/tensor.h"
 
@@ -15,47 +16,58 @@ namespace facet {
 struct LogitForm {
   double cap = 0;
   double temperature = 1;
-  bool mean = false;  ///< the loss reads LogitRow::mean
+  bool mean = false;   ///< the loss reads LogitRow::mean
+  bool exact = false;  ///< logits of bf16 hidden states stay f32 on the GPU too, for losses of differences of log-probabilities
 };
 
-/// What a loss sees of row n.
-struct LogitRow {
-  double lse;    ///< log sum_v exp(z_v)
-  double label;  ///< z of the label; label - lse is the log-probability
-  double mean;   ///< of z over the vocabulary; 0 unless the form asks for it
+/// Rows of the list that LinearHead::run was given, the ones with numbers begin ... begin + count - 1 in it.
+struct RowBlock {
+  int64_t begin, count;
+  View rows;     ///< i32 [count]: the rows themselves, where the statistics are
+  double scale;  ///< 1 / temperature
+  /// The part of a tensor [rows of the list, ..] that belongs to them.
+  Tensor of(const Tensor& t) const { return t.slice(0, begin, begin + count); }
 };
 
-/// What it answers: its value is the functor's own affair (it may sum or store it), the derivatives go into dlogits.
-struct RowGrad {
-  double lse = 0, label = 0, mean = 0;
-};
-
-/// A borrowed callable RowGrad(int64_t n, const LogitRow&), called once per row in ascending order by one thread.
+/// A borrowed loss, of one of two kinds:
+///
+///   RowGrad f(int64_t n, const LogitRow&)        called once per row in ascending order by one thread. Its value is its own affair (it
+///                                                may sum or store it). On the GPU the host waits once per block of rows.
+///   void f(const RowBlock&, Out stats)           turns the statistics of a block into coefficients by kernels (kernels/row_losses.h),
+///                                                on whatever device they are, and stores its values there: nobody waits.
 class RowLoss {
  public:
   template <class F>
     requires(!std::is_same_v<std::remove_cvref_t<F>, RowLoss>)
-  RowLoss(F&& f)
-      : object_(const_cast<void*>(static_cast<const void*>(&f))),
-        call_([](void* o, int64_t n, const LogitRow& z) { return (*static_cast<std::remove_reference_t<F>*>(o))(n, z); }) {}
-  RowGrad operator()(int64_t n, const LogitRow& z) const { return call_(object_, n, z); }
+  RowLoss(F&& f) : object_(const_cast<void*>(static_cast<const void*>(&f))) {
+    using Object = std::remove_reference_t<F>;
+    if constexpr (std::is_invocable_v<Object&, const RowBlock&, Out>)
+      block_ = [](void* o, const RowBlock& b, const Out& stats) { (*static_cast<Object*>(o))(b, stats); };
+    else
+      row_ = [](void* o, int64_t n, const LogitRow& z) { return (*static_cast<Object*>(o))(n, z); };
+  }
+  bool by_kernels() const { return block_ != nullptr; }
+  RowGrad operator()(int64_t n, const LogitRow& z) const { return row_(object_, n, z); }
+  void operator()(const RowBlock& b, const Out& stats) const { block_(object_, b, stats); }
 
  private:
   void* object_;
-  RowGrad (*call_)(void*, int64_t, const LogitRow&);
+  RowGrad (*row_)(void*, int64_t, const LogitRow&) = nullptr;
+  void (*block_)(void*, const RowBlock&, const Out&) = nullptr;
 };
 
 /// The head's checked arguments; borrows the tensors.
 struct LinearHead {
   /// h [.., D] (leading dimensions that collapse without a copy), w [V, D] of h's dtype or bf16 under f32, labels i32 [..]
-  /// contiguous. Throws Error(Kind::usage) naming `op` otherwise, or when a label is >= V.
+  /// contiguous and on the CPU, wherever h and w are. Throws Error(Kind::usage) naming `op` otherwise, or when a label is >= V.
   LinearHead(const char* op, const Tensor& h, const Tensor& w, const Tensor& labels, const LogitForm& form);
 
   View h, w;  // [N, D], [V, D]
   std::span<const int32_t> labels;
   LogitForm form;
   int64_t N, D, V;
-  DType acc;  ///< of logits and their gradient
+  DType acc;  ///< of statistics, dw, and (on the CPU, or when exact) logits
+  Device device;
 
   /// Rows with a label >= 0 that `keep` (absent: all) does not refuse.
   template <class Keep>
@@ -79,7 +91,8 @@ struct LinearHead {
   void run_sinks(std::span<const int64_t> rows, RowLoss loss, Sink& dh, Sink& dw) const;
 };
 
-/// Rows of logits held at a time for n rows and V words: a function of the two numbers alone.
-int64_t linear_loss_chunk(int64_t n, int64_t V);
+/// Rows of logits held at a time for n rows and V words of `bytes` bytes: a function of these numbers and the kind of device alone. On the
+/// GPU a 32nd of its memory, at most 16,384 rows: dw is read and written once per block, which 4,096 rows make cheap beside the products.
+int64_t linear_loss_chunk(int64_t n, int64_t V, Device = Device::cpu, int64_t bytes = 4);
 
 }  // namespace facet

@@ -88,7 +88,7 @@ double Gemma::activation_bytes(double tokens, Recompute r) const {
   // residual and to that of their product, which takes the product's place if that was kept; or in the head: the last norm's input and output, the gradient, and a block of logits.
   const double in_block = tokens * (again + product + 2 * F + 2 * D);
   const auto rows = static_cast<int64_t>(std::max(1.0, tokens));
-  const double in_head = tokens * 3 * D + static_cast<double>(linear_loss_chunk(rows, config.vocab) * config.vocab);
+  const double in_head = tokens * 3 * D + static_cast<double>(linear_loss_chunk(rows, config.vocab, device(), size_of(compute())) * config.vocab);
   return static_cast<double>(size_of(compute())) * (tokens * kept + std::max(in_block, in_head));
 }
 

@@ -16,6 +16,6 @@ namespace gpu {
 void sum_to(View x, Out y);
 }  // namespace gpu
 FACET_INLINE void sum_to(View x, Out y) {
-  on_gpu("sum_to", x, y) ? gpu::sum_to(x, y) : cpu::sum_to(x, y);
+  on_gpu_any_dtype("sum_to", x, y) ? gpu::sum_to(x, y) : cpu::sum_to(x, y);
 }
 }  // namespace facet

@@ -26,7 +26,8 @@ enum class Arithmetic {
   none,         ///< values are moved: the same bits everywhere
   elementwise,  ///< each from a few others
   sums,         ///< reductions and products, whose order of additions differs from device to device
-  attention     ///< products of products, with probabilities rounded between them
+  attention,    ///< products of products, with probabilities rounded between them
+  head          ///< the same with bf16 logits and their gradient between them on the GPU (f32 on the CPU): a logit of 16 moves by up to 1/16
 };
 
 struct Contract {

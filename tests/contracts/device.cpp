@@ -178,7 +178,7 @@ Distance distance(const Tensor& a, const Tensor& b, DType ulps_of, Arithmetic ki
   int64_t width = b.rank() ? b.dim(-1) : 1;
   if (width < 16) width = b.numel();
   double least = 0;  // what elements and rows are measured by at least
-  if (kind == Arithmetic::attention) {
+  if (kind == Arithmetic::attention || kind == Arithmetic::head) {
     for (double v : y) least += std::isfinite(v) ? v * v : 0;
     least = std::sqrt(least / static_cast<double>(y.size()));
   }
@@ -204,6 +204,7 @@ Distance distance(const Tensor& a, const Tensor& b, DType ulps_of, Arithmetic ki
 
 Distance limit_of(Arithmetic kind, DType d, bool backward) {
   if (d == DType::f32) return kind == Arithmetic::elementwise && !backward ? Distance{1e-12, 1e-5, 0, 0} : Distance{1e-10, 1e-4, 0, 0};
+  if (kind == Arithmetic::head) return backward ? Distance{5e-4, 1e-1, 5e-2, 0} : Distance{5e-5, 5e-2, 5e-3, 0};
   if (backward) return {5e-5, 5e-2, 5e-3, 0};
   return kind == Arithmetic::attention ? Distance{2e-5, 3e-2, 5e-3, 0} : Distance{1e-5, 2e-2, 1e-3, 0};
 }

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/kernels/copy.h"
 #include "tests/support/compare.h"
 #include "tests/support/random.h"
 

@@ -9,6 +9,10 @@
 #include <numeric>
 
 #include "tensor/error.h"
+#include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/runtime.h"
+#include "tensor/pool_vector.h"
+#include "tests/support/random.h"
 
 using namespace facet;
 using Json = nlohmann::json;
@@ -115,4 +119,39 @@ TEST_CASE("sampler: logits that are no numbers are an error, not a token") {
     none.forbidden = {0, 1};
     CHECK_THROWS_AS(draw(std::vector<float>{1, 2}, none, key(0)), Error);
   }
+}
+
+TEST_CASE("sampling on the GPU: the tokens, log-probabilities and entropies of the CPU, and one wait") {
+  gpu::emulate(true);
+  test::Random r(5);
+  const int64_t n = 5, V = 300;
+  const Tensor products = r.normal({n, V}, DType::f32, 3).clone();
+  const std::vector<int32_t> history = {4, 4, 9, 250, 400};
+  std::vector<SamplingOptions> cases(6);
+  cases[0].temperature = 0;
+  cases[1].temperature = 0.7;
+  cases[2].top_k = 20, cases[2].top_p = 0.9;
+  cases[3].min_p = 0.05, cases[3].repetition_penalty = 1.3;
+  cases[4].repetition_penalty = 1.5, cases[4].forbidden = {0, 7, 299, 1000};
+  cases[5].top_p = 0.5, cases[5].forbidden = {1}, cases[5].temperature = 2;
+  for (size_t c = 0; c < cases.size(); ++c)
+    for (const double cap : {0.0, 5.0}) {
+      INFO("case " << c << " cap " << cap);
+      pool_vector<DrawRow> rows;
+      for (uint32_t i = 0; i < n; ++i) rows.push_back({fold_in(key(3), i + 10 * static_cast<uint32_t>(c)), history});
+      std::vector<Draw> here(n), there(n);
+      draw(products.clone(), cap, cases[c], rows, here);
+      const Tensor moved = products.to(Device::gpu);
+      const int64_t before = gpu::syncs();
+      draw(moved, cap, cases[c], rows, there);
+      CHECK(gpu::syncs() == before + 1);
+      for (size_t i = 0; i < here.size(); ++i) {
+        CHECK(there[i].id == here[i].id);
+        CHECK(there[i].log_prob == Approx(here[i].log_prob).margin(1e-5));
+        CHECK(there[i].entropy == Approx(here[i].entropy).margin(1e-5));
+      }
+    }
+  std::vector<Draw> draws(1);
+  const DrawRow row{key(1)};
+  CHECK_THROWS_WITH(draw(Tensor::from({1, NAN, 2}, {1, 3}).to(Device::gpu), 0, {}, {&row, 1}, draws), Catch::Contains("diverged"));
 }
