@@ -4,6 +4,8 @@
 // the eight rows one ldmatrix step reads lie in different banks. Dh is padded with zeros to `width`.
 // With g = lane / 4 and t = lane % 4, a 16 x 8 result c holds c[0], c[1] at row g, columns 2t, 2t + 1, and c[2], c[3] at row g + 8.
 #pragma once
+#include <type_traits>
+
 #include "tensor/gpu/attention_mask.h"
 
 namespace facet::gpu::attn {
@@ -15,23 +17,48 @@ __device__ inline bf16* chunk_at(bf16* tile, int row, int chunk) {
   return tile + row * width + ((chunk ^ x) << 3);
 }
 
-/// Rows of Dh elements from global memory; source(row) is null where there is none. Without `packs`, element by element.
-template <int width, class Source>
-__device__ inline void load_tile(bf16* tile, int rows, int Dh, bool packs, const void* somewhere, Source source) {
-  constexpr int chunks = width / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * chunks; i += static_cast<int>(blockDim.x)) {
-    const int row = i / chunks, c = i % chunks;
-    const bf16* const from = source(row);
-    bf16* const to = chunk_at<width>(tile, row, c);
-    if (packs) {
-      const bool valid = from != nullptr && c * 8 < Dh;
-      copy_async16(to, valid ? static_cast<const void*>(from + c * 8) : somewhere, valid);
-    } else {
-      Pack<bf16, 8> x;
-      for (int e = 0; e < 8; ++e) x[e] = from != nullptr && c * 8 + e < Dh ? from[c * 8 + e] : bf16{0};
-      store_pack(to, x);
-    }
+/// One chunk of a tile from a row of Dh elements, zeros where there is none; without `packs`, element by element.
+template <int width, bool packs>
+__device__ inline void copy_chunk(bf16* tile, int row, int c, const bf16* from, bool there, int Dh) {
+  bf16* const to = chunk_at<width>(tile, row, c);
+  if constexpr (packs) {
+    copy_async16(to, from + c * 8, there && c * 8 < Dh);
+  } else {
+    Pack<bf16, 8> x;
+    for (int e = 0; e < 8; ++e) x[e] = there && c * 8 + e < Dh ? from[c * 8 + e] : bf16{0};
+    store_pack(to, x);
   }
+}
+
+/// f(row, chunk, packs) for the chunks of a tile that are this thread's to copy: one column, rows at equal distances.
+template <int width, class F>
+__device__ inline void each_chunk(int rows, bool packs, F f) {
+  constexpr int chunks = width / 8;
+  const int c = static_cast<int>(threadIdx.x) % chunks, first = static_cast<int>(threadIdx.x) / chunks;
+  const int step = static_cast<int>(blockDim.x) / chunks;
+  if (packs) {
+#pragma unroll 4
+    for (int row = first; row < rows; row += step) f(row, c, std::true_type());
+  } else {
+#pragma unroll 1
+    for (int row = first; row < rows; row += step) f(row, c, std::false_type());
+  }
+}
+
+/// Keys and values from `slot` on.
+template <int width, int n>
+__device__ inline void copy_keys(bf16* k_tile, bf16* v_tile, const Problem& p, const Heads<bf16>& k, const Heads<bf16>& v, int64_t b, int32_t slot,
+                                 int32_t head) {
+  each_chunk<width>(n, k.packs && v.packs, [&](int row, int c, auto packs) {
+    const bool there = slot + row < p.S;
+    copy_chunk<width, packs>(k_tile, row, c, k.at(b, slot + row, head), there, p.Dh);
+    copy_chunk<width, packs>(v_tile, row, c, v.at(b, slot + row, head), there, p.Dh);
+  });
+}
+/// What index() noted of them.
+template <int n>
+__device__ inline void copy_slots(Pack<int32_t, 2>* to, const Pack<int32_t, 2>* from) {
+  for (int i = static_cast<int>(threadIdx.x); i < n / 2; i += static_cast<int>(blockDim.x)) copy_async16(to + 2 * i, from + 2 * i, true);
 }
 
 /// Fragment of rows [row, row + 16), columns [16 k, 16 k + 16) as the left factor.

@@ -42,16 +42,12 @@ __global__ void __launch_bounds__(4 * NK, 1)
   const auto fetch = [&](int32_t tile, int stage) {
     const TileRows rows(p, tile * NQ);
     bf16* const to = query_tiles + 2 * stage * NQ * D;
-    const auto from = [&](const Heads<bf16>& h) {
-      return [&](int i) -> const bf16* {
-        if (!rows.valid(i)) return nullptr;
-        int32_t t, g;
-        rows.split(i, t, g);
-        return h.at(b, t, head * p.G + g);
-      };
-    };
-    load_tile<D>(to, NQ, p.Dh, x.q.packs, x.q.data, from(x.q));
-    load_tile<D>(to + NQ * D, NQ, p.Dh, x.dy.packs, x.dy.data, from(x.dy));
+    each_chunk<D>(NQ, x.q.packs && x.dy.packs, [&](int i, int c, auto packs) {
+      int32_t t, g;
+      rows.split(i, t, g);
+      copy_chunk<D, packs>(to, i, c, x.q.at(b, t, head * p.G + g), rows.valid(i), p.Dh);
+      copy_chunk<D, packs>(to + NQ * D, i, c, x.dy.at(b, t, head * p.G + g), rows.valid(i), p.Dh);
+    });
     for (int i = static_cast<int>(threadIdx.x); i < NQ; i += static_cast<int>(blockDim.x))
       copy_async16(infos + stage * NQ + i, row_infos + tile * NQ + i, true);
   };
@@ -71,8 +67,7 @@ __global__ void __launch_bounds__(4 * NK, 1)
   bool whole = false, next_whole = false;
   bool more = walk.next(p, tile, whole);
   if (more) {
-    load_tile<D>(k_tile, NK, p.Dh, x.k.packs, x.k.data, [&](int i) { return slot + i < p.S ? x.k.at(b, slot + i, head) : nullptr; });
-    load_tile<D>(v_tile, NK, p.Dh, x.v.packs, x.v.data, [&](int i) { return slot + i < p.S ? x.v.at(b, slot + i, head) : nullptr; });
+    copy_keys<D, NK>(k_tile, v_tile, p, x.k, x.v, b, slot, head);
     fetch(tile, 0);
   }
   copy_async_commit();
@@ -182,26 +177,20 @@ __global__ void __launch_bounds__(32 * most_warps, 1)
   const auto fetch = [&](int32_t tile, int stage) {
     const int32_t slot = tile * NK;
     bf16* const to = kv_tiles + 2 * stage * NK * D;
-    load_tile<D>(to, NK, p.Dh, x.k.packs, x.k.data, [&](int i) { return slot + i < p.S ? x.k.at(b, slot + i, head) : nullptr; });
-    load_tile<D>(to + NK * D, NK, p.Dh, x.v.packs, x.v.data, [&](int i) { return slot + i < p.S ? x.v.at(b, slot + i, head) : nullptr; });
-    for (int i = static_cast<int>(threadIdx.x); i < NK / 2; i += static_cast<int>(blockDim.x))
-      copy_async16(slots + stage * NK + 2 * i, all_slots + slot + 2 * i, true);
-  };
-  const auto from = [&](const Heads<bf16>& h) {
-    return [&](int i) -> const bf16* {
-      if (!rows.valid(i)) return nullptr;
-      int32_t t, g;
-      rows.split(i, t, g);
-      return h.at(b, t, head * p.G + g);
-    };
+    copy_keys<D, NK>(to, to + NK * D, p, x.k, x.v, b, slot, head);
+    copy_slots<NK>(slots + stage * NK, all_slots + slot);
   };
 
   int32_t tile = 0, next_tile = 0;
   bool whole = false, next_whole = false;
   bool more = walk.next(p, tile, whole);
   if (more) {
-    load_tile<D>(q_tile, BM, p.Dh, x.q.packs, x.q.data, from(x.q));
-    load_tile<D>(dy_tile, BM, p.Dh, x.dy.packs, x.dy.data, from(x.dy));
+    each_chunk<D>(BM, x.q.packs && x.dy.packs, [&](int i, int c, auto packs) {
+      int32_t t, g;
+      rows.split(i, t, g);
+      copy_chunk<D, packs>(q_tile, i, c, x.q.at(b, t, head * p.G + g), rows.valid(i), p.Dh);
+      copy_chunk<D, packs>(dy_tile, i, c, x.dy.at(b, t, head * p.G + g), rows.valid(i), p.Dh);
+    });
     fetch(tile, 0);
   }
   copy_async_commit();

@@ -30,29 +30,29 @@ __global__ void __launch_bounds__(32 * most_warps)
   const int32_t head = static_cast<int32_t>(blockIdx.y);
   const int32_t first = static_cast<int32_t>(gridDim.x - 1 - blockIdx.x) * BM;  // under a causal mask the last rows have most to do
   const TileRows rows(p, first);
-  const Span own = load_spans(index.query_spans + b * index.n_query_spans, first / granule, (first % granule + BM + granule - 1) / granule,
-                              index.n_query_spans);
-  Walk walk(own, false, index.key_spans + b * index.n_key_spans, BN / granule, index.n_key_spans);
+  FACET_SHARED(Span, own, [1]);  // not in registers: they are for o
+  if (threadIdx.x == 0)
+    own[0] = load_spans(index.query_spans + b * index.n_query_spans, first / granule, (first % granule + BM + granule - 1) / granule,
+                        index.n_query_spans);
+  sync_block();
+  Walk walk(own[0], false, index.key_spans + b * index.n_key_spans, BN / granule, index.n_key_spans);
   const auto* const all_slots = index.keys + b * index.n_key_spans * granule;
 
   const auto fetch = [&](int32_t tile, int stage) {
     const int32_t slot = tile * BN;
     bf16* const to = kv_tiles + 2 * stage * BN * D;
-    load_tile<D>(to, BN, p.Dh, k.packs, k.data, [&](int i) { return slot + i < p.S ? k.at(b, slot + i, head) : nullptr; });
-    load_tile<D>(to + BN * D, BN, p.Dh, v.packs, v.data, [&](int i) { return slot + i < p.S ? v.at(b, slot + i, head) : nullptr; });
-    for (int i = static_cast<int>(threadIdx.x); i < BN / 2; i += static_cast<int>(blockDim.x))
-      copy_async16(slots + stage * BN + 2 * i, all_slots + slot + 2 * i, true);
+    copy_keys<D, BN>(to, to + BN * D, p, k, v, b, slot, head);
+    copy_slots<BN>(slots + stage * BN, all_slots + slot);
   };
 
   int32_t tile = 0, next_tile = 0;
   bool whole = false, next_whole = false;
   bool more = walk.next(p, tile, whole);
   if (more) {
-    load_tile<D>(q_tile, BM, p.Dh, q.packs, q.data, [&](int i) -> const bf16* {
-      if (!rows.valid(i)) return nullptr;
+    each_chunk<D>(BM, q.packs, [&](int i, int c, auto packs) {
       int32_t t, g;
       rows.split(i, t, g);
-      return q.at(b, t, head * p.G + g);
+      copy_chunk<D, packs>(q_tile, i, c, q.at(b, t, head * p.G + g), rows.valid(i), p.Dh);
     });
     fetch(tile, 0);
   }
