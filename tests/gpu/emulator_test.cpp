@@ -7,6 +7,7 @@
 #include "tensor/error.h"
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/gpu/launch.h"
+#include "tensor/gpu/pool.h"
 
 namespace facet::gpu {
 namespace {
@@ -225,13 +226,70 @@ TEST_CASE("schedules: forward, reverse, random by seed") {
   CHECK(sorted == forward);
 }
 
+// ---- the runtime
+
+__global__ void add_one(int32_t* p) { *p += 1; }
+
+TEST_CASE("runtime: deferred work is done when the host waits, in order, whatever was reused or freed meanwhile") {
+  const WithSettings s("deferred");
+  auto* p = static_cast<int32_t*>(device_malloc(4));
+  auto* q = static_cast<int32_t*>(device_malloc(4));
+  int32_t source = 7;
+  copy_to_device(p, &source, 4);
+  source = 100;
+  launch("add_one", add_one, 1, 1, 0, p);
+  copy_on_device(q, p, 4);
+  launch("add_one", add_one, 1, 1, 0, p);
+  CHECK(*p == -1);  // nothing yet: who reads without waiting reads poison
+  device_free(p);
+  const int64_t waited = syncs();
+  int32_t got = 0;
+  copy_to_host(&got, q, 4);
+  CHECK(got == 8);
+  CHECK(syncs() == waited + 1);
+  device_free(q);
+}
+
+TEST_CASE("runtime: an error of deferred work comes with the next wait, once, and what came after it is forgotten") {
+  const WithSettings s("deferred");
+  auto* p = static_cast<int32_t*>(device_malloc(4));
+  fill_bytes(p, 0, 4);
+  launch("bad", not_in_mask, 1, 32, 0);
+  launch("add_one", add_one, 1, 1, 0, p);
+  CHECK_THROWS_WITH(synchronize(), Catch::Contains("bad: block (0, 0, 0)"));
+  int32_t got = -1;
+  copy_to_host(&got, p, 4);
+  CHECK(got == 0);
+  device_free(p);
+}
+
+TEST_CASE("runtime: buffers are counted, and memory can end at the n-th allocation") {
+  const WithSettings s("forward");
+  const emulator::Counters before = emulator::counters();
+  emulator::fail_allocation(3);
+  void* p[4];
+  for (void*& one : p) one = device_malloc(100);
+  CHECK((p[0] && p[1] && !p[2] && !p[3]));
+  CHECK_THROWS_WITH(pool_alloc(10, {"a buffer", {}, DType::f32}), Catch::Contains("a buffer"));
+  emulator::fail_allocation(0);
+  pool_free(pool_alloc(10, {"a buffer", {}, DType::f32}));
+  CHECK(emulator::counters().live_buffers == before.live_buffers + 2);
+  CHECK(emulator::counters().live_bytes == before.live_bytes + 200);
+  CHECK(reinterpret_cast<uintptr_t>(p[0]) % 256 == 0);
+  for (void* one : p) device_free(one);
+  CHECK(emulator::counters().live_buffers == before.live_buffers);
+  CHECK(emulator::counters().live_bytes == before.live_bytes);
+  CHECK(device_malloc(size_t{1} << 60) == nullptr);
+}
+
 TEST_CASE("settings: in words") {
   using namespace emulator;
-  const Settings s = parse_settings("random,seed=123,lax,between_blocks");
+  const Settings s = parse_settings("random,seed=123,lax,deferred,between_blocks");
   CHECK(s.schedule == Schedule::random);
   CHECK(s.seed == 123);
   CHECK(s.copies == Copies::mixed);
   CHECK_FALSE(s.strict);
+  CHECK(s.deferred);
   CHECK(s.races == Races::between_blocks);
   CHECK(parse_settings("random,late").copies == Copies::late);
   CHECK(parse_settings("").copies == Copies::late);

@@ -3,7 +3,7 @@
 //
 //   FACET_GPU=emulated                          opens the emulated device
 //   FACET_EMULATOR=random,seed=7,lax            comma-separated: forward | reverse | random, seed=N, eager | late | mixed, strict | lax,
-//                                               per_block | between_blocks
+//                                               at_once | deferred, per_block | between_blocks
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -32,6 +32,7 @@ struct Settings {
   Schedule schedule = Schedule::forward;
   uint64_t seed = 1;
   Copies copies = Copies::late;  ///< random schedules mix unless told otherwise
+  bool deferred = false;         ///< the device does nothing before the host waits for it; errors come then, too
   bool strict = true;            ///< a thread that leaves the kernel while others use barriers is an error, not a thread less to wait for
   Races races = Races::per_block;
 };
@@ -40,6 +41,15 @@ Settings parse_settings(const std::string& words);
 /// In force from the next launch on. At the start: what FACET_EMULATOR says.
 Settings settings();
 void set_settings(const Settings&);
+
+struct Counters {
+  int64_t live_buffers;
+  size_t live_bytes;
+  int64_t allocations, launches;  ///< since the start
+};
+Counters counters();
+/// The device has no more memory from the n-th allocation on (1: the next); 0: it has again.
+void fail_allocation(int64_t n);
 
 }  // namespace emulator
 }  // namespace facet::gpu

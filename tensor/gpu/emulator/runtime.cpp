@@ -27,6 +27,10 @@ using Graph = std::vector<std::function<void()>>;  // what was asked for between
 struct Runtime {
   std::map<char*, size_t> buffers;  // address and size of what is live
   size_t live_bytes = 0;
+  int64_t allocations = 0, launches = 0;
+  int64_t fails_in = 0;  // from this allocation on, counted from now, all are refused; 0: none
+  std::vector<std::function<void()>> queue;  // deferred: what the host has asked for since it last waited
+  std::vector<void*> dying;                  // freed by the host, perhaps still used by what is in the queue
   int64_t syncs = 0;
   bool no_sync = false;
   const char* op = nullptr;
@@ -78,9 +82,24 @@ void check_guards(const char* op) {
     }
 }
 
-/// Now, or when the graph that is being captured is replayed.
-void run_or_record(std::function<void()> work) {
-  if (runtime().recording) runtime().recording->push_back(std::move(work));
+/// Does what is in the queue, and forgets the rest when something goes wrong.
+void drain() {
+  Runtime& r = runtime();
+  const auto work = std::move(r.queue);
+  r.queue.clear();
+  struct Burial {
+    Runtime& r;
+    ~Burial() {
+      for (void* p : std::exchange(r.dying, {})) device_free(p);
+    }
+  } const burial{r};
+  for (const auto& w : work) w();
+}
+/// Now, at the next wait, or when the graph that is being captured is replayed.
+void submit(std::function<void()> work) {
+  Runtime& r = runtime();
+  if (r.recording) r.recording->push_back(std::move(work));
+  else if (r.settings.deferred) r.queue.push_back(std::move(work));
   else work();
 }
 void check_not_capturing(const char* what) {
@@ -92,6 +111,7 @@ void wait() {
   check_not_capturing("waiting");
   if (r.no_sync) fail(Kind::check, "{}: the host waits for the device, which --assert-no-sync forbids", r.op ? r.op : "synchronize");
   ++r.syncs;
+  drain();
 }
 
 }  // namespace
@@ -119,6 +139,9 @@ void* device_malloc(size_t bytes) {
   const emulator::Unseen unseen;
   Runtime& r = runtime();
   if (bytes > free_bytes()) return nullptr;
+  ++r.allocations;
+  if (r.fails_in == 1) return nullptr;
+  if (r.fails_in) --r.fails_in;
   // Not rounded up: the first byte past the end is not the caller's.
   void* p = nullptr;
   if (posix_memalign(&p, alignment, guard + bytes + guard) != 0) return nullptr;
@@ -138,16 +161,20 @@ void device_free(void* p) noexcept {
     std::fprintf(stderr, "device_free: %p is no buffer of the device, or was freed before\n", p);
     std::abort();
   }
+  if (!r.queue.empty()) return r.dying.push_back(p);
   r.live_bytes -= b->second;
   std::memset(p, poison, b->second);
+  std::free(b->first - guard);
   r.buffers.erase(b);
-  std::free(static_cast<char*>(p) - guard);
 }
 
 void copy_to_device(void* to, const void* from, size_t bytes) {
   check_not_capturing("a copy from the host");
   check_in_buffer("copy_to_device", to, bytes);
-  if (bytes) std::memcpy(to, from, bytes);
+  if (!runtime().settings.deferred && bytes) std::memcpy(to, from, bytes);
+  if (!runtime().settings.deferred || !bytes) return;
+  const auto* bytes_now = static_cast<const char*>(from);
+  submit([to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { std::memcpy(to, staged.data(), staged.size()); });
 }
 void copy_to_host(void* to, const void* from, size_t bytes) {
   wait();
@@ -157,11 +184,11 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
 void copy_on_device(void* to, const void* from, size_t bytes) {
   check_in_buffer("copy_on_device, destination", to, bytes);
   check_in_buffer("copy_on_device, source", from, bytes);
-  if (bytes) run_or_record([=] { std::memcpy(to, from, bytes); });
+  if (bytes) submit([=] { std::memcpy(to, from, bytes); });
 }
 void fill_bytes(void* to, int value, size_t bytes) {
   check_in_buffer("fill_bytes", to, bytes);
-  if (bytes) run_or_record([=] { std::memset(to, value, bytes); });
+  if (bytes) submit([=] { std::memset(to, value, bytes); });
 }
 void synchronize() { wait(); }
 int64_t syncs() { return runtime().syncs; }
@@ -179,7 +206,9 @@ void* end_capture(bool keep) {
 }
 void replay(void* graph) {
   check_not_capturing("replaying a graph");
-  for (const auto& work : *static_cast<Graph*>(graph)) work();
+  submit([works = *static_cast<Graph*>(graph)] {
+    for (const auto& work : works) work();
+  });
 }
 void destroy_graph(void* graph) noexcept {
   const emulator::Unseen unseen;
@@ -204,13 +233,22 @@ void emulate(bool on) { is_open() = on; }
 
 namespace emulator {
 Settings settings() { return runtime().settings; }
-void set_settings(const Settings& s) { runtime().settings = s; }
+void set_settings(const Settings& s) {
+  if (!capturing()) drain();
+  runtime().settings = s;
+}
+Counters counters() {
+  const Runtime& r = runtime();
+  return {static_cast<int64_t>(r.buffers.size()), r.live_bytes, r.allocations, r.launches};
+}
+void fail_allocation(int64_t n) { runtime().fails_in = n; }
 
 void enqueue(const Launch& launch) {
   const Unseen unseen;
   const std::shared_ptr<void> closure(launch.closure, launch.destroy);
   if (!available()) fail(Kind::environment, "{}: {}", launch.op, why_not());
-  run_or_record([launch, closure] {
+  submit([launch, closure] {
+    ++runtime().launches;
     run(launch, runtime().settings);
     check_guards(launch.op);
   });

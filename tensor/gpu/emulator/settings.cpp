@@ -22,6 +22,8 @@ Settings parse_settings(const std::string& words) {
     else if (word == "eager") copies(Copies::eager);
     else if (word == "late") copies(Copies::late);
     else if (word == "mixed") copies(Copies::mixed);
+    else if (word == "at_once") s.deferred = false;
+    else if (word == "deferred") s.deferred = true;
     else if (word == "strict") s.strict = true;
     else if (word == "lax") s.strict = false;
     else if (word == "per_block") s.races = Races::per_block;
@@ -31,7 +33,8 @@ Settings parse_settings(const std::string& words) {
       const auto [stop, error] = std::from_chars(word.data() + (seed ? 5 : 0), word.data() + word.size(), s.seed);
       if (!seed || error != std::errc() || stop != word.data() + word.size())
         fail(Kind::usage,
-             "FACET_EMULATOR: '{}' is not one of forward, reverse, random, seed=N, eager, late, mixed, strict, lax, per_block, between_blocks",
+             "FACET_EMULATOR: '{}' is not one of forward, reverse, random, seed=N, eager, late, mixed, strict, lax, at_once, deferred, per_block, "
+             "between_blocks",
              word);
     }
   }
