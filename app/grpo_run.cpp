@@ -181,7 +181,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
     if (!train[0].expected.empty()) console.line("expected: {}", train[0].expected);
     return {};
   }
-  check_memory(plan);
+  check_memory(plan, model.device());
 
   std::vector<Question> shown(valid.empty() ? train : valid);
   shown.resize(std::min<size_t>(3, shown.size()));

@@ -54,7 +54,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
     console.line("{}", preview(data, tokenizer, 0));
     return result;
   }
-  check_memory(plan);
+  check_memory(plan, model.device());
 
   Sft objective(model, loader, std::move(valid));
   const auto prompts = sample_prompts(s, data, tokenizer, model);

@@ -12,6 +12,7 @@
 #include "models/gemma/peft.h"
 #include "nn/body_graphs.h"
 #include "optim/adamw.h"
+#include "tensor/gpu/runtime.h"
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/file.h"
@@ -131,10 +132,13 @@ MemoryPlan plan_memory(LanguageModel& model, int64_t tokens) {
   return plan;
 }
 
-void check_memory(const MemoryPlan& plan) {
-  if (const auto free = static_cast<double>(machine().free_bytes); free > 0 && plan.total() * 1.1 > free)
-    fail(Kind::memory, "needs {}, {} free; try --adapter lora, --recompute block, a larger --accum or a shorter --max-len", plan.text(),
-         bytes_text(free));
+void check_memory(const MemoryPlan& plan, Device device) {
+  const bool gpu = device == Device::gpu;
+  // The weights are there already.
+  const double free = gpu ? static_cast<double>(gpu::free_bytes()) + plan.weights : static_cast<double>(machine().free_bytes);
+  if (free > 0 && plan.total() * 1.1 > free)
+    fail(Kind::memory, "needs {}, {} free{}; try --adapter lora, --recompute block, a larger --accum or a shorter --max-len", plan.text(),
+         bytes_text(free), gpu ? " on the GPU" : "");
 }
 
 std::string sample_text(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<std::string>& prompts, uint64_t seed) {

@@ -50,7 +50,7 @@ struct MemoryPlan {
 /// Of a step whose largest micro-batch has so many tokens.
 MemoryPlan plan_memory(LanguageModel&, int64_t tokens);
 /// Throws Error(Kind::memory) with the plan when it does not fit into what is free.
-void check_memory(const MemoryPlan&);
+void check_memory(const MemoryPlan&, Device);
 
 /// Everything about a run that the command decides.
 struct Training {

@@ -199,7 +199,7 @@ int run(Settings& s, Options& options, Console& console) {
     console.line("{}", preview(data, tokenizer, 1));
     return 0;
   }
-  check_memory(plan);
+  check_memory(plan, model.device());
 
   Dpo::HeldOut valid;
   if (splits.valid.size() > 0) valid = {&splits.valid, batches_in_order(splits.valid, micro, l.pad_id, 1, l.share), references.of("valid", folder, splits.valid)};

@@ -85,6 +85,36 @@ TEST_CASE("model on the GPU: logits are the CPU's") {
   }
 }
 
+TEST_CASE("model on the GPU: a step's loss and gradients are the CPU's") {
+  const auto cpu = tiny(Device::cpu), gpu = tiny(Device::gpu);
+  const Batch b = batch_of(tokens_of("a"));
+  const double want = accumulate_sft(*cpu, {&b, 1}).loss, got = accumulate_sft(*gpu, {&b, 1}).loss;
+  CHECK(got == Approx(want).epsilon(1e-6));
+  const auto p = parameters(*cpu), q = parameters(*gpu);
+  for (size_t i = 0; i < p.size(); ++i) {
+    INFO(p[i]->name);
+    const double size = std::sqrt(mean(square(p[i]->grad())).item());
+    CHECK(largest_difference(q[i]->grad(), p[i]->grad()) <= 3e-4 * size + 1e-9);
+  }
+}
+
+TEST_CASE("model on the GPU: a replayed pass is the eager one, bit for bit, and the CPU's up to rounding") {
+  const std::vector<Batch> batches = {batch_of(tokens_of("a"))};
+  const int steps = 5;
+  const auto cpu = tiny(Device::cpu), eager = tiny(Device::gpu), replayed = tiny(Device::gpu);
+  const auto want = train(*cpu, batches, steps), plain = train(*eager, batches, steps);
+  replayed->graphs = std::make_shared<BodyGraphs>(*replayed);
+  const auto fast = train(*replayed, batches, steps);
+  CHECK(replayed->graphs->replays() == steps - 2);
+  CHECK(fast == plain);
+  for (int i = 0; i < steps; ++i) CHECK(plain[static_cast<size_t>(i)] == Approx(want[static_cast<size_t>(i)]).epsilon(1e-4));
+  const auto p = parameters(*eager), q = parameters(*replayed);
+  for (size_t i = 0; i < p.size(); ++i) {
+    INFO(p[i]->name);
+    CHECK(p[i]->value().detach().to_vector() == q[i]->value().detach().to_vector());
+  }
+}
+
 TEST_CASE("model on the GPU: cached decoding gives the rows of a whole pass") {
   const NoGrad off;
   const auto model = tiny(Device::gpu);
