@@ -94,6 +94,8 @@ PoolStats pool_stats() {
   return p.stats;
 }
 
+PoolStats pool_stats(Device device) { return device == Device::gpu ? gpu::pool_stats() : pool_stats(); }
+
 void pool_reset_peak() {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);

@@ -19,6 +19,7 @@ struct PoolStats {
   size_t pool_allocs;  ///< requests in all
 };
 PoolStats pool_stats();
+PoolStats pool_stats(Device);  ///< of that device's memory
 void pool_reset_peak();
 /// Gives the free lists back to the system.
 void pool_trim();

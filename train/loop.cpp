@@ -152,7 +152,7 @@ void Loop::run() {
     tokens_ += r.tokens;
     rate.add(static_cast<double>(r.tokens));
 
-    const PoolStats memory = pool_stats();
+    const PoolStats memory = pool_stats(parameters_.empty() ? Device::cpu : parameters_[0]->value().device());
     std::map<std::string, double> values = r.extra;
     values.insert({{"loss", r.loss}, {"grad_norm", clip.norm}, {"lr", lr}, {"tokens", static_cast<double>(tokens_)},
                    {"supervised", static_cast<double>(r.supervised)}, {"tokens_per_s", rate.per_second()},
