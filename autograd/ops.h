@@ -110,6 +110,11 @@ Tensor add_linear(Tensor y, const Tensor& x, const Tensor& w, double scale = 1);
 
 /// y = x * rsqrt(mean(x^2) + eps) * (1 + w) over the last dimension, in the accumulation type, one rounding. w [D].
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps);
+/// sum = x + h and norm = rms_norm(sum, w, eps), in one pass over memory and with the same bits. x and h of one shape and dtype.
+struct SumNorm {
+  Tensor sum, norm;
+};
+SumNorm add_rms_norm(const Tensor& x, const Tensor& h, const Tensor& w, double eps);
 /// y = (x - mean) * rstd * w + b over the last dimension (SigLIP, GPT-2). w, b [D].
 Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps);
 

@@ -1,6 +1,9 @@
 // rms_norm. Bound by memory: forward reads and writes a row once (bf16: 4 bytes an element), backward reads dy and x and writes dx
-// (6 bytes). Predicted 88% of copy rate forward; 85% backward, where partial sums of dw add some 2 MB each way.
+// (6 bytes). Predicted 88% of copy rate forward; 85% backward, where partial sums of dw add some 2 MB each way. add_rms_norm reads x and h
+// and writes their sum and its norm: 8 bytes an element where the two kernels apart take 10.
 #include "tensor/kernels/rms_norm.h"
+
+#include "tensor/kernels/add_rms_norm.h"
 
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/rows.h"
@@ -12,78 +15,115 @@ __device__ inline float inverse_root(float squares, int64_t d, float eps) {
   return 1 / __builtin_sqrtf(squares / static_cast<float>(d) + eps);
 }
 
-// A thread holds K packs of each of R rows.
-template <class T, int K, int R>
-__global__ void __launch_bounds__(row_threads)
-norm_rows(Rows rows, RowShape shape, const T* x, Weights w, float eps, T* y, bool accumulate, float* rstd) {
+template <class T>
+struct Norm {
+  Rows rows, h_rows;
+  RowShape shape;
+  const T *x, *h;
+  Weights w;
+  float eps;
+  T *sum, *y;
+  bool accumulate;
+  float* rstd;  // null: skipped
+};
+
+template <class T>
+__device__ inline T rounded_sum(T x, T h) {
+  return narrow<T>(widen(x) + widen(h));
+}
+
+// A thread holds K packs of each of R rows. With `add` a row is x + h, rounded and kept in `sum`.
+template <class T, int K, int R, bool add>
+__global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
   constexpr int N = pack_of<T>;
   FACET_SHARED(float, slots, [8 * R]);
-  const int64_t d = rows.d, first = (static_cast<int64_t>(blockIdx.x) * shape.groups + threadIdx.y) * R;
+  const int64_t d = a.rows.d, first = (static_cast<int64_t>(blockIdx.x) * a.shape.groups + threadIdx.y) * R;
   Pack<T, N> v[R][K];
   float sum[R] = {};
 #pragma unroll
   for (int r = 0; r < R; ++r)
 #pragma unroll
     for (int k = 0; k < K; ++k)
-      v[r][k] = first + r < rows.n ? load_in_row<N>(x + rows.at(first + r), column<N>(k), d) : zero_pack<T, N>();
+      v[r][k] = first + r < a.rows.n ? load_in_row<N>(a.x + a.rows.at(first + r), column<N>(k), d) : zero_pack<T, N>();
+  if constexpr (add) {
+    Pack<T, N> h[R][K];
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int k = 0; k < K; ++k)
+        h[r][k] = first + r < a.rows.n ? load_in_row<N>(a.h + a.h_rows.at(first + r), column<N>(k), d) : zero_pack<T, N>();
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) v[r][k][j] = rounded_sum(v[r][k][j], h[r][k][j]);
+        if (first + r < a.rows.n && column<N>(k) < d) store_pack(a.sum + (first + r) * d + column<N>(k), v[r][k]);
+      }
+  }
 #pragma unroll
   for (int r = 0; r < R; ++r)
 #pragma unroll
     for (int k = 0; k < K; ++k)
 #pragma unroll
       for (int j = 0; j < N; ++j) sum[r] += widen(v[r][k][j]) * widen(v[r][k][j]);
-  row_sums(sum, shape.warps, slots);
+  row_sums(sum, a.shape.warps, slots);
 #pragma unroll
   for (int r = 0; r < R; ++r) {
-    sum[r] = inverse_root(sum[r], d, eps);
-    if (rstd && threadIdx.x == 0 && first + r < rows.n) rstd[first + r] = sum[r];
+    sum[r] = inverse_root(sum[r], d, a.eps);
+    if (a.rstd && threadIdx.x == 0 && first + r < a.rows.n) a.rstd[first + r] = sum[r];
   }
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const int64_t i = column<N>(k);
     if (i >= d) continue;
     float scale[N];
-    w.load(i, scale);
+    a.w.load(i, scale);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      if (first + r >= rows.n) continue;
+      if (first + r >= a.rows.n) continue;
       float f[N];
 #pragma unroll
       for (int j = 0; j < N; ++j) f[j] = widen(v[r][k][j]) * sum[r] * (1 + scale[j]);
-      put_pack(y + (first + r) * d + i, f, accumulate);
+      put_pack(a.y + (first + r) * d + i, f, a.accumulate);
     }
   }
 }
 
 // Rows that do not fit packs, or are wider than registers: a block a row, one element at a time.
-template <class T>
-__global__ void __launch_bounds__(row_threads)
-norm_rows_any(Rows rows, const T* x, Weights w, float eps, T* y, bool accumulate, float* rstd) {
+template <class T, bool add>
+__global__ void __launch_bounds__(row_threads, 4) norm_rows_any(Norm<T> a) {
   FACET_SHARED(float, slots, [8]);
-  for (int64_t r = blockIdx.x; r < rows.n; r += gridDim.x) {
-    const T* const xr = x + rows.at(r);
+  const int64_t d = a.rows.d;
+  for (int64_t r = blockIdx.x; r < a.rows.n; r += gridDim.x) {
+    const T* x = a.x + a.rows.at(r);
+    if constexpr (add) {
+      const T* const h = a.h + a.h_rows.at(r);
+      for (int64_t i = threadIdx.x; i < d; i += row_threads) a.sum[r * d + i] = rounded_sum(x[i], h[i]);  // a thread reads its own again
+      x = a.sum + r * d;
+    }
     float sum = 0;
-    for (int64_t i = threadIdx.x; i < rows.d; i += row_threads) sum += widen(xr[i]) * widen(xr[i]);
-    const float root = inverse_root(block_sum<row_threads>(sum, slots), rows.d, eps);
-    if (rstd && threadIdx.x == 0) rstd[r] = root;
-    for (int64_t i = threadIdx.x; i < rows.d; i += row_threads)
-      put(y + r * rows.d + i, widen(xr[i]) * root * (1 + w.at(i)), accumulate);
+    for (int64_t i = threadIdx.x; i < d; i += row_threads) sum += widen(x[i]) * widen(x[i]);
+    const float root = inverse_root(block_sum<row_threads>(sum, slots), d, a.eps);
+    if (a.rstd && threadIdx.x == 0) a.rstd[r] = root;
+    for (int64_t i = threadIdx.x; i < d; i += row_threads) put(a.y + r * d + i, widen(x[i]) * root * (1 + a.w.at(i)), a.accumulate);
   }
 }
 
-template <class T>
-void forward(const View& x, const View& w, double eps, const Out& y, const Out& rstd) {
-  const Rows rows(x);
-  const auto e = static_cast<float>(eps);
-  const bool packs = packable<T>(rows, x.data) && packable<T>(y, rows.d) && by_packs(rows.d / pack_of<T>, [&](auto k) {
-    constexpr int K = k(), R = 4 / K;
-    const RowShape shape(rows.d / pack_of<T>, K);
-    launch("rms_norm", norm_rows<T, K, R>, blocks_for(rows.n, R * shape.groups, INT32_MAX), shape.block(), 0, rows, shape, x.as<T>(), Weights(w), e,
-           y.as<T>(), y.accumulate, rstd.as<float>());
+template <class T, bool add>
+void forward(const char* op, const View& x, const View& h, const View& w, double eps, const Out& sum, const Out& y, const Out& rstd) {
+  const Rows rows(x), h_rows(h);
+  const auto run = [&](auto kernel, const RowShape& shape, int rows_at_once) {
+    const Norm<T> a{rows,      h_rows,    shape,        x.as<T>(),        h.as<T>(), Weights(w), static_cast<float>(eps),
+                    sum.as<T>(), y.as<T>(), y.accumulate, rstd.as<float>()};
+    launch(op, kernel, blocks_for(rows.n, rows_at_once * shape.groups, INT32_MAX), shape.block(), 0, a);
+  };
+  const bool even = packable<T>(rows, x.data) && packable<T>(h_rows, h.data) && packable<T>(sum, rows.d) && packable<T>(y, rows.d);
+  const bool packs = even && by_packs(rows.d / pack_of<T>, [&](auto k) {
+    constexpr int K = k(), R = (add ? 2 : 4) / K > 0 ? (add ? 2 : 4) / K : 1;
+    run(norm_rows<T, K, R, add>, RowShape(rows.d / pack_of<T>, K), R);
   });
-  if (!packs)
-    launch("rms_norm", norm_rows_any<T>, blocks_for(rows.n, 1), row_threads, 0, rows, x.as<T>(), Weights(w), e, y.as<T>(), y.accumulate,
-           rstd.as<float>());
+  if (!packs) run(norm_rows_any<T, add>, RowShape::block_a_row(), 1);
 }
 
 // ---- backward
@@ -203,8 +243,12 @@ void backward(const View& dy, const View& x, const View& w, const View& rstd, co
 }  // namespace
 
 void rms_norm(View x, View w, double eps, Out y, Out rstd) {
-  if (x.dtype == DType::bf16) forward<bf16>(x, w, eps, y, rstd);
-  else forward<float>(x, w, eps, y, rstd);
+  if (x.dtype == DType::bf16) forward<bf16, false>("rms_norm", x, x, w, eps, {}, y, rstd);
+  else forward<float, false>("rms_norm", x, x, w, eps, {}, y, rstd);
+}
+void add_rms_norm(View x, View h, View w, double eps, Out r, Out y, Out rstd) {
+  if (x.dtype == DType::bf16) forward<bf16, true>("add_rms_norm", x, h, w, eps, r, y, rstd);
+  else forward<float, true>("add_rms_norm", x, h, w, eps, r, y, rstd);
 }
 void rms_norm_backward(View dy, View x, View w, View rstd, Out dx, Out dw) {
   if (x.dtype == DType::bf16) backward<bf16>(dy, x, w, rstd, dx, dw);

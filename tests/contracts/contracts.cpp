@@ -8,6 +8,7 @@ const Contracts& contracts() {
   static const Contracts list = [] {
     const std::pair<const char*, Contracts (*)()> pages[] = {
         {"add_linear", add_linear_contracts},
+        {"add_rms_norm", add_rms_norm_contracts},
         {"attention", attention_contracts},
         {"dropout", dropout_contracts},
         {"elementwise", elementwise_contracts},

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/kernels/add_rms_norm.h"
 #include "tensor/kernels/geglu.h"
 #include "tensor/kernels/layer_norm.h"
 #include "tensor/kernels/norm_rope.h"
@@ -59,6 +60,25 @@ TEST_CASE("rms_norm: gpu as cpu") {
       if (sample % 5 == 1) b.out[0].absent = true;
       if (sample % 5 == 2) b.out[1].absent = true;
       check_kernel(b);
+    }
+  }
+}
+
+TEST_CASE("add_rms_norm: gpu as cpu") {
+  Random r(11);
+  int sample = 0;
+  for (const RowCase& c : row_cases) {
+    for (const DType t : {DType::f32, DType::bf16}) {
+      ++sample;
+      const Input x = wide_rows(r, {c.n, c.d}, t, c.extra), h = wide_rows(r, {c.n, c.d}, t, sample % 3 == 0 ? 8 : 0);
+      KernelCheck k{words("add_rms_norm", t, c), {x, h, r.normal({c.d}, t, 0.3)}, {{{c.n, c.d}, t}, {{c.n, c.d}, t}, {{c.n}}}};
+      k.limits = limits_of(t, false);
+      k.out[0].limits = same_bits;
+      k.out[2].limits = f32_sums;
+      k.out[2].absent = sample % 2;
+      k.shift = sample % 5 == 4;
+      k.body = [](const Views& in, const Outs& out) { add_rms_norm(in[0], in[1], in[2], 1e-3, out[0], out[1], out[2]); };
+      check_kernel(k);
     }
   }
 }

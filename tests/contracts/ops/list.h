@@ -5,6 +5,7 @@
 namespace facet::test {
 
 Contracts add_linear_contracts();
+Contracts add_rms_norm_contracts();
 Contracts attention_contracts();
 Contracts dropout_contracts();
 Contracts elementwise_contracts();
