@@ -56,6 +56,7 @@ std::string Embedding::describe() const {
 RmsNorm::RmsNorm(int64_t width, double e, DType dtype) : weight(Tensor::zeros({width}, dtype)), eps(e) {}
 
 Tensor RmsNorm::operator()(const Tensor& x) const { return rms_norm(x, weight.value(), eps); }
+SumNorm RmsNorm::of_sum(const Tensor& x, const Tensor& h) const { return add_rms_norm(x, h, weight.value(), eps); }
 
 std::string RmsNorm::describe() const { return fmt::format("RMSNorm {} eps {}", weight.value().dim(0), eps); }
 

@@ -4,6 +4,8 @@
 
 namespace facet {
 
+struct SumNorm;  // autograd/ops.h
+
 /// y = x W^T, no bias. x [.., I] -> [.., O].
 struct Linear final : Module {
   std::unique_ptr<Weight> weight;
@@ -32,6 +34,7 @@ struct RmsNorm final : Module {
   double eps;
   RmsNorm(int64_t width, double eps, DType dtype = DType::f32);
   Tensor operator()(const Tensor& x) const;
+  SumNorm of_sum(const Tensor& x, const Tensor& h) const;  ///< x + h and its norm, in one pass
   void visit(Visitor& v) override { v("weight", weight); }
   std::string describe() const override;
 };

@@ -82,18 +82,22 @@ Tensor GemmaBlock::operator()(const Tensor& x, const Tokens& tokens, LayerCache*
   h = attention(h, tokens, cache);
   if (post_attention_norm) h = (*post_attention_norm)(h);
   tap("post_attn_norm", h);
-  const Tensor a = add(x, h);
 
-  const auto feed_forward = [this](const Tensor& t) {
-    Tensor m = pre_ffw_norm(t);
-    tap("pre_ffw_norm", m);
-    m = mlp(m);
+  const auto feed_forward = [this](const Tensor& normed) {
+    tap("pre_ffw_norm", normed);
+    Tensor m = mlp(normed);
     tap("mlp", m);
     if (post_ffw_norm) m = (*post_ffw_norm)(m);
     tap("post_ffw_norm", m);
     return m;
   };
-  return add(a, recompute == Recompute::mlp ? checkpoint(with_dropout_of_now(feed_forward), a) : feed_forward(a));
+  if (recompute == Recompute::mlp) {  // the norm too is computed again
+    const Tensor a = add(x, h);
+    const auto branch = [this, feed_forward](const Tensor& t) { return feed_forward(pre_ffw_norm(t)); };
+    return add(a, checkpoint(with_dropout_of_now(branch), a));
+  }
+  const SumNorm a = pre_ffw_norm.of_sum(x, h);
+  return add(a.sum, feed_forward(a.norm));
 }
 
 void GemmaBlock::visit(Visitor& v) {
