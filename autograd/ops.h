@@ -134,6 +134,7 @@ struct AttentionMask {
   Tensor k_segments;   ///< i32 [B, S]; absent: q_segments
   int64_t window = 0;  ///< 0: unlimited; W: the last W positions including the query's own
   bool causal = true;
+  bool plain = false;  ///< positions are known to be 0, 1, 2, ... in every row, of queries and keys: a library may then compute it
 };
 /// softmax(cap(scale * q k^T)) v without ever holding T x S. q [B, T, H, Dh], k and v [B, S, K, Dh], H a multiple of K (query head
 /// h reads head h / (H/K)); -> [B, T, H, Dh]. cap 0: none. A row that sees no key gives zeros.

@@ -49,13 +49,14 @@ set(FACET_GPU ${gpu_default})
 file(GLOB gpu_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/*.cu)
 file(GLOB gpu_host CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tensor/gpu/*.cpp)
 
-# cuBLASLt is opened by the running program; here are its headers and where it lies, for the files that call it.
-set(cublaslt_sources ${PROJECT_SOURCE_DIR}/tensor/gpu/lt.cpp ${PROJECT_SOURCE_DIR}/tensor/gpu/cuda/lt_api.cpp
-  ${PROJECT_SOURCE_DIR}/tensor/gpu/emulator/lt_api.cpp)
-set_property(SOURCE ${cublaslt_sources} APPEND PROPERTY COMPILE_DEFINITIONS "FACET_CUDA_LIBRARIES=\"${CUDAToolkit_LIBRARY_DIR}\"")
+# cuBLASLt and cuDNN are opened by the running program; here are their headers and where they lie, for the files that call them.
+set(library_sources ${PROJECT_SOURCE_DIR}/tensor/gpu/lt.cpp ${PROJECT_SOURCE_DIR}/tensor/gpu/cuda/lt_api.cpp
+  ${PROJECT_SOURCE_DIR}/tensor/gpu/emulator/lt_api.cpp ${PROJECT_SOURCE_DIR}/tensor/gpu/cudnn_graph.cpp
+  ${PROJECT_SOURCE_DIR}/tensor/gpu/cudnn_attention_graph.cpp ${PROJECT_SOURCE_DIR}/tensor/gpu/cudnn_attention.cpp)
+set_property(SOURCE ${library_sources} APPEND PROPERTY COMPILE_DEFINITIONS "FACET_CUDA_LIBRARIES=\"${CUDAToolkit_LIBRARY_DIR}\"")
 if(FACET_HAS_CUDA)
   foreach(folder ${CUDAToolkit_INCLUDE_DIRS})
-    set_property(SOURCE ${cublaslt_sources} APPEND PROPERTY COMPILE_OPTIONS -isystem ${folder})
+    set_property(SOURCE ${library_sources} APPEND PROPERTY COMPILE_OPTIONS -isystem ${folder})
   endforeach()
 endif()
 

@@ -13,7 +13,7 @@ constexpr size_t most_shapes = 4;   // each keeps the memory of its pass
 
 struct BodyGraphs::Entry {
   Shape shape;
-  bool segments;
+  bool segments, plain;
   int seen = 0;
   Tokens tokens;            // what the graphs read
   Tensor h, leaf, dh;       // dh: what the backward graph reads
@@ -26,12 +26,14 @@ BodyGraphs::BodyGraphs(LanguageModel& m) : model_(m) {}
 BodyGraphs::~BodyGraphs() = default;
 
 BodyGraphs::Entry& BodyGraphs::entry(const Tokens& t) {
-  const auto same = [&](const auto& e) { return e->shape == t.ids.shape() && e->segments == static_cast<bool>(t.segments); };
+  const bool plain = t.is_plain();  // what is recorded for plain rows is right for those alone
+  const auto same = [&](const auto& e) { return e->shape == t.ids.shape() && e->segments == static_cast<bool>(t.segments) && e->plain == plain; };
   const auto found = std::find_if(entries_.begin(), entries_.end(), same);
   if (found != entries_.end()) return **found;
   entries_.push_back(std::make_unique<Entry>());
   entries_.back()->shape = t.ids.shape();
   entries_.back()->segments = static_cast<bool>(t.segments);
+  entries_.back()->plain = plain;
   return *entries_.back();
 }
 

@@ -7,7 +7,7 @@
 namespace facet {
 
 Tokens plain_tokens(const Tensor& ids) {
-  return {ids, Tensor::arange(ids.dim(1)).expand(ids.shape()).clone(), {}};
+  return {ids, Tensor::arange(ids.dim(1)).expand(ids.shape()).clone(), {}, true};
 }
 
 Tokens masked_tokens(const Tensor& ids, const Tensor& mask) {
@@ -31,9 +31,19 @@ void Tokens::check(int64_t vocab) const {
   }
 }
 
+bool Tokens::is_plain() const {
+  if (plain || segments || positions.device() == Device::gpu) return plain && !segments;
+  const Tensor dense = positions.dense();
+  const int64_t T = dense.dim(1);
+  const auto p = dense.data<int32_t>();
+  for (size_t i = 0; i < p.size(); ++i)
+    if (p[i] != static_cast<int64_t>(i) % T) return false;
+  return true;
+}
+
 Tokens Tokens::on(Device device, int64_t vocab) const {
   if (device == Device::gpu && ids.device() == Device::cpu) check(vocab);
-  return {ids.to(device), positions.to(device), segments ? segments.to(device) : Tensor{}};
+  return {ids.to(device), positions.to(device), segments ? segments.to(device) : Tensor{}, device == Device::gpu && is_plain()};
 }
 
 void LanguageModel::to(Device device) {

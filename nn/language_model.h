@@ -11,9 +11,12 @@ struct Tokens {
   Tensor positions;  ///< i32 [B, T]; -1: padding
   Tensor segments;   ///< i32 [B, T], absent: one document per row. Documents of one row do not see each other;
                      ///< trunk << 16 | branch: branches see their trunk (branch 0) too (tensor/kernels/attention.h)
+  bool plain = false;  ///< positions are known to be 0, 1, ..., T-1 in every row: what is on a GPU cannot be looked at there
   /// All of them there. To the GPU: ids below 0 or from `vocab` on throw Error(Kind::usage), since nobody looks at them there.
   Tokens on(Device, int64_t vocab) const;
   void check(int64_t vocab) const;
+  /// Known or, on the CPU, found to be plain, and without segments: attention may then take shortcuts.
+  bool is_plain() const;
 };
 
 /// Positions 0, 1, ..., T-1 in every row.

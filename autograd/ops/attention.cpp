@@ -18,6 +18,7 @@ AttentionInputs inputs_of(const Tensor& q, const Tensor& k, const Tensor& v, con
   }
   x.window = mask.window;
   x.causal = mask.causal;
+  x.plain = mask.plain;
   x.scale = scale;
   x.cap = cap;
   return x;
@@ -27,13 +28,13 @@ struct AttentionGrad {
   Saved q, k, v, y, lse;
   Saved q_positions, k_positions, q_segments, k_segments;
   int64_t window;
-  bool causal;
+  bool causal, plain;
   double scale, cap;
 
   void operator()(Grads dy, Sinks dx) {
     if (!dx[0] && !dx[1] && !dx[2]) return;
     const auto given = [](const Saved& s) { return s ? s.get() : Tensor{}; };
-    const AttentionMask mask{q_positions.get(), given(k_positions), given(q_segments), given(k_segments), window, causal};
+    const AttentionMask mask{q_positions.get(), given(k_positions), given(q_segments), given(k_segments), window, causal, plain};
     attention_backward(inputs_of(q.get(), k.get(), v.get(), mask, scale, cap), y.view(), lse.view(), dy[0].view(), dx[0].dst(),
                        dx[1].dst(), dx[2].dst());
   }
@@ -96,7 +97,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
     const auto keep = [](const Tensor& t) { return t ? Saved(t) : Saved(); };
     attach("attention", {&y}, {&q, &k, &v},
            AttentionGrad{q, k, v, y, lse, mask.q_positions, keep(mask.k_positions), keep(mask.q_segments), keep(mask.k_segments),
-                         mask.window, mask.causal, scale, cap});
+                         mask.window, mask.causal, mask.plain, scale, cap});
   }
   return y;
 }

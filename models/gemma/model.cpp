@@ -42,7 +42,7 @@ Tensor GemmaAttention::operator()(const Tensor& x, const Tokens& tokens, LayerCa
   tap("q_rope", q_rope), tap("k_rope", k_rope);
 
   AttentionMask mask{.q_positions = tokens.positions, .k_positions = {}, .q_segments = tokens.segments, .k_segments = {},
-                     .window = window, .causal = true};
+                     .window = window, .causal = true, .plain = tokens.plain && !cache};
   Tensor y;
   if (cache) {
     cache->write(k_rope, v, tokens.positions);

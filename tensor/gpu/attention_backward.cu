@@ -4,6 +4,7 @@
 // they copy with the tiles.
 #include "tensor/gpu/attention_mask.h"
 #include "tensor/gpu/attention_paths.h"
+#include "tensor/gpu/cudnn_attention.h"
 #include "tensor/gpu/pool.h"
 
 namespace facet::gpu {
@@ -44,6 +45,10 @@ __global__ void __launch_bounds__(32 * warps) delta_kernel(Problem p, Heads<T> y
 
 void attention_backward(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv) {
   if (x.q.numel() == 0 && x.k.numel() == 0) return;
+  attention_backward_by_choice(x, y, lse, dy, dq, dk, dv, own_attention_backward);
+}
+
+void own_attention_backward(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv) {
   using namespace attn;
   const attn::Problem p = problem(x);
   const int64_t B = x.q.shape[0];

@@ -32,6 +32,7 @@ enum class Tuning : uint8_t {
   on,    ///< what was stored, else measured and stored
 };
 void set_tuning(Tuning);
+Tuning tuning();
 /// Most workspace of one product, 32 MiB at first; FACET_GPU_WORKSPACE_MB.
 void set_gemm_workspace(size_t bytes);
 /// Why cuBLASLt does not serve, or empty; for `facet env`.

@@ -98,6 +98,7 @@ void set_tuning(Tuning t) {
   settings().tuning = t;
   ++settings().changes;
 }
+Tuning tuning() { return settings().tuning; }
 void set_gemm_workspace(size_t bytes) { settings().workspace_bytes = bytes; }
 std::string cublaslt_why_not() { return lt_why_not(); }
 

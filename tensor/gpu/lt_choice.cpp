@@ -27,7 +27,7 @@ void warn(const std::string& what) { std::fprintf(stderr, "facet: warning: %s\n"
 
 }  // namespace
 
-std::string lt_choices_path(const std::string& gpu, const std::string& version) {
+std::string lt_choices_path(const std::string& gpu, const std::string& version, const std::string& library) {
   std::string folder;
   if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg && *xdg == '/') folder = xdg;
   else if (const char* home = std::getenv("HOME"); home && *home == '/') folder = std::string(home) + "/.cache";
@@ -35,7 +35,7 @@ std::string lt_choices_path(const std::string& gpu, const std::string& version) 
   std::string name = gpu;
   for (char& c : name)
     if (!std::isalnum(static_cast<unsigned char>(c))) c = '-';
-  return fmt::format("{}/facet/cublaslt-{}-{}.txt", folder, name, version);
+  return fmt::format("{}/facet/{}-{}-{}.txt", folder, library, name, version);
 }
 
 LtChoices::LtChoices(std::string path) : path_(std::move(path)) {

@@ -47,7 +47,7 @@ class LtChoices {
   int unsaved_ = 0;
 };
 
-/// The file for a GPU and a version, or empty when there is no folder for caches.
-std::string lt_choices_path(const std::string& gpu, const std::string& version);
+/// The file for a GPU and a version of a library, or empty when there is no folder for caches.
+std::string lt_choices_path(const std::string& gpu, const std::string& version, const std::string& library = "cublaslt");
 
 }  // namespace facet::gpu

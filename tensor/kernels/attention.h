@@ -73,6 +73,8 @@ struct AttentionInputs {
   bool causal = true;
   double scale = 1;
   double cap = 0;                 ///< 0: none
+  bool plain = false;             ///< known on the host: positions are 0, 1, 2, ... in every row, for queries and keys alike; a library may
+                                  ///< then take over. Never needed for the result
 };
 
 namespace cpu {

@@ -87,7 +87,7 @@ Budgets parse_budgets(const std::string& text) {
 std::string print_budgets(const Budgets& all) {
   std::string s =
       "# What every kernel may use on sm_90a: FILE, registers of a thread, bytes of static shared memory of a block, bytes of a thread's\n"
-      "# stack, KERNEL. Spills are never allowed. tests/nvcc checks it; build/tests/test_nvcc \"[write]\" writes it anew (look at the\n"
+      "# stack, KERNEL. Spills are never allowed. tests/nvcc checks it; FACET_WRITE=1 build/tests/test_nvcc writes it anew (look at the\n"
       "# difference: registers that grew are threads that no longer fit).\n";
   for (const auto& [key, b] : all) s += fmt::format("{:<24} {:>3} {:>6} {:>3}  {}\n", key.first, b.registers, b.shared, b.stack, key.second);
   return s;
@@ -123,7 +123,7 @@ std::vector<std::string> complaints(const std::vector<KernelUse>& uses, const Bu
     if (!u.kernel) continue;
     seen.insert(key);
     if (found == budgets.end()) {
-      say("has no line in tensor/gpu/budgets.txt; build/tests/test_nvcc \"[write]\" adds it");
+      say("has no line in tensor/gpu/budgets.txt; FACET_WRITE=1 build/tests/test_nvcc adds it");
       continue;
     }
     const Budget& b = found->second;
@@ -141,7 +141,7 @@ std::string kernels_page(const std::vector<KernelUse>& uses, const std::string& 
       "# Kernels\n\n"
       "What ptxas of CUDA {} makes of every kernel for Hopper (sm_90a). No kernel spills registers, for sm_80 and sm_89 neither. Shared\n"
       "memory is the static part of a block; what is asked for at launch comes on top. Threads: how many an SM holds as far as registers\n"
-      "go, of 2048. Written by `build/tests/test_nvcc \"[write]\"`; the limits are in `tensor/gpu/budgets.txt`.\n\n"
+      "go, of 2048. Written by `FACET_WRITE=1 build/tests/test_nvcc`; the limits are in `tensor/gpu/budgets.txt`.\n\n"
       "| file | kernel | registers | shared bytes | threads |\n|---|---|---|---|---|\n",
       nvcc_version);
   std::set<std::tuple<std::string, std::string, int, int>> rows;

@@ -1,0 +1,251 @@
+#include "tensor/gpu/cudnn_attention.h"
+
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <memory>
+
+#include "tensor/error.h"
+#include "tensor/gpu/cudnn_attention_graph.h"
+#include "tensor/gpu/gemm.h"
+#include "tensor/gpu/lt_choice.h"
+#include "tensor/gpu/pool.h"
+#include "tensor/gpu/runtime.h"
+
+namespace facet::gpu {
+
+// ---- what it serves
+
+namespace {
+
+/// A window [B, T, heads, Dh] whose rows are packs of 16 bytes that lie apart.
+bool packed(const View& v) {
+  if (v.dtype != DType::bf16 || v.shape.rank != 4 || !v.data || reinterpret_cast<uintptr_t>(v.data) % 16) return false;
+  if (v.stride[3] != 1 && v.shape[3] > 1) return false;
+  for (int i = 0; i < 3; ++i)
+    if (v.shape[i] > 1 && (v.stride[i] % 8 || v.stride[i] <= 0)) return false;
+  return v.numel() > 0 && v.numel() < (int64_t{1} << 31);
+}
+bool dense_f32(const View& v) { return v.dtype == DType::f32 && v.contiguous(); }
+
+const char* refuses_inputs(const AttentionInputs& x) {
+  if (!x.plain) return "positions are not known to be 0, 1, 2, ... in every row";
+  if (!x.causal) return "it is not causal";
+  if (x.cap != 0) return "scores are capped";
+  if (x.q_segments || x.k_segments) return "there are segments";
+  if (x.q.shape[1] != x.k.shape[1]) return "there are more keys than queries, or fewer";
+  if (x.q.shape[3] % 8 || x.q.shape[3] > 256) return "the head size is no multiple of 8, or above 256";
+  if (!packed(x.q) || !packed(x.k) || !packed(x.v)) return "q, k and v are not bf16 in rows of 16 bytes";
+  return nullptr;
+}
+
+}  // namespace
+
+const char* cudnn_attention_refuses(const AttentionInputs& x, const Out& y, const Out& lse) {
+  if (const char* why = refuses_inputs(x)) return why;
+  if (!packed(y) || y.accumulate) return "y is not bf16 in rows of 16 bytes, or is added to";
+  if (lse && (!dense_f32(lse) || lse.accumulate)) return "lse is not dense f32, or is added to";
+  return nullptr;
+}
+const char* cudnn_attention_refuses(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
+                                    const Out& dv) {
+  if (const char* why = refuses_inputs(x)) return why;
+  if (!packed(y) || !packed(dy)) return "y or dy is not bf16 in rows of 16 bytes";
+  if (!lse || !dense_f32(lse)) return "lse is not dense f32";
+  for (const Out* d : {&dq, &dk, &dv})
+    if (!packed(*d) || d->accumulate) return "a gradient is not wanted, not bf16 in rows of 16 bytes, or is added to";
+  return nullptr;
+}
+
+#ifndef FACET_HAS_CUDNN
+
+const std::string& cudnn_why_not() { return cudnn_library_why_not(); }
+bool cudnn_attention_forward(const AttentionInputs&, const Out&, const Out&) { return false; }
+bool cudnn_attention_backward(const AttentionInputs&, const View&, const View&, const View&, const Out&, const Out&, const Out&) { return false; }
+void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out)) {
+  own(x, y, lse);
+}
+void attention_backward_by_choice(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
+                                  const Out& dv, void (*own)(const AttentionInputs&, View, View, View, Out, Out, Out)) {
+  own(x, y, lse, dy, dq, dk, dv);
+}
+
+#else
+
+// ---- the GPU
+
+namespace {
+
+struct Session {
+  cudnnHandle_t handle = nullptr;
+  std::optional<cudnn::Descriptor> device;
+  std::string why_not;
+
+  Session() {
+    if (!available()) why_not = gpu::why_not();
+    else if (gpu::device().emulated) why_not = "the GPU is emulated, cuDNN needs a real one";
+    else why_not = cudnn_library_why_not();
+    if (!why_not.empty()) return;
+    if (const cudnnStatus_t s = cudnn::api().create(&handle); s != CUDNN_STATUS_SUCCESS)
+      why_not = fmt::format("cuDNN does not start: {}; own kernels compute attention", cudnn::api().error_string(s));
+    if (!why_not.empty()) return;
+    cudnn::check(cudnn::api().set_stream(handle, static_cast<cudaStream_t>(stream())), "setting the stream");
+    device = cudnn::device_of(handle);
+  }
+};
+Session& session() {
+  static Session* s = new Session;  // lives as long as the driver
+  return *s;
+}
+
+}  // namespace
+
+const std::string& cudnn_why_not() { return session().why_not; }
+
+// ---- problems and their plans
+
+namespace {
+
+/// The same bits in every run, unless FACET_CUDNN_ATOMICS=1.
+bool repeatable() {
+  static const bool r = [] {
+    const char* const v = std::getenv("FACET_CUDNN_ATOMICS");
+    return !v || !std::strcmp(v, "0");
+  }();
+  return r;
+}
+
+/// What the graph of a problem is made from.
+LtKey key_of(int direction, const AttentionInputs& x, std::initializer_list<const View*> windows) {
+  LtKey k;
+  uint64_t strides = 1469598103934665603u;
+  for (const View* w : windows)
+    for (int i = 0; i < 3; ++i) strides = (strides ^ static_cast<uint64_t>(w->shape[i] > 1 ? w->stride[i] : 0)) * 1099511628211u;
+  k.v = {direction,  x.q.shape[0], x.q.shape[1], x.q.shape[2], x.k.shape[2], x.q.shape[3],
+         x.window,   std::bit_cast<int64_t>(x.scale), static_cast<int64_t>(strides), repeatable()};
+  return k;
+}
+
+template <class G>
+struct Problem {
+  G graph;
+  std::optional<cudnn::Plan> plan;  ///< none: the library has no engine for it
+};
+template <class G>
+using Problems = std::unordered_map<LtKey, Problem<G>, LtKeyHash>;
+
+template <class G, class Make>
+const Problem<G>& problem(const LtKey& key, Make&& make) {
+  static Problems<G> all;
+  const auto found = all.find(key);
+  if (found != all.end()) return found->second;
+  Problem<G> p{make(), std::nullopt};
+  p.plan = cudnn::make_plan(p.graph.graph, *session().device, repeatable());
+  return all.emplace(key, std::move(p)).first->second;
+}
+void* memory(const View& v) { return const_cast<void*>(v.data); }
+
+LtKey forward_key(const AttentionInputs& x, const Out& y, const Out& lse) { return key_of(lse ? 1 : 0, x, {&x.q, &x.k, &x.v, &y}); }
+LtKey backward_key(const AttentionInputs& x, const View& y, const View& dy, const Out& dq, const Out& dk, const Out& dv) {
+  return key_of(2, x, {&x.q, &x.k, &x.v, &y, &dy, &dq, &dk, &dv});
+}
+
+}  // namespace
+
+bool cudnn_attention_forward(const AttentionInputs& x, const Out& y, const Out& lse) {
+  if (cudnn_attention_refuses(x, y, lse) || !cudnn_why_not().empty()) return false;
+  const auto& p = problem<cudnn::ForwardGraph>(forward_key(x, y, lse), [&] { return cudnn::forward_graph(x, y, lse); });
+  if (!p.plan) return false;
+  const LaunchScope scope("attention");
+  const Scratch workspace(static_cast<size_t>(p.plan->workspace_bytes), "workspace of cuDNN");
+  const cudnn::ForwardGraph& g = p.graph;
+  std::vector<std::pair<int64_t, void*>> pointers = {{g.q, memory(x.q)}, {g.k, memory(x.k)}, {g.v, memory(x.v)}, {g.y, memory(y)}};
+  if (g.lse) pointers.emplace_back(g.lse, memory(lse));
+  cudnn::execute(session().handle, g.graph, *p.plan, std::move(pointers), workspace.as<void>());
+  return true;
+}
+
+bool cudnn_attention_backward(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
+                              const Out& dv) {
+  if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || !cudnn_why_not().empty()) return false;
+  const auto& p = problem<cudnn::BackwardGraph>(backward_key(x, y, dy, dq, dk, dv),
+                                                [&] { return cudnn::backward_graph(x, y, lse, dy, dq, dk, dv, repeatable()); });
+  if (!p.plan) return false;
+  const LaunchScope scope("attention backward");
+  const cudnn::BackwardGraph& g = p.graph;
+  const Scratch workspace(static_cast<size_t>(p.plan->workspace_bytes), "workspace of cuDNN");
+  const Scratch delta(static_cast<size_t>(lse.numel()) * sizeof(float), "workspace of cuDNN");
+  const Scratch sum(g.dq_sum ? static_cast<size_t>(x.q.numel()) * sizeof(float) : 0, "workspace of cuDNN");
+  std::vector<std::pair<int64_t, void*>> pointers = {{g.q, memory(x.q)},   {g.k, memory(x.k)}, {g.v, memory(x.v)},   {g.y, memory(y)},
+                                                     {g.lse, memory(lse)}, {g.dy, memory(dy)}, {g.dq, memory(dq)},   {g.dk, memory(dk)},
+                                                     {g.dv, memory(dv)},   {g.delta, delta.as<void>()}};
+  if (g.dq_sum) pointers.emplace_back(g.dq_sum, sum.as<void>());
+  cudnn::execute(session().handle, g.graph, *p.plan, std::move(pointers), workspace.as<void>());
+  return true;
+}
+
+// ---- the choice, measured
+
+namespace {
+
+constexpr uint64_t by_cudnn = 1, by_own = 2;
+
+LtChoices& choices() {
+  static LtChoices c(lt_choices_path(gpu::device().name, cudnn_version(), "cudnn"));
+  return c;
+}
+
+/// Fastest of three after one that warms up.
+template <class F>
+double seconds_of(F&& f) {
+  f();
+  double best = 0;
+  for (int i = 0; i < 3; ++i) {
+    Timer timer;
+    timer.start();
+    f();
+    const double t = timer.seconds();
+    best = i == 0 || t < best ? t : best;
+  }
+  return best;
+}
+
+/// `library` returns false where it has no engine. Both write the same outputs.
+template <class Library, class Own>
+void by_choice(const LtKey& key, Library&& library, Own&& own) {
+  if (const LtChoice* c = choices().find(key)) {
+    if (c->algorithm[0] == by_cudnn && library()) return;
+    return own();
+  }
+  if (tuning() != Tuning::on || capturing()) return own();
+  LtChoice c;
+  c.algorithm[0] = by_own;
+  if (library()) {
+    const double theirs = seconds_of(library), ours = seconds_of(own);
+    c.algorithm[0] = theirs < ours ? by_cudnn : by_own;
+    c.seconds = theirs < ours ? theirs : ours;
+    if (theirs < ours) library();
+  } else {
+    own();
+  }
+  choices().add(key, c);
+  choices().save();
+}
+
+}  // namespace
+
+void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out)) {
+  if (cudnn_attention_refuses(x, y, lse) || !cudnn_why_not().empty()) return own(x, y, lse);
+  by_choice(forward_key(x, y, lse), [&] { return cudnn_attention_forward(x, y, lse); }, [&] { own(x, y, lse); });
+}
+void attention_backward_by_choice(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
+                                  const Out& dv, void (*own)(const AttentionInputs&, View, View, View, Out, Out, Out)) {
+  if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || !cudnn_why_not().empty()) return own(x, y, lse, dy, dq, dk, dv);
+  by_choice(backward_key(x, y, dy, dq, dk, dv), [&] { return cudnn_attention_backward(x, y, lse, dy, dq, dk, dv); },
+            [&] { own(x, y, lse, dy, dq, dk, dv); });
+}
+
+#endif
+
+}  // namespace facet::gpu
