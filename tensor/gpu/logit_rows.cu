@@ -23,7 +23,7 @@ struct alignas(16) Part {
   // The same sums seen from a larger maximum.
   __device__ void raise(float to) {
     if (!(to > max)) return;
-    const float d = max - to, f = max > -infinity ? exp_of(d) : 0.0f;
+    const float d = max - to, f = exp_of(d);
     spread = max > -infinity ? f * (spread + d * sum) : spread * f;
     sum *= f;
     max = to;

@@ -130,3 +130,18 @@ TEST_CASE("gpu logit_draw: the same words as the CPU", "[emulated]") {
       }
     }
 }
+
+TEST_CASE("gpu logit_draw: when rounding leaves nobody above the number, the last word of positive weight", "[emulated]") {
+  gpu::emulate(true);
+  const int64_t V = 13000;
+  const Tensor z = Random(4).normal({2, V}, DType::f32).clone();
+  for (int64_t v = 5000; v < V; ++v) z.out().as<float>()[v] = -INFINITY;      // row 0 ends in the second stretch
+  for (int64_t v = 4096; v < V; ++v) z.out().as<float>()[V + v] = -INFINITY;  // row 1 with the first
+  const Tensor stats = Tensor::empty({2, 5}), u = Tensor::full({2}, 0.99999994), ids = Tensor::empty({2}, DType::i32), gids = Tensor::empty({2}, DType::i32, Device::gpu);
+  logit_stats(z.out(), Tensor::zeros({2}, DType::i32).view(), 0, 1, false, stats.out());
+  for (int64_t r = 0; r < 2; ++r) stats.out().as<float>()[5 * r + 1] *= 1.001f;
+  logit_draw(z.view(), stats.view(), u.view(), ids.out());
+  logit_draw(z.to(Device::gpu).view(), stats.to(Device::gpu).view(), u.to(Device::gpu).view(), gids.out());
+  CHECK(gids.to_vector() == std::vector<double>{4999, 4095});
+  CHECK(ids.to_vector() == std::vector<double>{4999, 4095});
+}

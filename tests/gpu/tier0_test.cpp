@@ -326,6 +326,16 @@ TEST_CASE("gpu max, argmax, max_grad, top_k, cumsum: ties, NaN, strides", "[emul
       }
 }
 
+TEST_CASE("gpu argmax and top_k: zeros of both signs are equal", "[emulated]") {
+  gpu::emulate(true);
+  const Tensor x = Tensor::from({-0.0f, 0.0f, -1.0f, -0.0f}, {1, 4}).to(Device::gpu);
+  const Tensor id = Tensor::empty({1, 1}, DType::i32, Device::gpu), ids = Tensor::empty({1, 4}, DType::i32, Device::gpu), values = Tensor::empty({1, 4}, DType::f32, Device::gpu);
+  argmax(x.view(), id.out());
+  top_k(x.view(), values.out(), ids.out());
+  CHECK(id.item() == 0);
+  CHECK(ids.to_vector() == std::vector<double>{0, 1, 3, 2});
+}
+
 TEST_CASE("gpu gather, scatter_add: elements and slices, every destination in index order, indices out of range", "[emulated]") {
   gpu::emulate(true);
   Random r(8);
