@@ -14,6 +14,7 @@ Command check_generation_command();
 Command check_grads_command();
 Command check_logits_command();
 Command check_tokenizer_command();
+Command conformance_command();
 Command convert_command();
 Command data_check_command();
 Command data_make_command();
@@ -50,6 +51,7 @@ const std::vector<Command>& commands() {
       check_grads_command(),
       check_generation_command(),
       check_tokenizer_command(),
+      conformance_command(),
       convert_command(),
       merge_command(),
       data_check_command(),

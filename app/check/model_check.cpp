@@ -31,7 +31,7 @@ Tensor probabilities(const GemmaAttention& a, const Tensor& q, const Tensor& k, 
         const double qi = tokens.positions.at({b, i}), kj = tokens.positions.at({b, j});
         *v = qi >= 0 && kj >= 0 && kj <= qi && (a.window == 0 || qi - kj < static_cast<double>(a.window));
       }
-  const Tensor masked = where(expand(visible, scores.shape()), scores, Tensor::full({1}, -1e30, scores.dtype()));
+  const Tensor masked = where(expand(visible.to(scores.device()), scores.shape()), scores, Tensor::full({1}, -1e30, scores.dtype(), scores.device()));
   return softmax(masked, -1);
 }
 

@@ -66,12 +66,14 @@ void CheckReport::add(CheckRow row) {
     ++red_;
     if (first_red_.empty()) first_red_ = row.name;
   }
+  if (sink) return sink(row);
   print(row);
   if (!row.ok && first_fail) finish();
 }
 
 void CheckReport::not_compared(const std::string& name, const std::string& why) {
   ++skipped_;
+  if (sink) return;
   if (json) std::printf("%s\n", Json{{"name", name}, {"verdict", "not compared"}, {"note", why}}.dump().c_str());
   else fmt::print("{:<44} not compared: {}\n", name, why);
 }

@@ -1,5 +1,6 @@
 // The rows of a check: one per compared tensor, and a verdict over all.
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,7 @@ class CheckReport {
   bool json = false;        ///< one JSON object a line instead of the table
   bool first_fail = false;  ///< throws at the first red row
   std::string only;         ///< pattern of names to look at; empty: all
+  std::function<void(const CheckRow&)> sink;  ///< gets the rows instead of the table
 
   bool wanted(const std::string& name) const;
   void add(CheckRow);

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "app/command.h"
+#include "app/gpu_facts.h"
 #include "app/machine.h"
 #include "app/version.h"
 #include "tensor/cpu/tier.h"
@@ -33,7 +34,7 @@ int run(Settings& s, Options&, Console& console) {
   const auto yes = [&](const char* flag) { return m.has(flag) ? "yes" : "no"; };
   std::string cores = fmt::format("{} physical, {} logical, {} usable", m.physical_cores, m.logical_cpus, m.allowed_cpus);
   if (m.quota_cpus > 0) cores += fmt::format(", container quota {:.1f}", m.quota_cpus);
-  const std::vector<std::pair<const char*, std::string>> rows{
+  std::vector<std::pair<std::string, std::string>> rows{
       {"facet", version()},
       {"built with", build_notes()},
       {"libraries", library_versions()},
@@ -46,6 +47,7 @@ int run(Settings& s, Options&, Console& console) {
       {"memory", fmt::format("{} of {} free", human_bytes(static_cast<uint64_t>(m.free_bytes)), human_bytes(static_cast<uint64_t>(m.memory_bytes)))},
       {"system", system_name()},
   };
+  for (const auto& fact : gpu_facts()) rows.push_back(fact);
   if (console.json()) {
     nlohmann::ordered_json out;
     for (const auto& [key, value] : rows) out[key] = value;

@@ -16,10 +16,13 @@
 namespace facet::gpu {
 namespace {
 
+constexpr size_t sentinel_bytes = 1024;
+constexpr int sentinel_byte = 0xa5, unwritten_byte = 0xff;
+
 struct Block {
   int size_class, arena;
   size_t bytes;
-  bool live;
+  bool live, guarded;
   Purpose purpose;
   void* data;
   Block* next;  // in its free list
@@ -36,6 +39,8 @@ struct Pool {
   int arena = 0, next_arena = 1;
   PoolStats stats{};
   size_t limit = 0;
+  int guards = 0;
+  std::vector<std::string> broken;
 
   Pool() { arenas[0]; }
 
@@ -50,15 +55,49 @@ struct Pool {
   void release(Block& b) {
     stats.held_bytes -= b.bytes;
     void* data = b.data;
+    const bool guarded = b.guarded;
+    if (guarded) check_sentinels(b);
     blocks.erase(data);
-    device_free(data);
+    device_free(static_cast<char*>(data) - (guarded ? sentinel_bytes : 0));
   }
+
+  void check_sentinels(const Block& b) {
+    const char* data = static_cast<const char*>(b.data);
+    std::vector<unsigned char> found(sentinel_bytes);
+    for (const bool after : {false, true}) {
+      try {
+        copy_to_host(found.data(), after ? data + b.bytes : data - sentinel_bytes, sentinel_bytes);
+      } catch (const Error& e) {
+        broken.push_back(fmt::format("{}: its sentinels cannot be read: {}", b.purpose.what, e.what()));
+        return;
+      }
+      size_t bad = 0, first = 0;
+      for (size_t i = sentinel_bytes; i-- > 0;)
+        if (found[i] != sentinel_byte) ++bad, first = i;
+      if (bad == 0) continue;
+      broken.push_back(fmt::format("{} {}{}: {} bytes written {} its {} bytes, the first {} bytes {}", b.purpose.what, name_of(b.purpose.dtype),
+                                   to_string(b.purpose.shape), bad, after ? "behind" : "before", b.bytes, after ? first : sentinel_bytes - first,
+                                   after ? "behind the end" : "before the beginning"));
+    }
+  }
+  void* guarded_malloc(size_t bytes) {
+    char* raw = static_cast<char*>(device_malloc(bytes + 2 * sentinel_bytes));
+    if (!raw) return nullptr;
+    fill_bytes(raw, sentinel_byte, sentinel_bytes);
+    fill_bytes(raw + sentinel_bytes, unwritten_byte, bytes);
+    fill_bytes(raw + sentinel_bytes + bytes, sentinel_byte, sentinel_bytes);
+    return raw + sentinel_bytes;
+  }
+  bool guarding() const { return guards > 0 && arena == 0; }
 
   // The emulator wants to see every byte past an end, and what is read after it was freed: there nothing is rounded or kept, but for graphs.
   bool exact() const { return arena == 0 && device().emulated; }
 
   Block* fresh(int c, size_t size) {
-    const auto ask = [&]() -> void* { return limit && stats.held_bytes + size > limit ? nullptr : device_malloc(size); };
+    const auto ask = [&]() -> void* {
+      if (limit && stats.held_bytes + size > limit) return nullptr;
+      return guarding() ? guarded_malloc(size) : device_malloc(size);
+    };
     void* data = ask();
     if (!data) {
       give_back(arenas[0]);  // those of graphs stay where the graphs expect them
@@ -67,7 +106,7 @@ struct Pool {
     if (!data) return nullptr;
     ++stats.sys_allocs;
     stats.held_bytes += size;
-    return &(blocks[data] = Block{c, arena, size, false, {}, data, nullptr});
+    return &(blocks[data] = Block{c, arena, size, false, guarding(), {}, data, nullptr});
   }
 
   std::string table() const {
@@ -109,10 +148,10 @@ void* pool_alloc(size_t bytes, const Purpose& purpose) {
   const int c = size_classes::class_of(bytes);
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
-  const size_t size = p.exact() ? bytes : size_classes::bytes_of(c);
+  const size_t size = p.exact() || p.guarding() ? bytes : size_classes::bytes_of(c);
   ++p.stats.pool_allocs;
   Block*& list = p.arenas[p.arena].of_class[c];
-  Block* b = list;
+  Block* b = p.guarding() ? nullptr : list;
   if (b) list = b->next;
   else b = p.fresh(c, size);
   if (!b) {
@@ -133,7 +172,7 @@ void pool_free(void* data) noexcept {
   Block& b = p.blocks.at(data);
   b.live = false;
   p.stats.live_bytes -= b.bytes;
-  if (b.arena == 0 && device().emulated) return p.release(b);
+  if (b.guarded || (b.arena == 0 && device().emulated)) return p.release(b);
   Block*& list = p.arenas[b.arena].of_class[b.size_class];
   b.next = list;
   list = &b;
@@ -162,6 +201,20 @@ void pool_set_limit(size_t bytes) {
 std::string live_buffers() {
   std::lock_guard lock(pool().mutex);
   return pool().table();
+}
+
+GuardScope::GuardScope() {
+  std::lock_guard lock(pool().mutex);
+  ++pool().guards;
+}
+GuardScope::~GuardScope() {
+  std::lock_guard lock(pool().mutex);
+  --pool().guards;
+}
+
+std::vector<std::string> broken_sentinels() {
+  std::lock_guard lock(pool().mutex);
+  return std::exchange(pool().broken, {});
 }
 
 Arena::Arena() {

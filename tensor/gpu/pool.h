@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include "tensor/storage.h"
 
@@ -20,6 +21,17 @@ void pool_trim();
 void pool_set_limit(size_t bytes);
 /// The live buffers by purpose and size, largest first.
 std::string live_buffers();
+
+/// For tests: while one lives, every allocation is one of its own between two sentinels of 1 KB, and starts as NaN (0xff). So a write beside
+/// a buffer is noticed when the buffer is freed, and what was read before it was written shows.
+class GuardScope {
+ public:
+  GuardScope();
+  ~GuardScope();
+  GuardScope(const GuardScope&) = delete;
+};
+/// A sentence for every buffer of a GuardScope whose sentinels were written to, since the last call.
+std::vector<std::string> broken_sentinels();
 
 /// A block for the duration of a scope: workspace of a kernel.
 class Scratch {

@@ -2,6 +2,7 @@
 #include "app/program.h"
 
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
@@ -54,10 +55,22 @@ TEST_CASE("program: usage errors are one line and exit code 2") {
   }
 }
 
-TEST_CASE("program: a device that is not there is exit code 5") {
-  const Result r = run_facet("env --device cuda");
-  CHECK(r.code == 5);
-  CHECK(r.err == "facet: --device cuda: this build computes on the CPU; use --device cpu\n");
+TEST_CASE("program: a device that is not there is exit code 5 and one line with the cause") {
+  for (const char* words : {"env --device cuda", "conformance", "bench step --device cuda"}) {
+    const Result r = run_facet(words);
+    if (r.code == 0 && r.out.find("emulated") == std::string::npos) {
+      WARN("this machine has a GPU");
+      return;
+    }
+    INFO(words << ": " << r.err);
+    CHECK(r.code == 5);
+    CHECK(r.err.rfind("facet: --device cuda: ", 0) == 0);
+    CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
+    CHECK((r.err.find("--device cpu") != std::string::npos || r.err.find("nvcc") != std::string::npos));
+  }
+  const Result env = run_facet("env");
+  CHECK(env.code == 0);
+  CHECK_THAT(env.out, Catch::Contains("\ngpu              none: "));
 }
 
 TEST_CASE("program: a misspelt variable is named") {

@@ -1,6 +1,8 @@
 #include "tensor/gpu/graph.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
 
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/tensor.h"
@@ -30,6 +32,26 @@ TEST_CASE("pool: memory is returned, the limit is kept, and the table of live bu
     gpu::pool_set_limit(0);
   }
   CHECK(gpu::pool_stats().live_bytes == before);
+}
+
+TEST_CASE("pool: sentinels notice writes beside a buffer, fresh memory is NaN") {
+  gpu::emulate(true);
+  const gpu::GuardScope guard;
+  gpu::broken_sentinels();
+  {
+    const Tensor fine = Tensor::empty({3}, DType::f32, Device::gpu);
+    CHECK(std::isnan(fine.at({2})));
+    gpu::copy_to_device(fine.out().as<float>(), std::vector<float>(3).data(), 12);
+  }
+  CHECK(gpu::broken_sentinels().empty());
+  {
+    const Tensor over = Tensor::empty({3}, DType::f32, Device::gpu);
+    const float one = 1;
+    std::memcpy(over.out().as<float>() + 5, &one, 4);  // as a kernel would; the emulator's memory is the host's
+  }
+  const auto broken = gpu::broken_sentinels();
+  REQUIRE(broken.size() == 1);
+  CHECK_THAT(broken[0], Catch::Contains("tensor f32[3]: 4 bytes written behind its 12 bytes, the first 8 bytes behind the end"));
 }
 
 TEST_CASE("graph: warms up, records once, replays; what it refers to stays its own") {

@@ -146,7 +146,7 @@ TEST_CASE("harness: distances between devices") {
 
 namespace {
 // x^2 for any device: computed on the host and moved, with something wrong where x lies on the GPU.
-enum class There { nothing, value, gradient, random, leak, missing, throws };
+enum class There { nothing, value, gradient, random, leak, throws };
 struct SquareThere {
   Saved x;
   There wrong;
@@ -168,7 +168,6 @@ Contract square_with(There wrong) {
   c.inputs = [](Random& r, int sample) -> Tensors { return {r.normal({3, awkward_size(sample)})}; };
   c.fused = [wrong](const Tensors& x) {
     const bool there = x[0].device() == Device::gpu;
-    if (there && wrong == There::missing) fail(Kind::usage, "squared: there is no GPU body yet");
     if (there && wrong == There::throws) fail(Kind::usage, "squared: a mistake");
     std::vector<double> v = x[0].detach().to_vector();
     for (double& d : v) d *= d;
@@ -197,7 +196,6 @@ TEST_CASE("harness: the device mode reports every kind of wrong result") {
   };
   const DeviceResult right = run_on_device(square_with(There::nothing));
   for (const std::string& f : right.failures) FAIL_CHECK(f);
-  CHECK(right.unsupported == "");
   CHECK(right.ran == 4);
   CHECK(says(There::value, "squared sample 0: [3, 1] in f32: output 0: NMSE"));
   CHECK(says(There::value, "root mean square"));
@@ -207,8 +205,6 @@ TEST_CASE("harness: the device mode reports every kind of wrong result") {
   CHECK(says(There::leak, "leaves 12 bytes of device memory behind"));
   kept.clear();
   CHECK(says(There::throws, "squared sample 0: squared: a mistake"));
-  CHECK(run_on_device(square_with(There::missing)).unsupported == "squared: there is no GPU body yet");
-  CHECK_FALSE(run_on_device(square_with(There::missing)).ok());
   CHECK(run_on_device(square_with(There::nothing), {.most_elements = 10}).left_out == 2);
 }
 

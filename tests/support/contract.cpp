@@ -171,9 +171,8 @@ void check_contract(const Contract& c) {
   if (std::string(mode) != "gpu") fail(Kind::usage, "FACET_CONTRACT is \"{}\", expected gpu or nothing", mode);
   // Threads of a block are emulated one after the other, so large samples are for real devices.
   const DeviceResult r = run_on_device(c, {.most_elements = 200000});
-  if (!r.unsupported.empty()) WARN(c.name << " is not run: " << r.unsupported);
   if (r.left_out > 0) WARN(c.name << ": " << r.left_out << " samples are too large for the emulator");
-  CHECK((r.ran > 0 || !r.unsupported.empty()));
+  CHECK(r.ran > 0);
   for (const std::string& f : r.failures) FAIL_CHECK(f);
 }
 

@@ -1,0 +1,60 @@
+#include "app/conformance/conformance.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "tensor/error.h"
+
+namespace facet::app {
+
+const char* name_of(Verdict v) {
+  switch (v) {
+    case Verdict::passed: return "ok";
+    case Verdict::failed: return "FAILED";
+    default: return "measured";
+  }
+}
+
+void Conformance::begin(const std::string& section) {
+  section_ = section;
+  console.note("{}", section);
+}
+
+void Conformance::add(Finding f) {
+  console.progress_end();
+  if (f.section.empty()) f.section = section_;
+  console.note("  {:<44} {:<8} {:>6.1f} s  {}", f.name, f.verdict == Verdict::measured ? "" : name_of(f.verdict), f.seconds, f.detail);
+  findings_.push_back(std::move(f));
+}
+
+void Conformance::check(const std::string& name, const std::function<Outcome()>& f) { run(name, f, Verdict::passed); }
+void Conformance::measure(const std::string& name, const std::function<Outcome()>& f) { run(name, f, Verdict::measured); }
+
+void Conformance::run(const std::string& name, const std::function<Outcome()>& f, Verdict good) {
+  Finding found{section_, name, good, "", {}, 0};
+  const auto begin = std::chrono::steady_clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  console.status(fmt::format("  {} ...", name));
+  try {
+    Outcome o = f();
+    if (!o.ok) found.verdict = Verdict::failed;
+    found.detail = std::move(o.detail);
+    found.figures = std::move(o.figures);
+  } catch (const Error& e) {
+    found.detail = e.what();
+    found.verdict = Verdict::failed;
+    if (e.kind() == Kind::environment) {
+      found.seconds = seconds();
+      add(std::move(found));
+      throw;
+    }
+  }
+  found.seconds = seconds();
+  add(std::move(found));
+}
+
+int64_t Conformance::count(Verdict v) const {
+  return std::count_if(findings_.begin(), findings_.end(), [v](const Finding& f) { return f.verdict == v; });
+}
+
+}  // namespace facet::app

@@ -1,0 +1,208 @@
+// How fast the GPU trains and decodes, beside what it can do at most: a large product and a large copy, timed in the same run.
+#include <chrono>
+
+#include "app/conformance/small_model.h"
+#include "app/limits.h"
+#include "app/train_run.h"
+#include "infer/generator.h"
+#include "nn/body_graphs.h"
+#include "nn/lora.h"
+#include "optim/adamw.h"
+#include "optim/clip.h"
+#include "tensor/gpu/pool.h"
+#include "tensor/gpu/runtime.h"
+#include "tensor/kernels/copy.h"
+#include "tensor/kernels/gemm.h"
+#include "train/sft.h"
+
+namespace facet::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Seconds of one call on the device: the best of three series, each long enough for the clock to be exact.
+template <class F>
+double timed(F&& f, double series_seconds) {
+  for (int i = 0; i < 3; ++i) f();  // tunes products, fills the pool, records graphs
+  gpu::synchronize();
+  int64_t calls = 1;
+  double best = 0;
+  for (int series = 0; series < 3;) {
+    const auto begin = Clock::now();
+    for (int64_t i = 0; i < calls; ++i) f();
+    gpu::synchronize();
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double each = seconds / static_cast<double>(calls);
+    best = best == 0 ? each : std::min(best, each);
+    if (seconds < series_seconds / 2 && calls < 10000) calls = std::max(calls + 1, static_cast<int64_t>(series_seconds / each));
+    else ++series;
+  }
+  return best;
+}
+
+// Dense bf16 products by the data sheet, for MFU; 0 where it is not known.
+double nominal_flops(const gpu::DeviceInfo& d) {
+  if (d.emulated) return 0;
+  if (d.major == 9) return 989.4e12 * d.processors / 132;  // H100 SXM, H200
+  if (d.major == 8 && d.minor == 0) return 312e12 * d.processors / 108;  // A100
+  return 0;
+}
+
+std::string rate_text(double tokens_per_s) { return fmt::format("{:.0f} tokens/s", tokens_per_s); }
+
+struct TrainCase {
+  std::string name;
+  int64_t rows, length;
+  bool lora;
+};
+
+Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tiny) {
+  model.graphs.reset();  // of the case before
+  for (Parameter* p : parameters(model)) p->clear_grad();
+  gpu::pool_trim();
+  gpu::pool_reset_peak();
+  const double weights = static_cast<double>(device_bytes());
+  AdamW optimizer(parameter_groups(model, 0.01), {});
+  optimizer.keep_gradients(true);
+  model.graphs = std::make_shared<BodyGraphs>(model);
+  const double state = static_cast<double>(device_bytes()) - weights;  // without gradients
+  const Batch batch = random_batch(k.rows, k.length, model.vocab(), 3);
+  const double tokens = static_cast<double>(k.rows * k.length);
+  double loss = 0;
+  const double seconds = timed(
+      [&] {
+        loss = batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
+        const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
+        optimizer.step(1e-5, clip.scale);
+      },
+      tiny ? 0 : 1.5);
+  if (!std::isfinite(loss)) fail(Kind::check, "the loss is not finite");
+  const double flops = model.step_flops(tokens, (static_cast<double>(k.length) + 1) / 2, tokens) / seconds;
+  const double nominal = nominal_flops(gpu::device()), peak = static_cast<double>(gpu::pool_stats().peak_bytes);
+  Outcome o{true, fmt::format("{}, {:.1f} ms a step of {} x {}, {:.1f} TFLOP/s = {:.0f}% of the product's", rate_text(tokens / seconds), 1e3 * seconds, k.rows,
+                              k.length, flops / 1e12, 100 * flops / limit.flops_per_s),
+            {{"tokens_per_s", tokens / seconds}, {"seconds_per_step", seconds}, {"flops_per_s", flops}, {"share_of_probe", flops / limit.flops_per_s},
+             {"weights_bytes", weights}, {"optimizer_bytes", state}, {"peak_bytes", peak}, {"activation_bytes_per_token", (peak - weights - state) / tokens}}};
+  if (nominal > 0) {
+    o.detail += fmt::format(", MFU {:.1f}%", 100 * flops / nominal);
+    o.figures.emplace_back("mfu", flops / nominal);
+  }
+  o.detail += fmt::format(", peak {:.2f} GB", peak / 1e9);
+  return o;
+}
+
+struct Sized {
+  std::string name;
+  std::unique_ptr<Gemma> model;
+};
+Sized bf16_model(const Conformance& c, const std::string& name) {
+  if (c.tiny) return {name, small_model(c, DType::bf16, Device::gpu)};
+  auto model = std::make_unique<Gemma>(preset(name), DType::bf16);
+  model->init(key(c.seed));
+  model->to(Device::gpu);
+  return {name, std::move(model)};
+}
+
+}  // namespace
+
+Probe probe(Conformance& c, const ProbeSize& size) {
+  Probe limit;
+  const double series = c.tiny ? 0 : 0.4;
+  c.measure(fmt::format("product of {0} x {0} x {0}, bf16", size.product), [&] {
+    const int64_t n = size.product;
+    const Tensor x = bench::noise({n, n}, DType::bf16).to(Device::gpu), w = bench::noise({n, n}, DType::bf16).to(Device::gpu);
+    const Tensor y = Tensor::empty({n, n}, DType::bf16, Device::gpu);
+    const View weight = w.view();
+    const Out out = y.out();
+    const double seconds = timed([&] { linear(x.view(), {&weight, 1}, {&out, 1}); }, series);
+    limit.flops_per_s = 2 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / seconds;
+    const double nominal = nominal_flops(gpu::device());
+    return Outcome{true, fmt::format("{:.1f} TFLOP/s{}", limit.flops_per_s / 1e12, nominal > 0 ? fmt::format(", {:.0f}% of the data sheet", 100 * limit.flops_per_s / nominal) : ""),
+                   {{"flops_per_s", limit.flops_per_s}, {"nominal_flops_per_s", nominal}}};
+  });
+  c.measure(fmt::format("copy of {} MB", size.copy_mb), [&] {
+    const int64_t bytes = size.copy_mb << 20;
+    const Tensor from = Tensor::zeros({bytes / 4}, DType::f32, Device::gpu), to = Tensor::empty({bytes / 4}, DType::f32, Device::gpu);
+    const double whole = timed([&] { gpu::copy_on_device(to.out().as<float>(), from.view().data, static_cast<size_t>(bytes)); }, series);
+    const double own = timed([&] { copy(from.view(), to.out()); }, series);
+    limit.bytes_per_s = 2 * static_cast<double>(bytes) / std::min(whole, own);
+    return Outcome{true, fmt::format("{:.2f} TB/s both ways (the driver's {:.2f}, our kernel's {:.2f})", limit.bytes_per_s / 1e12,
+                                     2 * static_cast<double>(bytes) / whole / 1e12, 2 * static_cast<double>(bytes) / own / 1e12),
+                   {{"bytes_per_s", limit.bytes_per_s}, {"driver_bytes_per_s", 2 * static_cast<double>(bytes) / whole}, {"kernel_bytes_per_s", 2 * static_cast<double>(bytes) / own}}};
+  });
+  return limit;
+}
+
+void time_training(Conformance& c, const Probe& limit) {
+  for (const char* size : {"gemma3-270m", "gemma3-1b"}) {
+    Sized sized;
+    c.measure(fmt::format("{}: weights", size), [&] {
+      sized = bf16_model(c, size);
+      return Outcome{true, fmt::format("{} parameters, random", count_parameters(*sized.model)), {}};
+    });
+    if (!sized.model) continue;
+    Gemma& model = *sized.model;
+    const int64_t rows = c.tiny ? 1 : 8, length = c.tiny ? 8 : 2048;
+    for (int64_t times : {1, 4}) {
+      const TrainCase k{fmt::format("{}: full, T = {}", size, times * length), std::max<int64_t>(1, rows / times), times * length, false};
+      c.measure(k.name, [&] { return time_case(model, k, limit, c.tiny); });
+    }
+    Adapters adapters(model);
+    adapters.add("conformance", {.rank = c.tiny ? 4 : 16, .alpha = 32}, key(c.seed + 1));
+    model.to(Device::gpu);
+    for (int64_t times : {1, 4}) {
+      const TrainCase k{fmt::format("{}: LoRA, T = {}", size, times * length), std::max<int64_t>(1, rows / times), times * length, true};
+      c.measure(k.name, [&] { return time_case(model, k, limit, c.tiny); });
+    }
+  }
+}
+
+void time_decoding(Conformance& c, const Probe& limit) {
+  const NoGrad off;
+  for (const char* size : {"gemma3-270m", "gemma3-1b"}) {
+    Sized sized;
+    c.measure(fmt::format("{}: weights", size), [&] {
+      sized = bf16_model(c, size);
+      return Outcome{true, fmt::format("{} parameters, random", count_parameters(*sized.model)), {}};
+    });
+    if (!sized.model) continue;
+    Gemma& model = *sized.model;
+    const double weights = bytes_of(parameters(model));
+    for (int64_t batch : {1, 64, 256}) {
+      const int64_t rows = c.tiny ? std::min<int64_t>(batch, 4) / (batch == 64 ? 2 : 1) : batch;
+      const int64_t context = c.tiny ? 6 : 1024, fresh = c.tiny ? 3 : 128;
+      c.measure(fmt::format("{}: decode, batch {}, context {}", size, rows, context), [&] {
+        Generator g(model, rows, context + 2 * fresh + 2);
+        std::vector<int64_t> all;
+        std::vector<std::vector<int32_t>> prompts, next;
+        for (int64_t r = 0; r < rows; ++r) {
+          all.push_back(r);
+          prompts.emplace_back();
+          for (int64_t i = 0; i < context; ++i) prompts.back().push_back(static_cast<int32_t>((i * 7919 + r * 131 + 13) % model.vocab()));
+          next.push_back({static_cast<int32_t>(3 + r % 40)});
+        }
+        const auto prefill_begin = Clock::now();
+        g.feed(all, prompts);
+        gpu::synchronize();
+        const double prefill = std::chrono::duration<double>(Clock::now() - prefill_begin).count();
+        GenerateOptions o;
+        o.sampling.temperature = 0;
+        o.max_new = fresh;
+        o.ignore_stop = true;
+        continue_rows(g, all, next, o);  // warms up
+        const auto begin = Clock::now();
+        continue_rows(g, all, next, o);
+        gpu::synchronize();
+        const double step = std::chrono::duration<double>(Clock::now() - begin).count() / static_cast<double>(fresh);
+        const double rate = static_cast<double>(rows) / step, read = weights / step;
+        return Outcome{true,
+                       fmt::format("{}, {:.3f} ms a step, weights read at {:.0f}% of the copy's rate; prompts {}", rate_text(rate), 1e3 * step,
+                                   100 * read / limit.bytes_per_s, rate_text(static_cast<double>(rows * context) / prefill)),
+                       {{"tokens_per_s", rate}, {"seconds_per_step", step}, {"weight_bytes_per_s", read}, {"share_of_probe", read / limit.bytes_per_s},
+                        {"prefill_tokens_per_s", static_cast<double>(rows * context) / prefill}, {"cache_bytes", static_cast<double>(g.cache_bytes())}}};
+      });
+    }
+  }
+}
+
+}  // namespace facet::app
