@@ -47,11 +47,14 @@ __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
       v[r][k] = first + r < a.rows.n ? load_in_row<N>(a.x + a.rows.at(first + r), column<N>(k), d) : zero_pack<T, N>();
   if constexpr (add) {
     Pack<T, N> h[R][K];
+    const T* h_row[R];  // found before anything is loaded: the division behind it is a call, around which live values would be saved
+#pragma unroll
+    for (int r = 0; r < R; ++r) h_row[r] = a.h + a.h_rows.at(first + r < a.rows.n ? first + r : 0);
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
       for (int k = 0; k < K; ++k)
-        h[r][k] = first + r < a.rows.n ? load_in_row<N>(a.h + a.h_rows.at(first + r), column<N>(k), d) : zero_pack<T, N>();
+        h[r][k] = first + r < a.rows.n ? load_in_row<N>(h_row[r], column<N>(k), d) : zero_pack<T, N>();
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
