@@ -135,7 +135,8 @@ void LinearHead::run(std::span<const int64_t> rows, RowLoss loss, Out dh, Out dw
   }
   if (n == 0) return;
   const DType of_z = on_gpu && !form.exact ? h.dtype : acc, of_dz = on_gpu ? h.dtype : acc;
-  const int64_t bytes = size_of(of_z) + (gradient && of_dz != of_z ? size_of(of_dz) : 0), chunk = linear_loss_chunk(n, V, device, bytes);
+  const int64_t bytes = size_of(of_z) + (gradient && of_dz != of_z ? size_of(of_dz) : 0);
+  const int64_t chunk = form.block > 0 ? std::min(n, form.block) : linear_loss_chunk(n, V, device, bytes);
   const double scale = 1 / form.temperature;
   const Tensor logits = Tensor::empty({chunk, V}, of_z, device), all_stats = Tensor::empty({chunk, 4}, acc, device);
   const Tensor list = listed(rows, labels, device);

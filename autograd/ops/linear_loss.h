@@ -17,6 +17,7 @@ struct LogitForm {
   double cap = 0;
   double temperature = 1;
   bool mean = false;   ///< the loss reads LogitRow::mean
+  int64_t block = 0;   ///< rows of logits held at a time; 0: linear_loss_chunk()
   bool exact = false;  ///< logits of bf16 hidden states stay f32 on the GPU too, for losses of differences of log-probabilities
 };
 

@@ -53,13 +53,13 @@ TEST_CASE("gpu linear_loss: blocks of rows, rows in between, a loss of the host'
   Random r(2);
   for (const DType d : {DType::f32, DType::bf16})
     for (const bool accumulate : {false, true}) {
-      const int64_t N = 700, D = 24, V = 40;
+      const int64_t N = 90, D = 24, V = 40;
       const Problem p(r, N, D, V, d);
       const Tensor gh = p.h.to(Device::gpu), gw = p.w.to(Device::gpu);
-      const LogitForm form{.cap = 5, .temperature = 0.8, .mean = true, .exact = true};
+      const LogitForm form{.cap = 5, .temperature = 0.8, .mean = true, .block = 17, .exact = true};
       const LinearHead here("test", p.h, p.w, p.labels, form), there("test", gh, gw, p.labels, form);
       std::vector<double> values[2];
-      const auto rows = here.rows([](int64_t n) { return n % 5 != 1; });
+      const auto rows = here.rows([](int64_t n) { return n % 5 != 1 || n > 50; });
       const auto loss = [&](std::vector<double>& to) {
         return [&to](int64_t n, const LogitRow& z) {
           to.push_back(z.label - z.lse);

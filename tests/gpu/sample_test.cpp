@@ -9,44 +9,61 @@
 using namespace facet;
 using namespace facet::test;
 
+namespace {
+
+const std::vector<RankFilters> filters = {{1, 1, 0}, {5, 1, 0},    {0, 0.5, 0},     {0, 0.95, 0},   {0, 1, 0.1},      {40, 0.9, 0.02}, {100000, 1, 0},
+                                          {0, 0, 0}, {0, 1, 1e-9}, {300, 0.999, 0}, {3, 0.3, 0.99}, {2500, 0.9999, 0}};
+
+// Draws from n rows of V scores under every `step`-th filter, on both devices.
+void compare_draws(Random& r, int64_t n, int64_t V, double spread, size_t step, bool schedules) {
+  const Tensor z = r.normal({n, V}, DType::f64, spread).to(DType::f32).clone();
+  float* p = z.out().as<float>();
+  if (spread == 2.0)  // ties in the middle
+    for (int64_t i = 0; i < z.numel(); ++i) p[i] = std::round(p[i]);
+  if (V > 30)
+    for (int64_t i = 0; i < n; ++i) p[i * V + 7 * i] = -INFINITY;
+  const Tensor stats = Tensor::empty({n, 5}), ids = Tensor::empty({n}, DType::i32);
+  logit_stats(z.out(), Tensor::zeros({n}, DType::i32).view(), 0, 1, false, stats.out());
+  const Tensor gz = z.to(Device::gpu), gstats = stats.to(Device::gpu);
+  for (size_t i = 0; i < filters.size(); i += step) {
+    const RankFilters& f = filters[i];
+    const Tensor u = r.uniform({n}, 0, 1, DType::f32), gu = u.to(Device::gpu);
+    draw_ranked(z.view(), stats.view(), u.view(), f, ids.out());
+    const auto make = [&] {
+      const Tensor t = Tensor::empty({n}, DType::i32, Device::gpu);
+      draw_ranked(gz.view(), gstats.view(), gu.view(), f, t.out());
+      return t;
+    };
+    const Tensor gids = schedules ? under_schedules(make) : make().to(Device::cpu);
+    INFO(V << " words, spread " << spread << ", top_k " << f.top_k << " top_p " << f.top_p << " min_p " << f.min_p);
+    CHECK(bitwise_equal(gids, ids));
+  }
+  const Tensor gfirst = Tensor::empty({n}, DType::i32, Device::gpu);
+  first_largest(z.view(), stats.view(), ids.out());
+  first_largest(gz.view(), gstats.view(), gfirst.out());
+  CHECK(bitwise_equal(gfirst.to(Device::cpu), ids));
+}
+
+}  // namespace
+
+// Spread 0: all tie; 40: the second token is a world away.
 TEST_CASE("gpu sample: ranked draws are the CPU's, whatever the filters and however flat the scores", "[emulated]") {
   gpu::emulate(true);
   Random r(1);
-  const std::vector<RankFilters> filters = {{1, 1, 0},  {5, 1, 0},    {0, 0.5, 0},     {0, 0.95, 0},   {0, 1, 0.1},      {40, 0.9, 0.02}, {100000, 1, 0},
-                                            {0, 0, 0},  {0, 1, 1e-9}, {300, 0.999, 0}, {3, 0.3, 0.99}, {2500, 0.9999, 0}};
-  int compared = 0;
-  for (const int64_t V : {1, 2, 37, 700, 5000})
-    for (const double spread : {0.0, 0.05, 2.0, 9.0, 40.0}) {  // 0: all tie; 40: the second token is a world away
-      if (V == 5000 && spread != 0.05) continue;  // flat, and more than fits into shared memory
-      const int64_t n = V == 5000 ? 1 : 3;
-      Tensor z = r.normal({n, V}, DType::f64, spread).to(DType::f32).clone();
-      if (spread == 2.0)  // ties in the middle
-        for (int64_t i = 0; i < z.numel(); ++i) z.out().as<float>()[i] = std::round(z.out().as<float>()[i]);
-      if (V > 30)
-        for (int64_t i = 0; i < n; ++i) z.out().as<float>()[i * V + 7 * i] = -INFINITY;
-      const Tensor stats = Tensor::empty({n, 5});
-      logit_stats(z.out(), Tensor::zeros({n}, DType::i32).view(), 0, 1, false, stats.out());
-      const Tensor gz = z.to(Device::gpu), gstats = stats.to(Device::gpu);
-      for (size_t i = 0; i < filters.size(); i += V < 5000 ? 1 : 3) {
-        const RankFilters& f = filters[i];
-        const Tensor u = r.uniform({n}, 0, 1, DType::f32), gu = u.to(Device::gpu), ids = Tensor::empty({n}, DType::i32);
-        draw_ranked(z.view(), stats.view(), u.view(), f, ids.out());
-        const auto make = [&] {
-          const Tensor t = Tensor::empty({n}, DType::i32, Device::gpu);
-          draw_ranked(gz.view(), gstats.view(), gu.view(), f, t.out());
-          return t;
-        };
-        const Tensor gids = V <= 37 ? under_schedules(make) : make().to(Device::cpu);
-        INFO(V << " words, spread " << spread << ", top_k " << f.top_k << " top_p " << f.top_p << " min_p " << f.min_p);
-        CHECK(bitwise_equal(gids, ids));
-        compared += static_cast<int>(n);
-      }
-      const Tensor first = Tensor::empty({n}, DType::i32), gfirst = Tensor::empty({n}, DType::i32, Device::gpu);
-      first_largest(z.view(), stats.view(), first.out());
-      first_largest(gz.view(), gstats.view(), gfirst.out());
-      CHECK(bitwise_equal(gfirst.to(Device::cpu), first));
-    }
-  CHECK(compared == 4 * 12 * 5 * 3 + 4);
+  for (const double spread : {0.0, 0.05, 2.0, 9.0, 40.0}) {
+    compare_draws(r, 2, 1, spread, 3, true);
+    compare_draws(r, 2, 37, spread, 1, spread == 2.0);
+  }
+  compare_draws(r, 1, 700, 9, 2, false);
+}
+
+TEST_CASE("gpu sample: ranked draws of more tokens than fit into shared memory", "[emulated][full]") {
+  gpu::emulate(true);
+  Random r(2);
+  for (const double spread : {0.0, 0.05, 2.0, 9.0, 40.0}) {
+    compare_draws(r, 3, 700, spread, 1, true);
+    compare_draws(r, 1, 5000, spread, 1, false);
+  }
 }
 
 TEST_CASE("gpu sample: penalties, forbidden tokens, what is told", "[emulated]") {
