@@ -64,18 +64,17 @@ namespace {
 
 struct Settings {
   bool deterministic = false;
-  Tuning tuning = Tuning::on;
+  std::optional<Tuning> asked;
   size_t workspace_bytes = size_t{32} << 20;
   int changes = 0;  // of tuning: plans made before are made again
 
   Settings() {
     if (const char* d = std::getenv("FACET_GPU_DETERMINISTIC")) deterministic = std::strcmp(d, "0") != 0;
     if (const char* t = std::getenv("FACET_GPU_TUNE")) {
-      if (!std::strcmp(t, "off")) tuning = Tuning::off;
-      else if (!std::strcmp(t, "file")) tuning = Tuning::file;
-      else if (std::strcmp(t, "on")) fail(Kind::usage, "FACET_GPU_TUNE={}: expected off, on or file", t);
-    } else if (device().emulated) {
-      tuning = Tuning::off;  // there is nothing to measure
+      if (!std::strcmp(t, "off")) asked = Tuning::off;
+      else if (!std::strcmp(t, "file")) asked = Tuning::file;
+      else if (!std::strcmp(t, "on")) asked = Tuning::on;
+      else fail(Kind::usage, "FACET_GPU_TUNE={}: expected off, on or file", t);
     }
     if (const char* w = std::getenv("FACET_GPU_WORKSPACE_MB")) {
       char* end = nullptr;
@@ -84,6 +83,7 @@ struct Settings {
       workspace_bytes = static_cast<size_t>(mb) << 20;
     }
   }
+  Tuning tuning() const { return asked ? *asked : device().emulated ? Tuning::off : Tuning::on; }  // emulated: nothing to measure
 };
 Settings& settings() {
   static Settings s;
@@ -95,10 +95,10 @@ Settings& settings() {
 void set_deterministic(bool on) { settings().deterministic = on; }
 bool deterministic() { return settings().deterministic; }
 void set_tuning(Tuning t) {
-  settings().tuning = t;
+  settings().asked = t;
   ++settings().changes;
 }
-Tuning tuning() { return settings().tuning; }
+Tuning tuning() { return settings().tuning(); }
 void set_gemm_workspace(size_t bytes) { settings().workspace_bytes = bytes; }
 std::string cublaslt_why_not() { return lt_why_not(); }
 
@@ -352,7 +352,7 @@ struct Planner {
   }
 
   void settle(const char* op, Plan& p, const Call& c) {
-    const Tuning tuning = settings().tuning;
+    const Tuning tuning = settings().tuning();
     if (tuning != Tuning::off && recall(p, c)) return;
     const bool measures = tuning == Tuning::on && !capturing();
     if (p.usable && !measures) return;  // of a captured graph, or of an earlier setting
