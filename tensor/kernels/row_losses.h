@@ -105,7 +105,7 @@ struct PolicyResult {
 static_assert(sizeof(PolicyToken) == 6 * sizeof(double) && sizeof(PolicyResult) == sizeof(PolicyToken));
 FACET_INLINE RowGrad policy_row(const PolicyForm& f, const LogitRow& z, double* token) {
   PolicyToken t;
-  __builtin_memcpy(&t, token, sizeof t);
+  __builtin_memcpy(static_cast<void*>(&t), token, sizeof t);
   const double log_prob = z.label - z.lse, own = static_cast<double>(static_cast<float>(log_prob)) - t.old;
   const PolicyTerm p = policy_term(f, t.advantage, log_prob, t.log_ratio == t.log_ratio ? t.log_ratio : own, t.reference);
   const PolicyResult r{t.weight * p.loss, p.ratio, p.kl, own, p.low ? 1.0 : 0.0, p.high ? 1.0 : 0.0};
