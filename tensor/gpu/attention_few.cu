@@ -146,6 +146,7 @@ __global__ void __launch_bounds__(32 * warps)
   }
 #pragma unroll
   for (int half = row_lanes / 2; half > 0; half /= 2) l += shfl_xor(l, half);
+  if (l != l) m = 0;  // scores that are not numbers have no largest; -inf would say that nothing was seen
 
   const int part = warp_id() * groups + group;
   if (lane % row_lanes == 0) states[part * R + lane / row_lanes] = State{{m, l}};

@@ -350,6 +350,21 @@ TEST_CASE("attention on the GPU: queries that see nothing, absent outputs, no qu
     attention_backward(there.view(), out.view(), lse.view(), there.dy.view(), dq.out(), {}, {});
     CHECK(bitwise_equal(dq.to(Device::cpu), g.dq));
 
+    Inputs poisoned = x;
+    poisoned.q = x.q.clone();
+    fill(poisoned.q.slice(1, 3, 4).slice(2, 0, 1).out(), NAN);
+    poisoned = poisoned.on_gpu();
+    for (const int64_t T : {4, 10}) {
+      Inputs some = poisoned;
+      some.q = some.q.slice(1, 0, T);
+      some.q_positions = some.q_positions.slice(1, 0, T);
+      const Result r = forward(some, Device::gpu);
+      CHECK(std::isnan(r.y.at({0, 3, 0, 5})));
+      CHECK(std::isnan(r.lse.at({0, 0, 3})));
+      CHECK(std::isfinite(r.y.at({0, 3, 1, 5})));
+      CHECK(r.y.at({0, 2, 0, 5}) == 0);
+    }
+
     Inputs empty = there;
     for (Tensor* t : {&empty.k, &empty.v}) *t = t->slice(1, 0, 0);
     empty.k_positions = empty.k_positions.slice(1, 0, 0);
