@@ -13,7 +13,7 @@
 
 #if defined(FACET_EMULATOR_TSAN)
 // The host's threads meet inside OpenMP, which is not instrumented, and their memcpy is seen: of no interest here.
-extern "C" const char* __tsan_default_suppressions() { return "race:facet::parallel_for\nrace:facet::cpu::\n"; }
+extern "C" const char* __tsan_default_suppressions() { return "race:facet::parallel_for\nrace:facet::cpu::\nrace:facet::RangeFn\n"; }
 #endif
 
 namespace facet::gpu::emulator {
