@@ -91,7 +91,11 @@ struct Pool {
   bool guarding() const { return guards > 0 && arena == 0; }
 
   // The emulator wants to see every byte past an end, and what is read after it was freed: there nothing is rounded or kept, but for graphs.
-  bool exact() const { return arena == 0 && device().emulated; }
+  bool exact() {
+    emulated = device().emulated;
+    return arena == 0 && emulated;
+  }
+  bool emulated = false;  // remembered: what is freed late must not ask for a device that may be closed
 
   Block* fresh(int c, size_t size) {
     const auto ask = [&]() -> void* {
@@ -172,7 +176,7 @@ void pool_free(void* data) noexcept {
   Block& b = p.blocks.at(data);
   b.live = false;
   p.stats.live_bytes -= b.bytes;
-  if (b.guarded || (b.arena == 0 && device().emulated)) return p.release(b);
+  if (b.guarded || (b.arena == 0 && p.emulated)) return p.release(b);
   Block*& list = p.arenas[b.arena].of_class[b.size_class];
   b.next = list;
   list = &b;
