@@ -8,7 +8,7 @@
 namespace facet {
 namespace {
 constexpr int eager_passes = 2;     // they fill the pool and let products choose their algorithms
-constexpr size_t most_shapes = 4;   // each keeps the memory of its pass
+constexpr size_t most_shapes = 1;   // each keeps the memory of its pass beside what eager passes of other shapes take
 }  // namespace
 
 struct BodyGraphs::Entry {
