@@ -26,6 +26,10 @@ struct Block {
   Purpose purpose;
   void* data;
   Block* next;  // in its free list
+
+  std::string name() const {
+    return purpose.shape.rank ? fmt::format("{} {}{}", purpose.what, name_of(purpose.dtype), to_string(purpose.shape)) : purpose.what;
+  }
 };
 
 struct FreeLists {
@@ -121,7 +125,7 @@ struct Pool {
     std::map<std::string, Line> lines;
     for (const auto& [data, b] : blocks) {
       if (!b.live) continue;
-      Line& l = lines[b.purpose.shape.rank ? fmt::format("{} {}{}", b.purpose.what, name_of(b.purpose.dtype), to_string(b.purpose.shape)) : b.purpose.what];
+      Line& l = lines[b.name()];
       l.bytes += b.bytes;
       ++l.count;
     }
@@ -205,6 +209,16 @@ void pool_set_limit(size_t bytes) {
 std::string live_buffers() {
   std::lock_guard lock(pool().mutex);
   return pool().table();
+}
+
+std::string describe_live_buffer(const void* p) {
+  std::lock_guard lock(pool().mutex);
+  for (const auto& [data, b] : pool().blocks) {
+    const auto* begin = static_cast<const char*>(b.data);
+    if (b.live && p >= begin && p < begin + b.bytes)
+      return fmt::format("byte {} of {} ({} bytes)", static_cast<const char*>(p) - begin, b.name(), b.bytes);
+  }
+  return {};
 }
 
 GuardScope::GuardScope() {

@@ -21,6 +21,8 @@ void pool_trim();
 void pool_set_limit(size_t bytes);
 /// The live buffers by purpose and size, largest first.
 std::string live_buffers();
+/// The purpose of the live buffer that holds this address, and which of its bytes it is; empty when there is none.
+std::string describe_live_buffer(const void*);
 
 /// For tests: while one lives, every allocation is one of its own between two sentinels of 1 KB, and starts as NaN (0xff). So a write beside
 /// a buffer is noticed when the buffer is freed, and what was read before it was written shows.

@@ -1,11 +1,17 @@
 // What the emulator reports, and in which words: each rule broken once, with its place. Then schedules, launches, settings.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <csignal>
 #include <string>
 #include <vector>
 
 #include "tensor/error.h"
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/emulator/memory.h"
+#include "tensor/gpu/emulator/sanitizers.h"
 #include "tensor/gpu/launch.h"
 #include "tensor/gpu/pool.h"
 
@@ -181,6 +187,53 @@ TEST_CASE("reports: memory") {
   CHECK_THROWS_WITH(copy_to_host(got, y, 4), Catch::Contains("do not lie within a live buffer"));
 }
 
+/// What a process says that does this, and the signal it dies of.
+template <class F>
+std::pair<std::string, int> in_child(F f) {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    std::signal(SIGSEGV, SIG_DFL);  // not the test framework's
+    dup2(ends[1], STDERR_FILENO);
+    f();
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string said;
+  char part[256];
+  for (ssize_t n; (n = read(ends[0], part, sizeof part)) > 0;) said.append(part, static_cast<size_t>(n));
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  return {said, WIFSIGNALED(status) ? WTERMSIG(status) : 0};
+}
+
+TEST_CASE("reports: the host touches device memory") {
+  if (emulator::sanitized) return;  // there buffers are pieces of heap
+  const WithSettings s("forward");
+  auto* x = static_cast<volatile float*>(pool_alloc(6 * sizeof(float), {"activations", {6}, DType::f32}));
+  auto* plain = static_cast<volatile float*>(device_malloc(64));
+  const auto touches = [](auto f) {
+    return in_child([f] {
+      launch("well_behaved", well_behaved, 1, 64, 0);
+      f();
+    });
+  };
+  const std::string begin = "emulated GPU: the host touches device memory without a copy: ", last = "; the device last did well_behaved\n";
+  const auto read = touches([=] { (void)x[2]; });
+  CHECK(read.first == begin + "byte 8 of activations f32[6] (24 bytes)" + last);
+  CHECK(read.second == SIGSEGV);
+  CHECK(touches([=] { x[5] = 1; }).first == begin + "byte 20 of activations f32[6] (24 bytes)" + last);
+  CHECK(touches([=] { (void)plain[0]; }).first == begin + "memory that belongs to no tensor" + last);
+  const auto elsewhere = in_child([] { (void)*reinterpret_cast<volatile char*>(8); });  // a fault that is not ours
+  CHECK(elsewhere.first.empty());
+  CHECK(elsewhere.second == SIGSEGV);
+  pool_free(const_cast<float*>(x));
+  device_free(const_cast<float*>(plain));
+}
+
 // ---- launches and schedules
 
 TEST_CASE("launches: limits of the hardware, and nothing to do") {
@@ -240,7 +293,7 @@ TEST_CASE("runtime: deferred work is done when the host waits, in order, whateve
   launch("add_one", add_one, 1, 1, 0, p);
   copy_on_device(q, p, 4);
   launch("add_one", add_one, 1, 1, 0, p);
-  CHECK(*p == -1);  // nothing yet: who reads without waiting reads poison
+  CHECK(*reinterpret_cast<int32_t*>(emulator::seen(p)) == -1);  // nothing yet
   device_free(p);
   const int64_t waited = syncs();
   int32_t got = 0;

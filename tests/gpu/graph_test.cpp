@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/emulator/memory.h"
 #include "tensor/tensor.h"
 
 using namespace facet;
@@ -47,7 +48,7 @@ TEST_CASE("pool: sentinels notice writes beside a buffer, fresh memory is NaN") 
   {
     const Tensor over = Tensor::empty({3}, DType::f32, Device::gpu);
     const float one = 1;
-    std::memcpy(over.out().as<float>() + 5, &one, 4);  // as a kernel would; the emulator's memory is the host's
+    std::memcpy(gpu::emulator::seen(over.out().as<float>() + 5), &one, 4);  // as a kernel would; a copy would be refused
   }
   const auto broken = gpu::broken_sentinels();
   REQUIRE(broken.size() == 1);

@@ -48,8 +48,8 @@ struct Counters {
   int64_t allocations, launches;  ///< since the start
 };
 Counters counters();
-/// The device has no more memory from the n-th allocation on (1: the next); 0: it has again.
-void fail_allocation(int64_t n);
+/// The device has no more memory at the n-th allocation from now (1: the next), and refuses that many; 0: it has again.
+void fail_allocation(int64_t n, int64_t refusals = INT64_MAX);
 
 }  // namespace emulator
 }  // namespace facet::gpu

@@ -1,4 +1,4 @@
-// tensor/gpu/runtime.h without a GPU: device memory is heap between guards, filled with NaN; launches run on fibers.
+// tensor/gpu/runtime.h without a GPU: launches run on fibers, memory is that of memory.h.
 #include "tensor/gpu/runtime.h"
 
 #include <chrono>
@@ -6,29 +6,26 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "tensor/error.h"
+#include "tensor/gpu/emulator/memory.h"
 #include "tensor/gpu/emulator/sanitizers.h"
 #include "tensor/gpu/emulator/scheduler.h"
 
 namespace facet::gpu {
 namespace {
 
-constexpr size_t alignment = 256;  // cudaMalloc's
-constexpr size_t guard = emulator::address_sanitizer ? 0 : alignment;
-constexpr int poison = 0xff, guard_byte = 0xa5;
+using emulator::Access;
+using emulator::check_in_buffer;
+using emulator::seen;
 
 using Graph = std::vector<std::function<void()>>;  // what was asked for between begin_capture and end_capture
 
 struct Runtime {
-  std::map<char*, size_t> buffers;  // address and size of what is live
-  size_t live_bytes = 0;
-  int64_t allocations = 0, launches = 0;
-  int64_t fails_in = 0;  // from this allocation on, counted from now, all are refused; 0: none
+  int64_t launches = 0;
   std::vector<std::function<void()>> queue;  // deferred: what the host has asked for since it last waited
   std::vector<void*> dying;                  // freed by the host, perhaps still used by what is in the queue
   int64_t syncs = 0;
@@ -57,29 +54,6 @@ bool& is_open() {
     return gpu && std::string(gpu) == "emulated";
   }();
   return open;
-}
-
-void check_in_buffer(const char* what, const void* p, size_t bytes) {
-  if (bytes == 0) return;
-  auto* at = static_cast<char*>(const_cast<void*>(p));
-  const auto& buffers = runtime().buffers;
-  auto b = buffers.upper_bound(at);
-  if (b == buffers.begin() || (--b, at + bytes > b->first + b->second))
-    fail(Kind::check, "{}: {} bytes at {} do not lie within a live buffer of the device", what, bytes, p);
-}
-
-void set_guards(char* data, size_t bytes) {
-  std::memset(data - guard, guard_byte, guard);
-  std::memset(data + bytes, guard_byte, guard);
-}
-/// Throws when something was written beside a buffer; once.
-void check_guards(const char* op) {
-  for (const auto& [data, bytes] : runtime().buffers)
-    for (size_t i = 0; i < guard; ++i) {
-      if (data[i - guard] == static_cast<char>(guard_byte) && data[bytes + i] == static_cast<char>(guard_byte)) continue;
-      set_guards(data, bytes);
-      fail(Kind::check, "{}: something was written past an end of a device buffer of {} bytes", op, bytes);
-    }
 }
 
 /// Does what is in the queue, and forgets the rest when something goes wrong.
@@ -125,7 +99,7 @@ const DeviceInfo& device() {
     d.name = "emulated GPU";
     d.major = 9;
     d.processors = 8;  // few, so that grids stay small
-    d.total_bytes = size_t{16} << 30;
+    d.total_bytes = emulator::device_bytes;
     d.shared_bytes = 227 * 1024;
     d.driver = d.runtime = "none";
     d.emulated = true;
@@ -133,62 +107,48 @@ const DeviceInfo& device() {
   }();
   return info;
 }
-size_t free_bytes() { return device().total_bytes - runtime().live_bytes; }
+size_t free_bytes() { return device().total_bytes - emulator::memory_counters().live_bytes; }
 
 void* device_malloc(size_t bytes) {
   const emulator::Unseen unseen;
-  Runtime& r = runtime();
-  if (bytes > free_bytes()) return nullptr;
-  ++r.allocations;
-  if (r.fails_in == 1) return nullptr;
-  if (r.fails_in) --r.fails_in;
-  // Not rounded up: the first byte past the end is not the caller's.
-  void* p = nullptr;
-  if (posix_memalign(&p, alignment, guard + bytes + guard) != 0) return nullptr;
-  char* data = static_cast<char*>(p) + guard;
-  std::memset(data, poison, bytes);
-  set_guards(data, bytes);
-  r.buffers.emplace(data, bytes);
-  r.live_bytes += bytes;
-  return data;
+  device();
+  return emulator::new_buffer(bytes);
 }
 void device_free(void* p) noexcept {
   if (!p) return;
   const emulator::Unseen unseen;
-  Runtime& r = runtime();
-  const auto b = r.buffers.find(static_cast<char*>(p));
-  if (b == r.buffers.end()) {
+  if (!emulator::is_buffer(p)) {
     std::fprintf(stderr, "device_free: %p is no buffer of the device, or was freed before\n", p);
     std::abort();
   }
-  if (!r.queue.empty()) return r.dying.push_back(p);
-  r.live_bytes -= b->second;
-  std::memset(p, poison, b->second);
-  std::free(b->first - guard);
-  r.buffers.erase(b);
+  if (!runtime().queue.empty()) return runtime().dying.push_back(p);
+  emulator::delete_buffer(p);
 }
 
 void copy_to_device(void* to, const void* from, size_t bytes) {
   check_not_capturing("a copy from the host");
   check_in_buffer("copy_to_device", to, bytes);
-  if (!runtime().settings.deferred && bytes) std::memcpy(to, from, bytes);
-  if (!runtime().settings.deferred || !bytes) return;
+  if (!bytes) return;
+  if (!runtime().settings.deferred) {
+    std::memcpy(seen(to), from, bytes);
+    return;
+  }
   const auto* bytes_now = static_cast<const char*>(from);
-  submit([to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { std::memcpy(to, staged.data(), staged.size()); });
+  submit([to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { std::memcpy(seen(to), staged.data(), staged.size()); });
 }
 void copy_to_host(void* to, const void* from, size_t bytes) {
   wait();
   check_in_buffer("copy_to_host", from, bytes);
-  if (bytes) std::memcpy(to, from, bytes);
+  if (bytes) std::memcpy(to, seen(from), bytes);
 }
 void copy_on_device(void* to, const void* from, size_t bytes) {
   check_in_buffer("copy_on_device, destination", to, bytes);
   check_in_buffer("copy_on_device, source", from, bytes);
-  if (bytes) submit([=] { std::memcpy(to, from, bytes); });
+  if (bytes) submit([=] { std::memcpy(seen(to), seen(from), bytes); });
 }
 void fill_bytes(void* to, int value, size_t bytes) {
   check_in_buffer("fill_bytes", to, bytes);
-  if (bytes) submit([=] { std::memset(to, value, bytes); });
+  if (bytes) submit([=] { std::memset(seen(to), value, bytes); });
 }
 void synchronize() { wait(); }
 int64_t syncs() { return runtime().syncs; }
@@ -207,6 +167,7 @@ void* end_capture(bool keep) {
 void replay(void* graph) {
   check_not_capturing("replaying a graph");
   submit([works = *static_cast<Graph*>(graph)] {
+    const Access access("a replayed graph");
     for (const auto& work : works) work();
   });
 }
@@ -238,16 +199,16 @@ void set_settings(const Settings& s) {
   runtime().settings = s;
 }
 Counters counters() {
-  const Runtime& r = runtime();
-  return {static_cast<int64_t>(r.buffers.size()), r.live_bytes, r.allocations, r.launches};
+  const MemoryCounters m = memory_counters();
+  return {m.live_buffers, m.live_bytes, m.allocations, runtime().launches};
 }
-void fail_allocation(int64_t n) { runtime().fails_in = n; }
 
 void enqueue(const Launch& launch) {
   const Unseen unseen;
   const std::shared_ptr<void> closure(launch.closure, launch.destroy);
   if (!available()) fail(Kind::environment, "{}: {}", launch.op, why_not());
   submit([launch, closure] {
+    const Access access(launch.op);
     ++runtime().launches;
     run(launch, runtime().settings);
     check_guards(launch.op);
