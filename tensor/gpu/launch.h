@@ -14,7 +14,7 @@ void launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t 
   if (shared_bytes > 48 * 1024) allow_shared(op, reinterpret_cast<const void*>(kernel), shared_bytes);
   [&](P... p) {
     void* pointers[] = {static_cast<void*>(&p)..., nullptr};
-    launch_raw(op, reinterpret_cast<const void*>(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, pointers);
+    launch_raw(reinterpret_cast<const void*>(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, pointers);
   }(static_cast<P>(args)...);
 }
 #else

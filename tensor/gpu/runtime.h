@@ -63,7 +63,7 @@ class LaunchScope {
 struct Size3 {
   unsigned x, y, z;
 };
-void launch_raw(const char* op, const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args);
+void launch_raw(const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args);
 void allow_shared(const char* op, const void* kernel, size_t bytes);
 
 /// The stream as the libraries of CUDA want it (cudaStream_t); emulated: null.

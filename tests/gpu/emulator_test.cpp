@@ -11,7 +11,6 @@
 #include "tensor/error.h"
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/gpu/emulator/memory.h"
-#include "tensor/gpu/emulator/sanitizers.h"
 #include "tensor/gpu/launch.h"
 #include "tensor/gpu/pool.h"
 
@@ -211,7 +210,6 @@ std::pair<std::string, int> in_child(F f) {
 }
 
 TEST_CASE("reports: the host touches device memory") {
-  if (emulator::sanitized) return;  // there buffers are pieces of heap
   const WithSettings s("forward");
   auto* x = static_cast<volatile float*>(pool_alloc(6 * sizeof(float), {"activations", {6}, DType::f32}));
   auto* plain = static_cast<volatile float*>(device_malloc(64));
@@ -324,6 +322,8 @@ TEST_CASE("runtime: buffers are counted, and memory can end at the n-th allocati
   for (void*& one : p) one = device_malloc(100);
   CHECK((p[0] && p[1] && !p[2] && !p[3]));
   CHECK_THROWS_WITH(pool_alloc(10, {"a buffer", {}, DType::f32}), Catch::Contains("a buffer"));
+  emulator::fail_allocation(1, 1);  // the pool gives back what it holds and asks once more
+  pool_free(pool_alloc(10, {"a buffer", {}, DType::f32}));
   emulator::fail_allocation(0);
   pool_free(pool_alloc(10, {"a buffer", {}, DType::f32}));
   CHECK(emulator::counters().live_buffers == before.live_buffers + 2);
@@ -335,9 +335,33 @@ TEST_CASE("runtime: buffers are counted, and memory can end at the n-th allocati
   CHECK(device_malloc(size_t{1} << 60) == nullptr);
 }
 
+TEST_CASE("runtime: a broken device fails every call, with the operation that noticed") {
+  for (const char* when : {"forward", "deferred"}) {
+    const WithSettings s(when);
+    auto* p = static_cast<int32_t*>(device_malloc(4));
+    fill_bytes(p, 0, 4);
+    emulator::fail_launch(2);
+    launch("add_one", add_one, 1, 1, 0, p);
+    launch("add_one", add_one, 1, 1, 0, p);  // as on a real device nothing is known of it yet
+    int32_t got = 0;
+    const std::string lost = "cudaErrorIllegalAddress). The GPU is lost to this run";
+    CHECK_THROWS_WITH(copy_to_host(&got, p, 4), Catch::Contains("the GPU: waiting failed") && Catch::Contains(lost));
+    CHECK_THROWS_WITH(launch("add_one", add_one, 1, 1, 0, p), Catch::Contains("add_one: a launch failed") && Catch::Contains(lost));
+    CHECK_THROWS_WITH(device_malloc(4), Catch::Contains(lost));
+    CHECK_THROWS_WITH(fill_bytes(p, 0, 4), Catch::Contains(lost));
+    CHECK_THROWS_WITH(copy_to_device(p, &got, 4), Catch::Contains(lost));
+    emulator::fail_launch(0);
+    copy_to_host(&got, p, 4);
+    CHECK(got == 1);
+    device_free(p);
+  }
+}
+
 TEST_CASE("settings: in words") {
   using namespace emulator;
-  const Settings s = parse_settings("random,seed=123,lax,deferred,between_blocks");
+  const Settings s = parse_settings("random,seed=123,lax,deferred,between_blocks,fail_alloc=4,fail_launch=9");
+  CHECK(s.fail_alloc == 4);
+  CHECK(s.fail_launch == 9);
   CHECK(s.schedule == Schedule::random);
   CHECK(s.seed == 123);
   CHECK(s.copies == Copies::mixed);
@@ -346,7 +370,7 @@ TEST_CASE("settings: in words") {
   CHECK(s.races == Races::between_blocks);
   CHECK(parse_settings("random,late").copies == Copies::late);
   CHECK(parse_settings("").copies == Copies::late);
-  for (const char* wrong : {"forwards", "seed=", "seed=1x", "seed=-1", "lax;eager"})
+  for (const char* wrong : {"forwards", "seed=", "seed=1x", "seed=-1", "fail_alloc=-1", "lax;eager"})
     CHECK_THROWS_WITH(parse_settings(wrong), Catch::Contains("FACET_EMULATOR: '" + std::string(wrong) + "' is not one of forward"));
 }
 

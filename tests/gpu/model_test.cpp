@@ -1,36 +1,14 @@
 // The tiny Gemma 3 on the (emulated) GPU against itself on the CPU, which other tests hold against Hugging Face.
-#include <catch2/catch.hpp>
 #include <cmath>
 
 #include "autograd/ops.h"
-#include "models/gemma/hf.h"
-#include "models/gemma/model.h"
 #include "nn/body_graphs.h"
-#include "nn/lora.h"
-#include "optim/adamw.h"
-#include "optim/clip.h"
-#include "tensor/gpu/emulator/emulator.h"
-#include "tests/support/goldens.h"
-#include "train/sft.h"
+#include "tests/gpu/tiny_model.h"
 
 using namespace facet;
-using facet::test::Golden;
+using namespace facet::test;
 
 namespace {
-
-std::unique_ptr<Gemma> tiny(Device device, DType storage = DType::f32) {
-  gpu::emulate(true);
-  const std::string dir = std::string(FACET_GOLDENS) + "/gemma3-tiny";
-  auto model = std::make_unique<Gemma>(read_hf_config(dir), storage);
-  load_hf(dir, model->config, named_values(*model));
-  model->to(device);
-  return model;
-}
-
-Tokens tokens_of(const std::string& set) {
-  const Golden g("gemma3-tiny-ref/taps.safetensors");
-  return masked_tokens(g[set + ".input_ids"], g[set + ".attention_mask"]);
-}
 
 double largest_difference(const Tensor& a, const Tensor& b) {
   const auto x = a.to_vector(), y = b.to_vector();
@@ -39,33 +17,6 @@ double largest_difference(const Tensor& a, const Tensor& b) {
   for (size_t i = 0; i < x.size(); ++i)
     if (const double d = std::abs(x[i] - y[i]); !(d <= worst)) worst = d;
   return worst;
-}
-
-Batch batch_of(const Tokens& t) {
-  Batch b;
-  b.ids = t.ids, b.positions = t.positions;
-  b.labels = Tensor::full(t.ids.shape(), -1, DType::i32);
-  int32_t* label = b.labels.out().as<int32_t>();
-  for (int64_t i = 0; i < t.ids.dim(0); ++i)
-    for (int64_t j = 0; j + 1 < t.ids.dim(1); ++j)
-      if (t.positions.at({i, j}) >= 0 && t.positions.at({i, j + 1}) >= 0) {
-        label[i * t.ids.dim(1) + j] = static_cast<int32_t>(t.ids.at({i, j + 1}));
-        ++b.supervised;
-      }
-  b.tokens = t.ids.numel();
-  return b;
-}
-
-/// A few steps of training; the losses, then the parameters.
-std::vector<double> train(Gemma& model, const std::vector<Batch>& batches, int steps) {
-  AdamW optimizer({{.parameters = parameters(model)}});
-  optimizer.keep_gradients(model.device() == Device::gpu);
-  std::vector<double> losses;
-  for (int i = 0; i < steps; ++i) {
-    losses.push_back(accumulate_sft(model, batches).loss);
-    optimizer.step(1e-3, clip_global_norm(optimizer.parameters(), 1.0).scale);
-  }
-  return losses;
 }
 
 }  // namespace

@@ -5,12 +5,12 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <utility>
 
 #include "tensor/error.h"
+#include "tensor/gpu/device_error.h"
 
 namespace facet::gpu {
 
@@ -24,14 +24,14 @@ thread_local const char* current_op = "the GPU";
 bool sync_forbidden = false;
 int64_t sync_count = 0;
 
-/// Sticky errors (an illegal address, say) leave the context unusable: everything after them fails too, so the first message is the one.
-void check(cudaError_t e, const char* what) {
-  if (e == cudaSuccess) return;
-  const bool sticky = cudaPeekAtLastError() == e && e != cudaErrorMemoryAllocation;
+[[noreturn]] void fail_with(cudaError_t e, const std::string& call) {
   cudaGetLastError();
-  fail(e == cudaErrorMemoryAllocation ? Kind::memory : Kind::environment,
-       "{}: {} failed: {} ({}).{}", current_op, what, cudaGetErrorString(e), cudaGetErrorName(e),
-       sticky ? " The error may come from an earlier operation: run again with FACET_GPU_SYNC=1 to learn which. The last checkpoint is intact." : "");
+  // Sticky errors (an illegal address, say) leave the context unusable: another call says the same.
+  const Failure failure = e == cudaErrorMemoryAllocation ? Failure::memory : cudaDeviceSynchronize() == e ? Failure::lost : Failure::refused;
+  fail_call(current_op, call, cudaGetErrorString(e), cudaGetErrorName(e), failure);
+}
+void check(cudaError_t e, const char* call) {
+  if (e != cudaSuccess) fail_with(e, call);
 }
 
 // Pinned memory that copies pass through, so that neither direction waits for the driver's own staging.
@@ -61,7 +61,6 @@ struct Context {
   cudaStream_t stream = nullptr;
   Staging staging;
   std::mutex mutex;
-  bool sync_each = false;  // FACET_GPU_SYNC: errors are found at the operation that made them
 };
 Context* context = nullptr;
 
@@ -99,8 +98,6 @@ std::string start() {
     delete c;
     return fmt::format("the GPU takes no work: {} ({}); is another program using all of its memory?", cudaGetErrorString(bad), cudaGetErrorName(bad));
   }
-  const char* each = std::getenv("FACET_GPU_SYNC");
-  c->sync_each = each && std::strcmp(each, "0") != 0;
   context = c;
   return {};
 }
@@ -206,15 +203,13 @@ void* stream() { return ctx().stream; }
 LaunchScope::LaunchScope(const char* op) : before_(std::exchange(current_op, op)) {}
 LaunchScope::~LaunchScope() { current_op = before_; }
 
-void launch_raw(const char* op, const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args) {
+void launch_raw(const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args) {
   Context& c = ctx();
   const cudaError_t e = cudaLaunchKernel(kernel, dim3(grid.x, grid.y, grid.z), dim3(block.x, block.y, block.z), args, shared_bytes, c.stream);
-  if (e != cudaSuccess) {
-    cudaGetLastError();
-    fail(Kind::environment, "{}: the GPU refuses a launch of [{}, {}, {}] blocks of [{}, {}, {}] threads with {} bytes of shared memory: {} ({})", op,
-         grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes, cudaGetErrorString(e), cudaGetErrorName(e));
-  }
-  if (c.sync_each && !capturing()) check(cudaStreamSynchronize(c.stream), "the kernel");
+  if (e != cudaSuccess)
+    fail_with(e, fmt::format("a launch of [{}, {}, {}] blocks of [{}, {}, {}] threads with {} bytes of shared memory", grid.x, grid.y, grid.z, block.x, block.y,
+                             block.z, shared_bytes));
+  if (waits_for_launches() && !capturing()) check(cudaStreamSynchronize(c.stream), "the kernel");
 }
 
 void allow_shared(const char* op, const void* kernel, size_t bytes) {

@@ -4,6 +4,8 @@
 //   FACET_GPU=emulated                          opens the emulated device
 //   FACET_EMULATOR=random,seed=7,lax            comma-separated: forward | reverse | random, seed=N, eager | late | mixed, strict | lax,
 //                                               at_once | deferred, per_block | between_blocks
+//   FACET_EMULATOR=fail_alloc=40                from its 40th allocation on the device has no more memory
+//   FACET_EMULATOR=fail_launch=40               the 40th launch breaks the device, as an illegal address does
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -35,6 +37,7 @@ struct Settings {
   bool deferred = false;         ///< the device does nothing before the host waits for it; errors come then, too
   bool strict = true;            ///< a thread that leaves the kernel while others use barriers is an error, not a thread less to wait for
   Races races = Races::per_block;
+  int64_t fail_alloc = 0, fail_launch = 0;  ///< 0: never; counted from when the settings come into force
 };
 /// Throws Error(Kind::usage) naming a word it does not know.
 Settings parse_settings(const std::string& words);
@@ -50,6 +53,8 @@ struct Counters {
 Counters counters();
 /// The device has no more memory at the n-th allocation from now (1: the next), and refuses that many; 0: it has again.
 void fail_allocation(int64_t n, int64_t refusals = INT64_MAX);
+/// The n-th launch from now breaks the device: it and every later call fails, until there is another device; 0: there is.
+void fail_launch(int64_t n);
 
 }  // namespace emulator
 }  // namespace facet::gpu

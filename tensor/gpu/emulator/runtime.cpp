@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tensor/error.h"
+#include "tensor/gpu/device_error.h"
 #include "tensor/gpu/emulator/memory.h"
 #include "tensor/gpu/emulator/sanitizers.h"
 #include "tensor/gpu/emulator/scheduler.h"
@@ -26,6 +27,8 @@ using Graph = std::vector<std::function<void()>>;  // what was asked for between
 
 struct Runtime {
   int64_t launches = 0;
+  int64_t breaks_in = 0;  // after breaks_in - 1 more launches the device is broken; 0: never
+  bool broken = false;
   std::vector<std::function<void()>> queue;  // deferred: what the host has asked for since it last waited
   std::vector<void*> dying;                  // freed by the host, perhaps still used by what is in the queue
   int64_t syncs = 0;
@@ -39,6 +42,8 @@ Runtime& runtime() {
     auto* made = new Runtime;
     const char* words = std::getenv("FACET_EMULATOR");
     made->settings = emulator::parse_settings(words ? words : "");
+    emulator::fail_allocation(made->settings.fail_alloc);
+    made->breaks_in = made->settings.fail_launch;
     return made;
   }();
   return r;
@@ -69,9 +74,15 @@ void drain() {
   } const burial{r};
   for (const auto& w : work) w();
 }
+/// What every call to a broken device comes to. As on a real one, the launch that broke it is not the one that says so, unless each is waited for.
+void check_unbroken(const char* call) {
+  if (runtime().broken) fail_call(runtime().op, call, "an illegal memory access was encountered", "cudaErrorIllegalAddress", Failure::lost);
+}
+
 /// Now, at the next wait, or when the graph that is being captured is replayed.
-void submit(std::function<void()> work) {
+void submit(const char* call, std::function<void()> work) {
   Runtime& r = runtime();
+  check_unbroken(call);
   if (r.recording) r.recording->push_back(std::move(work));
   else if (r.settings.deferred) r.queue.push_back(std::move(work));
   else work();
@@ -86,6 +97,7 @@ void wait() {
   if (r.no_sync) fail(Kind::check, "{}: the host waits for the device, which --assert-no-sync forbids", r.op ? r.op : "synchronize");
   ++r.syncs;
   drain();
+  check_unbroken("waiting");
 }
 
 }  // namespace
@@ -112,6 +124,7 @@ size_t free_bytes() { return device().total_bytes - emulator::memory_counters().
 void* device_malloc(size_t bytes) {
   const emulator::Unseen unseen;
   device();
+  check_unbroken("an allocation");
   return emulator::new_buffer(bytes);
 }
 void device_free(void* p) noexcept {
@@ -130,11 +143,12 @@ void copy_to_device(void* to, const void* from, size_t bytes) {
   check_in_buffer("copy_to_device", to, bytes);
   if (!bytes) return;
   if (!runtime().settings.deferred) {
+    check_unbroken("a copy to the GPU");
     std::memcpy(seen(to), from, bytes);
     return;
   }
   const auto* bytes_now = static_cast<const char*>(from);
-  submit([to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { std::memcpy(seen(to), staged.data(), staged.size()); });
+  submit("a copy to the GPU", [to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { std::memcpy(seen(to), staged.data(), staged.size()); });
 }
 void copy_to_host(void* to, const void* from, size_t bytes) {
   wait();
@@ -144,11 +158,11 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
 void copy_on_device(void* to, const void* from, size_t bytes) {
   check_in_buffer("copy_on_device, destination", to, bytes);
   check_in_buffer("copy_on_device, source", from, bytes);
-  if (bytes) submit([=] { std::memcpy(seen(to), seen(from), bytes); });
+  if (bytes) submit("a copy on the GPU", [=] { std::memcpy(seen(to), seen(from), bytes); });
 }
 void fill_bytes(void* to, int value, size_t bytes) {
   check_in_buffer("fill_bytes", to, bytes);
-  if (bytes) submit([=] { std::memset(seen(to), value, bytes); });
+  if (bytes) submit("filling memory", [=] { std::memset(seen(to), value, bytes); });
 }
 void synchronize() { wait(); }
 int64_t syncs() { return runtime().syncs; }
@@ -166,7 +180,7 @@ void* end_capture(bool keep) {
 }
 void replay(void* graph) {
   check_not_capturing("replaying a graph");
-  submit([works = *static_cast<Graph*>(graph)] {
+  submit("replaying a graph", [works = *static_cast<Graph*>(graph)] {
     const Access access("a replayed graph");
     for (const auto& work : works) work();
   });
@@ -197,22 +211,33 @@ Settings settings() { return runtime().settings; }
 void set_settings(const Settings& s) {
   if (!capturing()) drain();
   runtime().settings = s;
+  fail_allocation(s.fail_alloc);
+  fail_launch(s.fail_launch);
 }
 Counters counters() {
   const MemoryCounters m = memory_counters();
   return {m.live_buffers, m.live_bytes, m.allocations, runtime().launches};
 }
 
+void fail_launch(int64_t n) {
+  runtime().breaks_in = n;
+  runtime().broken = false;
+}
+
 void enqueue(const Launch& launch) {
   const Unseen unseen;
   const std::shared_ptr<void> closure(launch.closure, launch.destroy);
   if (!available()) fail(Kind::environment, "{}: {}", launch.op, why_not());
-  submit([launch, closure] {
+  submit("a launch", [launch, closure] {
+    Runtime& r = runtime();
+    ++r.launches;
+    if (r.breaks_in && --r.breaks_in == 0) r.broken = true;
+    if (r.broken) return;
     const Access access(launch.op);
-    ++runtime().launches;
-    run(launch, runtime().settings);
+    run(launch, r.settings);
     check_guards(launch.op);
   });
+  if (waits_for_launches() && !capturing()) check_unbroken("the kernel");
 }
 }  // namespace emulator
 

@@ -1,9 +1,22 @@
 #include <charconv>
+#include <cstring>
 
 #include "tensor/error.h"
 #include "tensor/gpu/emulator/emulator.h"
 
 namespace facet::gpu::emulator {
+namespace {
+
+/// Reads "NAME=N", N not negative.
+template <class N>
+bool number(const std::string& word, const char* name, N& value) {
+  if (!word.starts_with(name)) return false;
+  const char* begin = word.data() + std::strlen(name);
+  const auto [stop, error] = std::from_chars(begin, word.data() + word.size(), value);
+  return error == std::errc() && stop == word.data() + word.size() && value >= 0;
+}
+
+}  // namespace
 
 Settings parse_settings(const std::string& words) {
   Settings s;
@@ -28,15 +41,11 @@ Settings parse_settings(const std::string& words) {
     else if (word == "lax") s.strict = false;
     else if (word == "per_block") s.races = Races::per_block;
     else if (word == "between_blocks") s.races = Races::between_blocks;
-    else {
-      const bool seed = word.starts_with("seed=");
-      const auto [stop, error] = std::from_chars(word.data() + (seed ? 5 : 0), word.data() + word.size(), s.seed);
-      if (!seed || error != std::errc() || stop != word.data() + word.size())
-        fail(Kind::usage,
-             "FACET_EMULATOR: '{}' is not one of forward, reverse, random, seed=N, eager, late, mixed, strict, lax, at_once, deferred, per_block, "
-             "between_blocks",
-             word);
-    }
+    else if (!number(word, "seed=", s.seed) && !number(word, "fail_alloc=", s.fail_alloc) && !number(word, "fail_launch=", s.fail_launch))
+      fail(Kind::usage,
+           "FACET_EMULATOR: '{}' is not one of forward, reverse, random, seed=N, eager, late, mixed, strict, lax, at_once, deferred, per_block, "
+           "between_blocks, fail_alloc=N, fail_launch=N",
+           word);
   }
   if (!copies_given && s.schedule == Schedule::random) s.copies = Copies::mixed;
   return s;

@@ -1,0 +1,25 @@
+#include "tensor/gpu/device_error.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "tensor/error.h"
+
+namespace facet::gpu {
+
+void fail_call(const char* op, const std::string& call, const char* text, const char* name, Failure failure) {
+  fail(failure == Failure::memory ? Kind::memory : Kind::environment, "{}: {} failed: {} ({}).{}", op ? op : "the GPU", call, text, name,
+       failure == Failure::lost ? " The GPU is lost to this run, perhaps by an earlier operation: run again with FACET_GPU_SYNC=1 to learn which. "
+                                  "The last checkpoint is intact."
+                                : "");
+}
+
+bool waits_for_launches() {
+  static const bool waits = [] {
+    const char* word = std::getenv("FACET_GPU_SYNC");
+    return word && std::strcmp(word, "0") != 0;
+  }();
+  return waits;
+}
+
+}  // namespace facet::gpu
