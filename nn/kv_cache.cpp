@@ -89,10 +89,12 @@ void LayerCache::clear_ahead() {
 }
 
 void LayerCache::write(const Tensor& k, const Tensor& v, const Tensor& positions) {
-  ring_write(k.view(), positions.view(), keys_.slice(0, first_, first_ + count_).out(),
-             positions_.slice(0, first_, first_ + count_).out());
-  ring_write(v.view(), positions.view(), values_.slice(0, first_, first_ + count_).out(), {});
+  const Rings to = rings();
+  ring_write(k.view(), positions.view(), to.keys.out(), to.slots.out());
+  ring_write(v.view(), positions.view(), to.values.out(), {});
 }
+
+Rings LayerCache::rings() { return {selected(keys_), selected(values_), selected(positions_)}; }
 
 int64_t LayerCache::bytes() const {
   return 2 * keys_.numel() * size_of(keys_.dtype()) + positions_.numel() * size_of(DType::i32);

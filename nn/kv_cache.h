@@ -4,7 +4,7 @@
 #pragma once
 #include <vector>
 
-#include "tensor/tensor.h"
+#include "autograd/inference_ops.h"
 
 namespace facet {
 
@@ -19,6 +19,8 @@ class LayerCache {
   void reach(const Tensor& positions);
   /// Stores k, v [n, T, K, Dh] of the selected rows at positions i32 [n, T] (negative: skipped), all on the cache's device, within reach.
   void write(const Tensor& k, const Tensor& v, const Tensor& positions);
+  /// The same memory to be written by an operation, under the same promise.
+  Rings rings();
 
   /// The slots in use of the selected rows: k, v [n, S, K, Dh] and their positions [n, S] (-1: empty).
   Tensor keys() const { return window(keys_); }
@@ -40,7 +42,8 @@ class LayerCache {
 
  private:
   void clear_ahead();
-  Tensor window(const Tensor& t) const { return t.slice(0, first_, first_ + count_).slice(1, 0, used_); }
+  Tensor selected(const Tensor& t) const { return t.slice(0, first_, first_ + count_); }
+  Tensor window(const Tensor& t) const { return selected(t).slice(1, 0, used_); }
 
   Tensor keys_, values_, positions_;
   std::vector<int64_t> reached_;  ///< of every row: slots below may hold keys

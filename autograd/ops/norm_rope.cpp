@@ -1,17 +1,10 @@
 #include "tensor/kernels/norm_rope.h"
 
 #include "autograd/ops.h"
-#include "autograd/ops/rows.h"
+#include "autograd/ops/rope.h"
 
 namespace facet {
 namespace {
-
-// Positions on the GPU are not read: the table reaches as far as their number, and further where somebody reserved more.
-RopeRows rows_for(const RopeTable& table, const Tensor& positions, DType dtype) {
-  if (positions.device() == Device::cpu) return table.rows(positions.data<int32_t>(), acc_dtype(dtype));
-  table.reserve(positions.dim(1));
-  return table.gpu_rows();
-}
 
 struct NormRopeGrad {
   Saved x, w, rstd;  // absent without a norm: a rotation needs the angles only
@@ -29,13 +22,7 @@ struct NormRopeGrad {
 }  // namespace
 
 Tensor norm_rope(const Tensor& x, const Tensor& w, double eps, const Tensor& positions, const RopeTable& table) {
-  check_floating("norm_rope", "x", x);
-  if (x.rank() != 4 || x.dim(3) != table.head_dim())
-    fail(Kind::usage, "norm_rope: x {}, expected [B, T, H, Dh] with the table's Dh = {}", to_string(x.shape()), table.head_dim());
-  if (w) check_norm_weight("norm_rope", x, w);
-  if (!positions || positions.dtype() != DType::i32 || !(positions.shape() == Shape{x.dim(0), x.dim(1)}))
-    fail(Kind::usage, "norm_rope: positions {} {}, expected i32 [{}, {}] for x {}", positions ? name_of(positions.dtype()) : "absent",
-         to_string(positions.shape()), x.dim(0), x.dim(1), to_string(x.shape()));
+  check_heads("norm_rope", "x", x, w, positions, table);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   const bool record = tracing(x, w);
   if (x.numel() == 0 && !record) return y;

@@ -36,21 +36,20 @@ Tensor GemmaAttention::operator()(const Tensor& x, const Tokens& tokens, LayerCa
   tap("q", q), tap("k", k), tap("v", v);
   if (tapping() && q_norm) tap("q_normed", (*q_norm)(q)), tap("k_normed", (*k_norm)(k));
 
-  const Tensor none;
-  const Tensor q_rope = norm_rope(q, q_norm ? q_norm->weight.value() : none, eps, tokens.positions, rope);
-  const Tensor k_rope = norm_rope(k, k_norm ? k_norm->weight.value() : none, eps, tokens.positions, rope);
-  tap("q_rope", q_rope), tap("k_rope", k_rope);
-
   AttentionMask mask{.q_positions = tokens.positions, .k_positions = {}, .q_segments = tokens.segments, .k_segments = {},
                      .window = window, .causal = true, .plain = tokens.plain && !cache};
-  Tensor y;
-  if (cache) {
-    cache->write(k_rope, v, tokens.positions);
-    mask.k_positions = cache->positions();
-    y = facet::attention(q_rope, cache->keys(), cache->values(), mask, scale, cap);
+  const Tensor none, w_q = q_norm ? q_norm->weight.value() : none, w_k = k_norm ? k_norm->weight.value() : none;
+  Tensor q_rope, k_rope;
+  if (cache && !grad_enabled() && !tapping()) {  // the same bits at once
+    q_rope = norm_rope_write({q, k, v, w_q, w_k}, eps, tokens.positions, rope, cache->rings());
   } else {
-    y = facet::attention(q_rope, k_rope, v, mask, scale, cap);
+    q_rope = norm_rope(q, w_q, eps, tokens.positions, rope);
+    k_rope = norm_rope(k, w_k, eps, tokens.positions, rope);
+    tap("q_rope", q_rope), tap("k_rope", k_rope);
+    if (cache) cache->write(k_rope, v, tokens.positions);
   }
+  if (cache) mask.k_positions = cache->positions();
+  Tensor y = facet::attention(q_rope, cache ? cache->keys() : k_rope, cache ? cache->values() : v, mask, scale, cap);
   tap("attn", y);                                      // [B, T, H, Dh]
   y = o_proj(reshape(y, {B, T, heads * head_dim}));    // [B, T, D]
   tap("attn_out", y);

@@ -20,10 +20,6 @@ struct Norm {
   float *mean, *rstd;  // null: skipped
 };
 
-__device__ inline float inverse_root(float squares, int64_t d, float eps) {
-  return 1 / __builtin_sqrtf(squares / static_cast<float>(d) + eps);
-}
-
 // A thread holds K packs of each of R rows.
 template <class T, int K, int R>
 __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {

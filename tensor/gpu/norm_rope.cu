@@ -5,55 +5,10 @@
 #include "tensor/kernels/norm_rope.h"
 
 #include "tensor/gpu/pool.h"
-#include "tensor/gpu/rows.h"
+#include "tensor/gpu/turn_heads.h"
 
 namespace facet::gpu {
 namespace {
-
-// Heads of all tokens, one after the other, of a window [B, T, H, Dh].
-struct Heads {
-  int64_t n, t, h, d, half;
-  int64_t step_b, step_t, step_h;
-  bool one_run;  // tokens of all sequences lie at equal distances: a division less
-  explicit Heads(const View& x)
-      : n(x.shape.rows()), t(x.shape[1]), h(x.shape[2]), d(x.shape[3]), half(d / 2), step_b(x.stride[0]), step_t(x.stride[1]), step_h(x.stride[2]),
-        one_run(x.shape[0] == 1 || step_b == t * step_t) {}
-  __device__ inline int64_t at(int64_t r) const {
-    const int64_t token = r / h, head = r % h * step_h;
-    return one_run ? token * step_t + head : token / t * step_b + token % t * step_t + head;
-  }
-};
-
-// The row of the table for head r; null beyond the table, whose numbers are then NaN.
-__device__ inline const float* table_row(const RopeRows& table, const int32_t* positions, int64_t token) {
-  const int32_t p = positions[token];
-  return table.at(p > 0 ? p : 0);
-}
-
-template <int N>
-__device__ inline void load_angles(const float* row, int64_t i, float (&f)[N]) {
-#pragma unroll
-  for (int h = 0; h < N; h += 4) {
-    if (!row) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) f[h + j] = __builtin_nanf("");
-    } else {
-      const Pack<float, 4> p = load_pack<float, 4>(row + i + h);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) f[h + j] = p[j];
-    }
-  }
-}
-
-// The sum over groups of `lanes` lanes, a power of two.
-__device__ inline float lanes_sum(float v, int lanes) {
-  for (int m = lanes / 2; m > 0; m >>= 1) v += shfl_xor(v, m);
-  return v;
-}
-
-__device__ inline float inverse_root(float squares, int64_t d, float eps) {
-  return 1 / __builtin_sqrtf(squares / static_cast<float>(d) + eps);
-}
 
 template <class T>
 struct Turn {
@@ -71,44 +26,17 @@ struct Turn {
 
 template <class T, bool norm>
 __global__ void __launch_bounds__(row_threads) turn_heads(Turn<T> a) {
-  constexpr int N = pack_of<T>;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * row_threads + threadIdx.x, r = thread / a.lanes;
   const int lane = static_cast<int>(threadIdx.x) & (a.lanes - 1);
-  const int64_t i = static_cast<int64_t>(lane) * N, j = i + a.heads.half;
   const bool valid = r < a.heads.n;
-  const T* const x = a.x + (valid ? a.heads.at(r) : 0);
-  const Pack<T, N> first = valid ? load_pack<T, N>(x + i) : zero_pack<T, N>();
-  const Pack<T, N> second = valid ? load_pack<T, N>(x + j) : zero_pack<T, N>();
-  float u[N], v[N], cosine[N], sine[N];
-#pragma unroll
-  for (int k = 0; k < N; ++k) u[k] = widen(first[k]), v[k] = widen(second[k]);
-  if (valid) {
-    const float* const row = table_row(a.table, a.positions, r / a.heads.h);
-    load_angles(row, i, cosine);
-    load_angles(row, j, sine);
-  }
+  HeadLane<T> head(a.x + (valid ? a.heads.at(r) : 0), lane, a.heads.half, valid);
+  if (valid) head.load_angles(table_row(a.table, a.positions[r / a.heads.h]));
   if constexpr (norm) {
-    float sum = 0;
-#pragma unroll
-    for (int k = 0; k < N; ++k) sum += u[k] * u[k] + v[k] * v[k];
-    const float root = inverse_root(lanes_sum(sum, a.lanes), a.heads.d, a.eps);
+    const float root = inverse_root(lanes_sum(head.squares(), a.lanes), a.heads.d, a.eps);
     if (a.rstd && lane == 0 && valid) a.rstd[r] = root;
-    float f[N];
-    a.w.load(i, f);
-#pragma unroll
-    for (int k = 0; k < N; ++k) u[k] *= root * (1 + f[k]);
-    a.w.load(j, f);
-#pragma unroll
-    for (int k = 0; k < N; ++k) v[k] *= root * (1 + f[k]);
+    head.scale(root, a.w);
   }
-  if (!valid) return;
-  float f[N];
-#pragma unroll
-  for (int k = 0; k < N; ++k) f[k] = u[k] * cosine[k] - v[k] * (a.sign * sine[k]);
-  put_pack(a.y + r * a.heads.d + i, f, a.accumulate);
-#pragma unroll
-  for (int k = 0; k < N; ++k) f[k] = v[k] * cosine[k] + u[k] * (a.sign * sine[k]);
-  put_pack(a.y + r * a.heads.d + j, f, a.accumulate);
+  if (valid) head.turn_into(a.y + r * a.heads.d, a.sign, a.accumulate);
 }
 
 // Heads that do not fit packs: a warp a head, one pair at a time.
@@ -116,33 +44,9 @@ template <class T, bool norm>
 __global__ void __launch_bounds__(row_threads) turn_heads_any(Turn<T> a) {
   const int64_t r = static_cast<int64_t>(blockIdx.x) * (row_threads / 32) + warp_id();
   if (r >= a.heads.n) return;
-  const T* const x = a.x + a.heads.at(r);
-  T* const y = a.y + r * a.heads.d;
-  const float* const row = table_row(a.table, a.positions, r / a.heads.h);
-  const int64_t half = a.heads.half;
-  float root = 1;
-  if constexpr (norm) {
-    float sum = 0;
-    for (int64_t i = lane_id(); i < a.heads.d; i += 32) sum += widen(x[i]) * widen(x[i]);
-    root = inverse_root(warp_sum(sum), a.heads.d, a.eps);
-    if (a.rstd && lane_id() == 0) a.rstd[r] = root;
-  }
-  for (int64_t i = lane_id(); i < half; i += 32) {
-    const float c = row ? row[i] : __builtin_nanf(""), s = row ? a.sign * row[half + i] : __builtin_nanf("");
-    float u = widen(x[i]), v = widen(x[half + i]);
-    if constexpr (norm) u *= root * (1 + a.w.at(i)), v *= root * (1 + a.w.at(half + i));
-    put(y + i, u * c - v * s, a.accumulate);
-    put(y + half + i, v * c + u * s, a.accumulate);
-  }
-}
-
-// How many lanes a head takes, 0 where packs do not fit.
-template <class T>
-int lanes_of(const Heads& h) {
-  constexpr int64_t n = pack_of<T>;
-  const int64_t lanes = h.half / n;
-  const bool fits = h.half % n == 0 && lanes >= 1 && lanes <= 32 && (lanes & (lanes - 1)) == 0;
-  return fits && h.step_b % n == 0 && h.step_t % n == 0 && h.step_h % n == 0 ? static_cast<int>(lanes) : 0;
+  const float root = turn_by_warp<norm>(a.x + a.heads.at(r), a.w, a.eps, table_row(a.table, a.positions[r / a.heads.h]), a.sign, a.heads.d,
+                                        a.y + r * a.heads.d, a.accumulate);
+  if (norm && a.rstd && lane_id() == 0) a.rstd[r] = root;
 }
 
 template <class T, bool norm>
@@ -194,7 +98,7 @@ __global__ void __launch_bounds__(row_threads) turn_heads_back(Back<T> a) {
       const T* const dy = a.dy + a.dy_heads.at(r);
       xu = load_pack<T, N>(x + i), xv = load_pack<T, N>(x + j);
       const Pack<T, N> du = load_pack<T, N>(dy + i), dv = load_pack<T, N>(dy + j);
-      const float* const row = table_row(a.table, a.positions, r / a.heads.h);
+      const float* const row = table_row(a.table, a.positions[r / a.heads.h]);
       root = a.rstd[r];
       float cosine[N], sine[N];
       load_angles(row, i, cosine);
@@ -243,7 +147,7 @@ __global__ void __launch_bounds__(32) turn_heads_back_any(Back<T> a) {
   for (int64_t r = begin; r < end; ++r) {
     const T* const x = a.x + a.heads.at(r);
     const T* const dy = a.dy + a.dy_heads.at(r);
-    const float* const row = table_row(a.table, a.positions, r / a.heads.h);
+    const float* const row = table_row(a.table, a.positions[r / a.heads.h]);
     const float root = a.rstd[r];
     const auto dn = [&](int64_t i, float& u, float& v) {
       const float c = row ? row[i] : __builtin_nanf(""), s = row ? row[half + i] : __builtin_nanf("");

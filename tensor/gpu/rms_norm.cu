@@ -11,10 +11,6 @@
 namespace facet::gpu {
 namespace {
 
-__device__ inline float inverse_root(float squares, int64_t d, float eps) {
-  return 1 / __builtin_sqrtf(squares / static_cast<float>(d) + eps);
-}
-
 template <class T>
 struct Norm {
   Rows rows, h_rows;

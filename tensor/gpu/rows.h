@@ -102,6 +102,11 @@ __device__ inline void row_sums(float (&v)[R], int warps, float* slots) {
   sync_block();
 }
 
+/// 1 / sqrt(mean + eps) of a row of d elements.
+__device__ inline float inverse_root(float squares, int64_t d, float eps) {
+  return 1 / __builtin_sqrtf(squares / static_cast<float>(d) + eps);
+}
+
 // ---- weights
 
 /// One row [D] of f32 or bf16 with any stride, read as f32; absent: zeros. It stays in the L1 cache.

@@ -7,6 +7,7 @@
 #include "tensor/kernels/geglu.h"
 #include "tensor/kernels/layer_norm.h"
 #include "tensor/kernels/norm_rope.h"
+#include "tensor/kernels/norm_rope_write.h"
 #include "tensor/kernels/rms_norm.h"
 #include "tensor/rope_table.h"
 #include "tests/gpu/kernel_check.h"
@@ -208,6 +209,39 @@ TEST_CASE("norm_rope: gpu as cpu") {
           norm_rope_backward(in[0], in[1], in[2], in[3], in[4], rows_of(table, in[4]), out[0], out[1]);
         };
         check_kernel(b);
+      }
+    }
+  }
+}
+
+TEST_CASE("norm_rope_write: gpu as cpu") {
+  Random r(9);
+  gpu::emulate(true);
+  int sample = 0;
+  for (const HeadCase& c : head_cases) {
+    const RopeTable table(c.d, 10000);
+    table.reserve(700);
+    const int64_t heads = c.h * (1 + c.b), ring = c.t + 3;
+    for (const DType t : {DType::f32, DType::bf16}) {
+      for (const bool norm : {true, false}) {
+        ++sample;
+        std::vector<int32_t> where(static_cast<size_t>(c.b * c.t));
+        const int64_t first = r.below(500);
+        for (size_t i = 0; i < where.size(); ++i) where[i] = i == 1 ? -1 : static_cast<int32_t>(first + static_cast<int64_t>(i));
+        const HeadCase q{c.b, c.t, heads, c.d, c.extra};
+        const Input w_q = norm ? Input(r.normal({c.d}, t, 0.3)) : Input(), w_k = norm ? strided_weight(r, c.d, DType::f32) : Input();
+        const Shape rings{c.b, ring, c.h, c.d};
+        KernelCheck k{std::string("norm_rope_write ") + name_of(t) + to_string(Shape{c.b, c.t, heads, c.d}) + (norm ? " with norm" : ""),
+                      {heads_of(r, q, t), heads_of(r, c, t), heads_of(r, c, t), w_q, w_k, Tensor::from(where, {c.b, c.t})},
+                      {{{c.b, c.t, heads, c.d}, t}, {rings, t}, {rings, t}, {{c.b, ring}, DType::i32}}};
+        k.limits = limits_of(t, false);
+        k.out[1].start = r.normal(rings, t), k.out[2].start = r.normal(rings, t);
+        k.out[2].limits = k.out[3].limits = same_bits;
+        k.shift = sample % 7 == 6;
+        k.body = [&](const Views& in, const Outs& out) {
+          norm_rope_write({in[0], in[1], in[2], in[3], in[4]}, 1e-3, in[5], rows_of(table, in[5]), out[0], {out[1], out[2], out[3]});
+        };
+        check_kernel(k);
       }
     }
   }

@@ -81,3 +81,39 @@ TEST_CASE("model on the GPU: cached decoding gives the rows of a whole pass") {
   CHECK(largest_difference(part(0, first), whole.slice(1, 0, first)) <= 2e-5);
   for (int64_t t = first; t < T; ++t) CHECK(largest_difference(part(t, t + 1), whole.slice(1, t, t + 1)) <= 2e-5);
 }
+
+namespace {
+
+/// Kernels that one more token for each of `rows` rows launches, with `slots` slots of the cache in sight.
+int64_t launches_of_step(GemmaConfig config, int64_t layers, int64_t rows, int64_t slots) {
+  config.layers = layers;
+  config.kinds = pattern(layers, 0);
+  Gemma model(config, DType::bf16);
+  model.init(Key{7});
+  model.to(Device::gpu);
+  KvCache cache = model.new_cache(rows, slots, 1);
+  const Tokens step{Tensor::full({rows, 1}, 3, DType::i32), Tensor::full({rows, 1}, 0, DType::i32), {}};
+  cache.reach_all();  // as a recorded step has it
+  model.hidden(step, &cache);
+  const int64_t before = gpu::emulator::counters().launches;
+  model.hidden(step, &cache);
+  return gpu::emulator::counters().launches - before;
+}
+
+}  // namespace
+
+TEST_CASE("model on the GPU: how many kernels a layer launches in decoding") {
+  const NoGrad off;
+  gpu::emulate(true);
+  const auto each = [](const char* name, int64_t rows, int64_t slots) {
+    GemmaConfig config = preset(name);
+    config.vocab = 32, config.width = 64, config.heads = 2, config.kv_heads = 1, config.head_dim = 32, config.hidden = 128;
+    return (launches_of_step(config, 3, rows, slots) - launches_of_step(config, 1, rows, slots)) / 2;
+  };
+  CHECK(each("gemma3-1b", 1, 64) == 12);
+  CHECK(each("gemma3-1b", 1, 300) == 13);  // pieces of the cache are joined
+  CHECK(each("gemma3-1b", 16, 300) == 13);
+  CHECK(each("gemma3-1b", 17, 300) == 16);  // more rows than one kernel takes against several weights
+  CHECK(each("gemma2-2b", 1, 64) == 12);
+  CHECK(each("gemma1-2b", 1, 64) == 10);   // no norms behind attention and feed-forward
+}
