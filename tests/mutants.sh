@@ -57,15 +57,17 @@ if [ "$take" -gt 0 ] && [ "$take" -lt "$count" ]; then  # spread over the list; 
   chosen=("${some[@]}")
 fi
 
-# The compile command of a source, with the copy in its place and its own output.
+# The compile command of a source, with the copy in its place and its own output. A kernel is compiled for the emulated GPU, by a file that
+# includes it.
 compile() {  # source copy object
-  local command
-  command=$(grep -F -- "-c $root/$1" "$work/commands" | grep -vE 'DFACET_TIER=(avx2|avx512)' | head -1)
+  local command source=$root/$1 copy=$2
+  [[ $1 == *.cu ]] && source=$build/generated/gpu/$(basename "$1" .cu).cpp && copy=$source
+  command=$(grep -F -- "-c $source" "$work/commands" | grep -vE 'DFACET_TIER=(avx2|avx512)|-fsanitize|FACET_EMULATOR_TSAN|facet_gpu_cuda' | head -1)
   [ -n "$command" ] || { echo "mutants.txt: $1 is compiled nowhere" >&2; return 2; }
   command=${command% -o *}
   command=${command/ -I/ -I$(dirname "$3")/tree -I}
   [[ $command == *DFACET_TIER=* ]] && command=${command//-DFACET_X86_TIERS/}
-  bash -c "cd '$build' && $command -O1 -w -o '$3' -c '$2'" 2>"$3.log"
+  bash -c "cd '$build' && $command -O1 -w -o '$3' -c '$copy'" 2>"$3.log"
 }
 
 run_one() {  # index -> one line "VERDICT seconds place"
