@@ -2,7 +2,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-packages=(g++ cmake ninja-build libeigen3-dev libsentencepiece-dev nlohmann-json3-dev libyaml-cpp-dev
+packages=(g++ cmake ninja-build libeigen3-dev zlib1g-dev libsentencepiece-dev nlohmann-json3-dev libyaml-cpp-dev
           libfmt-dev libreadline-dev catch2)
 
 need_packages() {

@@ -11,14 +11,6 @@ namespace facet {
 
 namespace {
 
-uint64_t bytes_of(const TensorSpec& s) { return static_cast<uint64_t>(s.shape.numel() * size_of(s.dtype)); }
-
-uint64_t bytes_of(const std::vector<TensorSpec>& specs) {
-  uint64_t n = 0;
-  for (const TensorSpec& s : specs) n += bytes_of(s);
-  return n;
-}
-
 // The reference library's order: F64, F32, I32, BF16. Sizes descend, so every tensor is aligned.
 int rank_of(DType t) { return t == DType::f64 ? 0 : t == DType::f32 ? 1 : t == DType::i32 ? 2 : 3; }
 
@@ -49,13 +41,7 @@ TensorSums write_file(const std::string& path, std::vector<TensorSpec> specs, co
   std::sort(specs.begin(), specs.end(), [](const TensorSpec& a, const TensorSpec& b) {
     return rank_of(a.dtype) != rank_of(b.dtype) ? rank_of(a.dtype) < rank_of(b.dtype) : a.name < b.name;
   });
-  for (size_t i = 0; i < specs.size(); ++i) {
-    const std::string& name = specs[i].name;
-    if (name.empty() || name.size() > 512 || name == "__metadata__" || invalid_utf8(name) != name.npos)
-      fail(Kind::usage, "{}: \"{}\" cannot be a tensor's name", path, printable(name));
-    for (size_t j = i + 1; j < specs.size() && specs[j].name == name; ++j)
-      fail(Kind::usage, "{}: two tensors are called \"{}\"", path, printable(name));
-  }
+  check_names(path, specs);
   DurableFile file(path);
   const std::string header = header_of(specs, metadata);
   const uint64_t n = header.size();
@@ -63,10 +49,7 @@ TensorSums write_file(const std::string& path, std::vector<TensorSpec> specs, co
   file.write(header);
   TensorSums sums;
   for (const TensorSpec& s : specs) {
-    const Tensor t = source(s.name).to(Device::cpu).dense();
-    if (t.dtype() != s.dtype || !(t.shape() == s.shape))
-      fail(Kind::usage, "{}: tensor \"{}\" was announced as {} {} and came as {} {}", path, s.name, name_of(s.dtype),
-           to_string(s.shape), name_of(t.dtype()), to_string(t.shape()));
+    const Tensor t = take(path, s, source);
     const size_t bytes = static_cast<size_t>(bytes_of(s));
     if (bytes > 0) file.write(t.view().data, bytes);
     sums[s.name] = crc32c(t.view().data, bytes);
