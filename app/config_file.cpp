@@ -1,5 +1,6 @@
 // YAML in, YAML out. The only file that sees yaml-cpp. Every scalar is read as text and parsed by its option, so that 1e-5 is
 // a number wherever a number is meant.
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <filesystem>
@@ -14,7 +15,39 @@ namespace facet::app {
 namespace {
 
 constexpr size_t max_bytes = 1 << 20;
-constexpr size_t max_items = 10'000;  // aliases let a small file unfold into a large one
+constexpr size_t max_items = 10'000, max_depth = 64;
+
+// Follows the parser through a file before a tree is made of it. Aliases let a small file unfold into a large one, or into itself;
+// no setting needs them.
+class Limits : public YAML::EventHandler {
+ public:
+  Limits(const std::string& path, const std::string& text) : path_(path) {
+    std::stringstream stream(text);
+    YAML::Parser(stream).HandleNextDocument(*this);
+  }
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& at, YAML::anchor_t anchor) override { count(at, anchor); }
+  void OnScalar(const YAML::Mark& at, const std::string&, YAML::anchor_t anchor, const std::string&) override { count(at, anchor); }
+  void OnAlias(const YAML::Mark& at, YAML::anchor_t) override { fail(Kind::usage, "{}:{}: aliases (*name) are not supported", path_, at.line + 1); }
+  void OnSequenceStart(const YAML::Mark& at, const std::string&, YAML::anchor_t anchor, YAML::EmitterStyle::value) override { open(at, anchor); }
+  void OnSequenceEnd() override { --depth_; }
+  void OnMapStart(const YAML::Mark& at, const std::string&, YAML::anchor_t anchor, YAML::EmitterStyle::value) override { open(at, anchor); }
+  void OnMapEnd() override { --depth_; }
+
+ private:
+  void count(const YAML::Mark& at, YAML::anchor_t anchor) {
+    if (anchor != 0) fail(Kind::usage, "{}:{}: anchors (&name) are not supported", path_, at.line + 1);
+    if (++items_ > 2 * max_items) fail(Kind::usage, "{}:{}: more than {} values", path_, at.line + 1, max_items);
+  }
+  void open(const YAML::Mark& at, YAML::anchor_t anchor) {
+    count(at, anchor);
+    if (++depth_ > max_depth) fail(Kind::usage, "{}:{}: nested deeper than {} levels", path_, at.line + 1, max_depth);
+  }
+
+  const std::string& path_;
+  size_t items_ = 0, depth_ = 0;
+};
 
 struct Reader {
   const std::string& path;
@@ -71,6 +104,7 @@ std::vector<Assignment> read_config(const std::string& path) {
   if (!(text << file.rdbuf()) && file.peek() != std::ifstream::traits_type::eof()) fail(Kind::usage, "{}: cannot be read", path);
   Reader reader{path, {}};
   try {
+    Limits(path, text.str());
     const YAML::Node root = YAML::Load(text.str());
     if (root.IsNull()) return {};
     if (!root.IsMap()) fail(Kind::usage, "{}: expected lines of the form \"key: value\"", path);

@@ -25,10 +25,10 @@ bool has_chat_template(const std::string& folder) {
 void check_exists(const std::string& path) {
   if (!fs::exists(path))
     fail(Kind::file,
-         "{}: no such folder. Expected a model folder as Hugging Face lays it out (config.json, model.safetensors, tokenizer.model). "
-         "Nothing is downloaded: copy one here, or make one with facet init",
+         "{}: no such folder or file. Expected a model folder as Hugging Face lays it out (config.json, model.safetensors, tokenizer.model), or "
+         "a file of weights. Nothing is downloaded: copy one here, or make one with facet init",
          path);
-  if (!fs::is_directory(path)) fail(Kind::file, "{}: is a file; expected the folder that holds config.json and the weights", path);
+  if (path.ends_with("config.json")) fail(Kind::file, "{}: is a file; expected the folder that holds config.json and the weights", path);
 }
 
 }  // namespace
@@ -38,20 +38,21 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
   check_exists(path);
   ModelFolder folder;
   folder.path = path;
-  GemmaConfig config = read_hf_config(path);
+  folder.home = fs::is_directory(path) ? path : fs::absolute(path).parent_path().string();
+  const TensorFiles weights(path);
+  GemmaConfig config = read_config(path, weights);
   for (const auto& [key, value] : overrides) set_field(config, key, value);
-  const Safetensors weights(path);
   check_weights(weights, config);
   const DType storage = dtype == "auto" && device == Device::gpu ? stored_dtype(weights) : weight_dtype(dtype);
   folder.model = std::make_unique<Gemma>(config, storage);
-  load_hf(path, config, named_values(*folder.model));
-  if (need == TokenizerNeed::required || fs::exists(path + "/tokenizer.model")) {
-    folder.tokenizer = Tokenizer::load(path);
+  load_weights(weights, config, named_values(*folder.model));
+  if (need == TokenizerNeed::required || fs::exists(folder.home + "/tokenizer.model")) {
+    folder.tokenizer = Tokenizer::load(folder.home);
     if (folder.tokenizer.vocab_size() > config.vocab)
       fail(Kind::file, "{}: the tokenizer has {} pieces, the embedding {} rows; they do not belong together", path,
            folder.tokenizer.vocab_size(), config.vocab);
   }
-  folder.chat = has_chat_template(path);
+  folder.chat = has_chat_template(folder.home);
   if (!adapter.empty()) {
     folder.adapters = std::make_unique<Adapters>(*folder.model);
     load_adapter(*folder.adapters, "adapter", read_adapter(adapter));

@@ -1,4 +1,5 @@
-// A model on disk as the program uses it: a Hugging Face folder with weights, config and tokenizer.
+// A model on disk as the program uses it: a folder with weights, config and tokenizer, as Hugging Face lays it out; or a file of weights
+// of any format we read, with config and tokenizer beside it.
 #pragma once
 #include <map>
 #include <memory>
@@ -11,7 +12,8 @@
 namespace facet::app {
 
 struct ModelFolder {
-  std::string path;
+  std::string path;  ///< as given
+  std::string home;  ///< the folder of its config and tokenizer: the same, or where the file lies
   std::unique_ptr<Gemma> model;
   Tokenizer tokenizer;  ///< absent when the folder has none and it was not asked for
   std::unique_ptr<Adapters> adapters = nullptr;  ///< those over the model, if there are any
@@ -20,7 +22,7 @@ struct ModelFolder {
 
 enum class TokenizerNeed { required, optional };
 
-/// Opens a folder. `overrides` are config fields ("sliding_window" -> "9"); `dtype`: f32, bf16, f64, or auto: on the CPU f32,
+/// Opens a folder or a file. `overrides` are config fields ("sliding_window" -> "9"); `dtype`: f32, bf16, f64, or auto: on the CPU f32,
 /// on the GPU as stored; it is how weights are kept.
 /// `adapter`: a folder as PEFT writes it, put over the model; empty: none. Throws Error(Kind::file) naming what is missing and how to
 /// get a model, or why the adapter does not fit.

@@ -271,7 +271,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   result.steps = o.steps;
   result.evaluation = loop.last_evaluation();
   if (folder.adapters) save_adapter(run.file("final"), *folder.adapters, adapter_name, folder.path, true);
-  else save_model(run.file("final"), model, folder.tokenizer, folder.chat || training.chat, folder.path);
+  else save_model(run.file("final"), model, folder.tokenizer, folder.chat || training.chat, folder.home);
   console.note("wrote {}", run.file("final"));
   return result;
 }

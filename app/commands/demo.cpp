@@ -134,7 +134,7 @@ ModelFolder new_model(const std::string& path, uint64_t seed) {
   config.stop = folder.tokenizer.stop_ids();
   folder.model = std::make_unique<Gemma>(config);
   folder.model->init(key(seed));
-  folder.path = path;
+  folder.path = folder.home = path;
   save_model(path, *folder.model, folder.tokenizer, false);
   return folder;
 }
@@ -221,7 +221,7 @@ int run(Settings& s, Options& options, Console& console) {
     rl.row_len = 256;  // room for most groups
     rl.steps = grpo_steps;
     if (std::filesystem::exists(rl.out)) remove_durably(rl.out);
-    folder.path = rl.model;
+    folder.path = folder.home = rl.model;
     const GrpoResult learned = run_grpo(rl, seed, folder, rl_options, console);
     story.stages.push_back(exam.judge("GRPO", folder, seed, console));
     story.seconds.emplace_back("GRPO: sampling", learned.sampling_seconds);

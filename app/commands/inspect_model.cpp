@@ -1,4 +1,4 @@
-// What is in a safetensors file or a folder of them, from the headers alone.
+// What is in a file of tensors or a folder of them, from the headers alone.
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 
 #include "app/command.h"
 #include "tensor/io/durable.h"
-#include "tensor/io/safetensors.h"
+#include "tensor/io/tensor_files.h"
 #include "tensor/io/text.h"
 
 namespace facet::app {
@@ -16,7 +16,7 @@ struct Settings : Common {
   std::string model, match;
   bool all = false;
   void declare(Options& o) {
-    o.add("model", &model, "model folder, .safetensors file or .index.json").metavar("DIR|FILE").positional().required();
+    o.add("model", &model, "model folder, .index.json, or a safetensors, .npz, .npy or PyTorch file").metavar("DIR|FILE").positional().required();
     o.add("match", &match, "only tensors whose name holds this text").metavar("TEXT");
     o.add("all", &all, "every tensor on its own line instead of one line for equal layers");
   }
@@ -50,7 +50,7 @@ std::string without_number(const std::string& name, int64_t& number) {
   return name;
 }
 
-std::vector<Row> rows_of(const Safetensors& file, const Settings& s) {
+std::vector<Row> rows_of(const TensorFiles& file, const Settings& s) {
   std::vector<Row> rows;
   std::map<std::string, size_t> known;
   for (const auto& [name, info] : file.tensors()) {
@@ -69,7 +69,7 @@ std::vector<Row> rows_of(const Safetensors& file, const Settings& s) {
 }
 
 int run(Settings& s, Options&, Console& console) {
-  const Safetensors file(s.model);
+  const TensorFiles file(s.model);
   int64_t count = 0;
   uint64_t values = 0, bytes = 0;
   std::map<std::string, uint64_t> by_dtype;
@@ -81,7 +81,7 @@ int run(Settings& s, Options&, Console& console) {
     by_dtype[info.dtype] += info.bytes;
   }
   if (console.json()) {
-    nlohmann::ordered_json out{{"path", file.path()}, {"files", file.files()}, {"tensors", count}, {"values", values}, {"bytes", bytes}};
+    nlohmann::ordered_json out{{"path", file.path()}, {"format", file.format()}, {"files", file.files()}, {"tensors", count}, {"values", values}, {"bytes", bytes}};
     out["metadata"] = file.metadata();
     for (const auto& [name, info] : file.tensors())
       if (name.find(s.match) != std::string::npos)

@@ -121,6 +121,8 @@ struct Folder {
       if (role == WeightRole::head) head = name;
       if (role == WeightRole::decoder && module_name(name) == "embed_tokens.weight") table = name;
     }
+    if (table.empty())
+      fail(Kind::file, "{}: its weights are not under Hugging Face's names, or not only; make a copy with facet convert first", path);
   }
   // Our name of a weight of the model; "" for what a text model leaves aside.
   std::string ours(const std::string& name) const {

@@ -104,6 +104,16 @@ const Row* row_of(const GemmaConfig& c, const std::string& ours, std::string& fl
   return found;
 }
 
+// The shape of a window on ours with these axes.
+Shape shape_in(Axes axes, const Shape& ours, const GemmaConfig& c) {
+  switch (axes) {
+    case Axes::same: return ours;
+    case Axes::heads: return {ours[0] / c.head_dim, c.width, c.head_dim};
+    case Axes::output: return {c.heads, c.head_dim, c.width};
+    default: return {ours[1], ours[0]};
+  }
+}
+
 }  // namespace
 
 std::vector<WeightShape> weights_of(const GemmaConfig& c) {
@@ -138,54 +148,47 @@ WeightRole role_of(std::string_view name) {
   return WeightRole::unknown;
 }
 
-Tensor from_flax(const GemmaConfig& c, const std::string& ours, const FlaxLookup& lookup) {
+Tensor window_on(const Tensor& ours, Axes axes, const GemmaConfig& c) {
+  switch (axes) {
+    case Axes::same: return ours;
+    case Axes::heads: return ours.reshape({ours.dim(0) / c.head_dim, c.head_dim, c.width}).permute({0, 2, 1});
+    case Axes::output: return ours.reshape({c.width, c.heads, c.head_dim}).permute({1, 2, 0});
+    default: return ours.transpose(0, 1);
+  }
+}
+
+std::string find_flax(const GemmaConfig& c, const std::string& ours, const FlaxLookup& lookup, WeightPlace& place) {
   std::string flax;
   const Row* row = row_of(c, ours, flax);
-  if (!row) fail(Kind::usage, "from_flax: this config has no weight \"{}\"", printable(ours));
-  if (flax.empty()) fail(Kind::file, "model: DeepMind's checkpoints have no \"{}\"; set tie_word_embeddings", ours);
-  int part = row->part, parts = row->layout == Layout::heads_part ? 2 : 1;
-  Tensor x = lookup(flax);
-  if (!x && (row->layout == Layout::heads || row->layout == Layout::heads_part)) {
+  if (!row) fail(Kind::usage, "find_flax: this config has no weight \"{}\"", printable(ours));
+  if (flax.empty()) return fmt::format("DeepMind's checkpoints have no \"{}\"; set tie_word_embeddings", ours);
+  const bool of_heads = row->layout == Layout::heads || row->layout == Layout::heads_part;
+  int part = row->part, parts = row->layout == Layout::heads_part || row->layout == Layout::gate_part ? 2 : 1;
+  const WeightPlace* found = lookup(flax);
+  if (!found && of_heads && (found = lookup(fused_name(flax)))) {
     // With as many key heads as query heads the three are one weight: q, k, v.
-    const std::string fused = fused_name(flax);
-    if ((x = lookup(fused))) {
-      part = row->layout == Layout::heads ? 0 : part + 1;
-      parts = 3;
-      flax = fused;
-    }
+    part = row->layout == Layout::heads ? 0 : part + 1;
+    parts = 3;
+    flax = fused_name(flax);
   }
-  if (!x) fail(Kind::file, "model: no \"{}\" in the DeepMind checkpoint", flax);
-  const auto expect = [&](const Shape& shape) {
-    if (!(x.shape() == shape))
-      fail(Kind::file, "model: \"{}\": expected {}, found {}", flax, to_string(shape), to_string(x.shape()));
-  };
+  if (!found) return fmt::format("missing \"{}\" in the DeepMind tree", flax);
+  place = *found;
   const Shape want = row->shape(c);
-  const int64_t n = want[0] / c.head_dim;  // heads, where the rows are heads
-  switch (row->layout) {
-    case Layout::same:
-      expect(want);
-      return x;
-    case Layout::heads:
-    case Layout::heads_part:
-      if (parts > 1) {
-        expect({parts, n, c.width, c.head_dim});
-        x = x.slice(0, part, part + 1).reshape({n, c.width, c.head_dim});
-      }
-      expect({n, c.width, c.head_dim});
-      return x.permute({0, 2, 1}).dense().reshape(want);
-    case Layout::output:
-      expect({c.heads, c.head_dim, c.width});
-      return x.permute({2, 0, 1}).dense().reshape(want);
-    case Layout::gate_part: {
-      const bool columns_first = x.rank() == 3 && x.dim(1) == c.width && c.width != c.hidden;
-      expect(columns_first ? Shape{2, c.width, c.hidden} : Shape{2, c.hidden, c.width});
-      x = x.slice(0, part, part + 1);
-      return columns_first ? x.reshape({c.width, c.hidden}).transpose(0, 1).dense() : x.reshape(want).dense();
-    }
-    default:
-      expect({want[1], want[0]});
-      return x.transpose(0, 1).dense();
+  place.axes = of_heads                            ? Axes::heads
+               : row->layout == Layout::output     ? Axes::output
+               : row->layout == Layout::transposed ? Axes::transposed
+                                                   : Axes::same;
+  if (row->layout == Layout::gate_part && place.info.shape == Shape{2, c.width, c.hidden} && c.width != c.hidden) place.axes = Axes::transposed;
+  Shape expected = shape_in(place.axes, want, c);
+  if (parts > 1) {
+    Shape with_parts{parts};
+    for (int64_t d : expected) with_parts.push(d);
+    expected = with_parts;
   }
+  if (!(place.info.shape == expected))
+    return fmt::format("\"{}\": the config asks for {}, the file has {} {}", place.name, to_string(expected), to_string(place.info.shape), place.info.dtype);
+  if (parts > 1) place.info = entry_of(place.info, part);
+  return "";
 }
 
 NamedTensors to_flax(const GemmaConfig& c, const NamedTensors& ours, bool gate_rows_first) {
@@ -206,24 +209,25 @@ NamedTensors to_flax(const GemmaConfig& c, const NamedTensors& ours, bool gate_r
            at == by_name.end() ? "none" : to_string(at->second.shape()));
     if (flax.empty()) fail(Kind::usage, "to_flax: DeepMind's layout has no place for \"{}\"; the head must be tied", name);
     const Tensor x = at->second.dense();
-    const int64_t n = x.dim(0) / c.head_dim;
+    const bool fused = c.heads == c.kv_heads;
     switch (r.layout) {
       case Layout::same: list.emplace_back(flax, x); break;
       case Layout::heads:
       case Layout::heads_part: {
-        const Tensor y = x.reshape({n, c.head_dim, c.width}).permute({0, 2, 1});
-        const bool single = r.layout == Layout::heads, fused = c.heads == c.kv_heads;
+        const Tensor y = window_on(x, Axes::heads, c);
+        const bool single = r.layout == Layout::heads;
+        const int64_t n = y.dim(0);
         if (fused) copy(y.view(), shared(fused_name(flax), {3, n, c.width, c.head_dim}, x.dtype(), single ? 0 : r.part + 1).out());
         else if (single) list.emplace_back(flax, y.dense());
         else copy(y.view(), shared(flax, {2, n, c.width, c.head_dim}, x.dtype(), r.part).out());
         break;
       }
-      case Layout::output: list.emplace_back(flax, x.reshape({c.width, c.heads, c.head_dim}).permute({1, 2, 0}).dense()); break;
+      case Layout::output: list.emplace_back(flax, window_on(x, Axes::output, c).dense()); break;
       case Layout::gate_part:
         if (gate_rows_first) copy(x.view(), shared(flax, {2, c.hidden, c.width}, x.dtype(), r.part).out());
-        else copy(x.transpose(0, 1).view(), shared(flax, {2, c.width, c.hidden}, x.dtype(), r.part).out());
+        else copy(window_on(x, Axes::transposed, c).view(), shared(flax, {2, c.width, c.hidden}, x.dtype(), r.part).out());
         break;
-      case Layout::transposed: list.emplace_back(flax, x.transpose(0, 1).dense()); break;
+      case Layout::transposed: list.emplace_back(flax, window_on(x, Axes::transposed, c).dense()); break;
     }
   });
   return list;

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "models/gemma/config.h"
-#include "tensor/tensor.h"
+#include "tensor/io/tensor_files.h"
 
 namespace facet {
 
@@ -32,11 +32,22 @@ std::string module_name(const std::string& hf_name);
 /// The name in a text-only HF checkpoint.
 std::string hf_name(const std::string& ours);
 
-/// Looks a flat flax name up; absent when there is none.
-using FlaxLookup = std::function<Tensor(const std::string& name)>;
-/// One weight from a DeepMind checkpoint, cut out and transposed. Both layouts of the gate ([2, F, D] and [2, D, F]) and of
-/// fused q, k, v are understood. Throws Error(Kind::file) naming the flax weight that is missing or has another shape.
-Tensor from_flax(const GemmaConfig&, const std::string& ours, const FlaxLookup&);
+/// How the axes of a weight in a file lie in ours: of heads [n, D, Dh] in [n Dh, D], of output [H, Dh, D] in [D, H Dh].
+enum class Axes : uint8_t { same, heads, output, transposed };
+/// A window on one of our weights that has the axes of the file.
+Tensor window_on(const Tensor& ours, Axes, const GemmaConfig&);
+
+/// A weight in a file: a tensor or a part of one.
+struct WeightPlace {
+  std::string name;  ///< of the tensor, as the file spells it
+  TensorInfo info;
+  Axes axes = Axes::same;
+};
+/// Looks a flat flax name up; null when there is none.
+using FlaxLookup = std::function<const WeightPlace*(const std::string& flat)>;
+/// Where one of our weights lies in a DeepMind tree. Both layouts of the gate ([2, F, D] and [2, D, F]) and of fused q, k, v are
+/// understood. Returns what is wrong, the flat name that is missing or has another shape, or "".
+std::string find_flax(const GemmaConfig&, const std::string& ours, const FlaxLookup&, WeightPlace& place);
 /// All weights under flat flax names. `gate_rows_first`: [2, F, D], the layout of Gemma 2 9B and later; Gemma 2 2B has [2, D, F].
 NamedTensors to_flax(const GemmaConfig&, const NamedTensors& ours, bool gate_rows_first = true);
 

@@ -18,7 +18,7 @@ inline std::unique_ptr<Gemma> tiny(Device device, DType storage = DType::f32) {
   gpu::emulate(true);
   const std::string dir = std::string(FACET_GOLDENS) + "/gemma3-tiny";
   auto model = std::make_unique<Gemma>(read_hf_config(dir), storage);
-  load_hf(dir, model->config, named_values(*model));
+  load_weights(dir, model->config, named_values(*model));
   model->to(device);
   return model;
 }

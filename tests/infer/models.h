@@ -13,7 +13,7 @@ namespace facet::test {
 inline std::unique_ptr<Gemma> reference_model(DType storage = DType::f32) {
   const std::string folder = golden_path("gemma3-tiny");
   auto model = std::make_unique<Gemma>(read_hf_config(folder), storage);
-  load_hf(folder, model->config, named_values(*model));
+  load_weights(folder, model->config, named_values(*model));
   return model;
 }
 

@@ -71,45 +71,6 @@ TEST_CASE("gemma weights: names and shapes follow from the config", "[hf]") {
   CHECK(role_of("model.layers.0.self_attn.rotary_emb.inv_freq") == WeightRole::buffer);
 }
 
-TEST_CASE("gemma weights: the DeepMind tree is the same model", "[hf]") {
-  const GemmaConfig c = read_hf_config(goldens + "/gemma3-tiny");
-  const Safetensors flax(goldens + "/jax/gemma3-tiny/params.safetensors");
-  const FlaxLookup lookup = [&](const std::string& name) { return flax.has(name) ? flax.load(name) : Tensor(); };
-  const NamedTensors ours = load_hf(goldens + "/gemma3-tiny", c);
-  for (const auto& [name, tensor] : ours) {
-    INFO(name);
-    const Tensor x = from_flax(c, name, lookup);
-    CHECK(x.shape() == tensor.shape());
-    CHECK(x.to_vector() == tensor.to_vector());
-  }
-  const NamedTensors back = to_flax(c, ours);
-  CHECK(back.size() == flax.tensors().size());
-  for (const auto& [name, tensor] : back) {
-    INFO(name);
-    CHECK(tensor.shape() == flax.info(name).shape);
-    CHECK(tensor.to_vector() == flax.load(name).to_vector());
-  }
-  CHECK_THROWS_WITH(from_flax(c, "norm.weight", [](const std::string&) { return Tensor(); }), Contains("transformer/final_norm/scale"));
-  CHECK_THROWS_WITH(from_flax(c, "norm.weight", [](const std::string&) { return Tensor::zeros({63}); }), Contains("expected [64], found [63]"));
-
-  // The older gate layout, fused q, k, v, two norms: there and back.
-  for (const char* golden : {"gemma2-tiny", "gemma1-tiny"}) {
-    GemmaConfig g = read_hf_config(goldens + "/" + golden);
-    NamedTensors list = load_hf(goldens + "/" + golden, g);
-    if (g.generation == 1) {  // as many key heads as query heads
-      g.kv_heads = g.heads;
-      for (auto& [name, tensor] : list)
-        if (name.find("k_proj") != name.npos || name.find("v_proj") != name.npos) tensor = Tensor::arange(56 * 40, DType::f32).reshape({56, 40});
-    }
-    std::map<std::string, Tensor> tree;
-    for (const auto& [name, tensor] : to_flax(g, list, false)) tree[name] = tensor;
-    CHECK(tree.count("transformer/layer_0/attn/qkv_einsum/w") == (g.generation == 1 ? 1 : 0));
-    CHECK(tree.at("transformer/layer_0/mlp/gating_einsum/w").shape() == Shape{2, 40, 72});
-    for (const auto& [name, tensor] : list)
-      CHECK(from_flax(g, name, [&](const std::string& n) { return tree.count(n) ? tree.at(n) : Tensor(); }).to_vector() == tensor.to_vector());
-  }
-}
-
 TEST_CASE("gemma weights: saved and loaded, bytes stay", "[hf]") {
   for (const char* name : {"gemma3-tiny", "gemma3-rope8", "gemma2-tiny", "gemma1-tiny"}) {
     INFO(name);
@@ -120,7 +81,7 @@ TEST_CASE("gemma weights: saved and loaded, bytes stay", "[hf]") {
     o.shard_bytes = c.vocab == 160 ? 100'000 : 5'000'000'000;
     o.tokenizer_from = folder;
     o.generation = read_generation_config(folder);
-    save_hf(t / "out", c, load_hf(folder, c), o);
+    save_hf(t / "out", c, load_weights(folder, c), o);
     const Safetensors before(folder), after(t / "out");
     REQUIRE(after.tensors().size() == before.tensors().size());
     for (const auto& [tensor, info] : before.tensors()) {
@@ -132,9 +93,9 @@ TEST_CASE("gemma weights: saved and loaded, bytes stay", "[hf]") {
       INFO(file);
       if (file.find(".safetensors") == file.npos || c.vocab != 160) CHECK(read_file((t / "out") + "/" + file) == read_file(e.path().string()));
     }
-    CHECK_THROWS_WITH(save_hf(t / "out", c, load_hf(folder, c), o), Contains("already exists"));
+    CHECK_THROWS_WITH(save_hf(t / "out", c, load_weights(folder, c), o), Contains("already exists"));
     o.replace = true;
-    CHECK_NOTHROW(save_hf(t / "out", c, load_hf(folder, c, LoadDType::bf16), o));
+    CHECK_NOTHROW(save_hf(t / "out", c, load_weights(folder, c, LoadDType::bf16), o));
     CHECK(stored_dtype(Safetensors(t / "out")) == DType::bf16);
     CHECK(t.entries() == 1);
   }
@@ -145,7 +106,7 @@ TEST_CASE("gemma weights: a head of its own", "[hf]") {
   GemmaConfig c = read_hf_config(source);
   c.tied_head = false;
   CHECK(c.count_parameters() == read_hf_config(source).count_parameters() + 512 * 64);
-  NamedTensors list = load_hf(source, read_hf_config(source));
+  NamedTensors list = load_weights(source, read_hf_config(source));
   list.emplace_back("lm_head.weight", mul(list[0].second, 2).detach());
   const TempFolder t;
   save_hf(t / "own", c, list);
@@ -153,8 +114,8 @@ TEST_CASE("gemma weights: a head of its own", "[hf]") {
   CHECK(Safetensors(t / "own").info("lm_head.weight").shape == Shape{512, 64});
 
   Gemma tied(read_hf_config(source)), own(read_hf_config(t / "own"));
-  load_hf(source, tied.config, named_values(tied));
-  const LoadReport report = load_hf(t / "own", own.config, named_values(own));
+  load_weights(source, tied.config, named_values(tied));
+  const LoadReport report = load_weights(t / "own", own.config, named_values(own));
   CHECK_FALSE(report.has_head);
   CHECK(report.tensors == static_cast<int64_t>(list.size()));
   CHECK(&own.head() != &own.embed_tokens.weight);
@@ -177,9 +138,9 @@ TEST_CASE("gemma weights: into destinations, converted", "[hf]") {
   const GemmaConfig c = read_hf_config(folder);
   NamedTensors to;
   for (const WeightShape& w : weights_of(c)) to.emplace_back(w.name, Tensor::zeros(w.shape));
-  const LoadReport r = load_hf(folder, c, to);
+  const LoadReport r = load_weights(folder, c, to);
   CHECK(r.tensors == 8 * 13 + 2);
-  const NamedTensors stored = load_hf(folder, c);
+  const NamedTensors stored = load_weights(folder, c);
   REQUIRE(stored.size() == to.size());
   for (size_t i = 0; i < to.size(); ++i) {
     CHECK(stored[i].first == to[i].first);
@@ -187,7 +148,7 @@ TEST_CASE("gemma weights: into destinations, converted", "[hf]") {
     CHECK(stored[i].second.to_vector() == to[i].second.to_vector());
   }
   to.pop_back();
-  CHECK_THROWS_WITH(load_hf(folder, c, to), Contains("105 destinations for 106 weights"));
+  CHECK_THROWS_WITH(load_weights(folder, c, to), Contains("105 destinations for 106 weights"));
 }
 
 TEST_CASE("gemma weights: differences from the config are named and counted", "[hf]") {

@@ -21,7 +21,7 @@ namespace {
 std::unique_ptr<Gemma> load(const std::string& name, DType storage = DType::f32) {
   const std::string dir = std::string(FACET_GOLDENS) + "/" + name;
   auto model = std::make_unique<Gemma>(read_hf_config(dir), storage);
-  load_hf(dir, model->config, named_values(*model));
+  load_weights(dir, model->config, named_values(*model));
   return model;
 }
 

@@ -34,7 +34,7 @@ std::string content(const std::string& path) {
 
 std::unique_ptr<Gemma> load(const std::string& folder, DType storage = DType::f32) {
   auto model = std::make_unique<Gemma>(read_hf_config(folder), storage);
-  load_hf(folder, model->config, named_values(*model));
+  load_weights(folder, model->config, named_values(*model));
   return model;
 }
 
@@ -51,7 +51,7 @@ Tokens tokens_of(const std::string& set) {
 // The golden model in another dtype, in shards of this size.
 std::string base_in(const TempFolder& t, DType dtype, uint64_t shard_bytes = 5'000'000'000) {
   const GemmaConfig c = read_hf_config(tiny);
-  NamedTensors list = load_hf(tiny, c);
+  NamedTensors list = load_weights(tiny, c);
   for (auto& [name, tensor] : list) tensor = tensor.to(dtype);
   SaveOptions o;
   o.shard_bytes = shard_bytes;

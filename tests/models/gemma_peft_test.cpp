@@ -27,7 +27,7 @@ namespace {
 
 std::unique_ptr<Gemma> load(const std::string& name, DType storage = DType::f32) {
   auto model = std::make_unique<Gemma>(read_hf_config(golden_path(name)), storage);
-  load_hf(golden_path(name), model->config, named_values(*model));
+  load_weights(golden_path(name), model->config, named_values(*model));
   return model;
 }
 
@@ -139,7 +139,7 @@ TEST_CASE("peft: DoRA, an adapted embedding, ranks and alphas by module give PEF
     const TempFolder folder;  // and so do the weights with the adapter folded in
     merge_adapter(golden_path("gemma3-tiny"), read_adapter(golden_path("peft/" + kind)), folder / "merged");
     Gemma merged(read_hf_config(folder / "merged"));
-    load_hf(folder / "merged", merged.config, named_values(merged));
+    load_weights(folder / "merged", merged.config, named_values(merged));
     CHECK(max_difference(logits(merged, masked_tokens(ids, mask)), g["logits"], mask) <= 1e-4);
   }
 }

@@ -87,4 +87,22 @@ std::string torch_of(const std::string& pickle, const std::vector<std::string>& 
   return zip_of(entries);
 }
 
+std::string torch_of(const std::map<std::string, Tensor>& tensors, const std::string& below) {
+  std::vector<std::pair<std::string, std::string>> items;
+  std::vector<std::string> storages;
+  for (const auto& [name, t] : tensors) {
+    const Tensor x = t.to(DType::f32).dense();
+    const Shape stride = dense_strides(x.shape());
+    items.emplace_back(name, pickle::tensor("FloatStorage", std::to_string(storages.size()), x.numel(), 0, {x.shape().begin(), x.shape().end()},
+                                            {stride.begin(), stride.end()}));
+    storages.emplace_back(reinterpret_cast<const char*>(x.data<float>().data()), static_cast<size_t>(x.numel()) * 4);
+  }
+  std::string value = pickle::dict(items);
+  if (!below.empty()) {
+    const std::string moment = pickle::tensor("FloatStorage", "0", static_cast<int64_t>(storages[0].size() / 4), 0, {2}, {1});
+    value = pickle::dict({{below, value}, {"step", pickle::integer(3)}, {"optimizer", moment}});
+  }
+  return torch_of(pickle::program(value), storages);
+}
+
 }  // namespace facet::test

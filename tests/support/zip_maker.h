@@ -1,10 +1,12 @@
 // Zip archives and PyTorch files for tests, as bytes: good ones, and any way of breaking them.
 #pragma once
 #include <cstdint>
-#include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "tensor/tensor.h"
 
 namespace facet::test {
 
@@ -44,5 +46,7 @@ std::string program(const std::string& value);  ///< with PROTO and STOP
 
 /// data.pkl, byteorder and the storages, below "model/".
 std::string torch_of(const std::string& pickle, const std::vector<std::string>& storages);
+/// A state dict of these tensors in f32; unless `below` is "", under that key of a trainer's dict.
+std::string torch_of(const std::map<std::string, Tensor>&, const std::string& below = "");
 
 }  // namespace facet::test

@@ -46,7 +46,7 @@ TEST_CASE("three steps of AdamW give torch's losses, norms, parameters and momen
   const Reference ref;
   const std::string folder = golden_path("gemma3-tiny");
   Gemma model(read_hf_config(folder));
-  load_hf(folder, model.config, named_values(model));
+  load_weights(folder, model.config, named_values(model));
   const Json& s = ref.json.at("settings");
   AdamW optimizer({{.parameters = parameters(model), .weight_decay = s.at("weight_decay")}},
                   {.beta1 = s.at("betas")[0], .beta2 = s.at("betas")[1], .eps = s.at("eps")});
