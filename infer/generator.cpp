@@ -21,11 +21,11 @@ const char* name_of(Stop s) {
 Generator::Generator(LanguageModel& model, int64_t rows, int64_t capacity, int64_t chunk)
     : model_(model),
       cache_(model.new_cache(rows, capacity > 0 ? capacity : model.context(), chunk)),
-      graphs_(model, cache_),
+      loop_(model, cache_),
       length_(static_cast<size_t>(rows), 0),
       furthest_(static_cast<size_t>(rows), 0),
       slot_(static_cast<size_t>(rows)),
-      logits_(static_cast<size_t>(rows)) {
+      products_(static_cast<size_t>(rows)) {
   std::iota(slot_.begin(), slot_.end(), 0);
 }
 
@@ -112,37 +112,75 @@ void Generator::feed(std::span<const int64_t> rows, std::span<const std::vector<
       ended.push_back(now[i]);
       last.push_back(static_cast<int32_t>(at + static_cast<int64_t>(n) - 1));
     }
-    const Tokens step{ids, positions, {}};
-    Tensor h = T == 1 ? graphs_.hidden(step, first) : model_.hidden(step, &cache_);  // [B, T, D]
+    Tensor h = model_.hidden({ids, positions, {}}, &cache_);  // [B, T, D]
     if (ended.empty()) continue;
     h = h.reshape({B * T, h.dim(2)});
     // The head sees only the rows that somebody will sample from.
     if (B * T > 1) h = take(h, Tensor::from(last, {static_cast<int64_t>(last.size())}).to(h.device()), 0);
-    const Tensor y = model_.logits(h).to(DType::f32);  // [ended, V]
-    for (size_t i = 0; i < ended.size(); ++i) logits_[static_cast<size_t>(ended[i])] = {y, static_cast<int64_t>(i)};
+    const Tensor y = head_products(model_, h);  // [ended, V]
+    for (size_t i = 0; i < ended.size(); ++i) products_[static_cast<size_t>(ended[i])] = {y, static_cast<int64_t>(i)};
   }
 }
 
-const Generator::Logits& Generator::logits_of(int64_t row) const {
-  const Logits& l = logits_[static_cast<size_t>(row)];
-  if (!l.of_batch) fail(Kind::usage, "generate: row {} was not fed yet", row);
-  return l;
+const Generator::Products& Generator::products_of(int64_t row) const {
+  const Products& p = products_[static_cast<size_t>(row)];
+  if (!p.of_batch) fail(Kind::usage, "generate: the last token of row {} was not fed: it has no logits", row);
+  return p;
 }
 
 std::span<const float> Generator::logits(int64_t row) const {
-  const Logits& l = logits_of(row);
-  Tensor& here = logits_[static_cast<size_t>(row)].here;
-  if (!here) here = l.of_batch.slice(0, l.index, l.index + 1).to(Device::cpu);
-  return here.data<float>();
+  const Products& p = products_of(row);
+  Tensor& logits = products_[static_cast<size_t>(row)].logits;
+  if (!logits) {
+    const NoGrad off;
+    logits = p.of_batch.slice(0, p.index, p.index + 1);
+    if (model_.final_cap() > 0) logits = softcap(logits, model_.final_cap());
+    logits = logits.to(DType::f32).to(Device::cpu).dense();
+  }
+  return logits.data<float>();
 }
 
-Tensor Generator::logits(std::span<const int64_t> rows) const {
+void Generator::draw_first(std::span<const Last> rows, const SamplingOptions& o, const Accept& accept) {
   const Tensor y = Tensor::empty({static_cast<int64_t>(rows.size()), model_.vocab()}, DType::f32, model_.device());
-  for (int64_t i = 0; i < y.dim(0); ++i) {
-    const Logits& l = logits_of(rows[static_cast<size_t>(i)]);
-    y.slice(0, i, i + 1).set(l.of_batch.slice(0, l.index, l.index + 1));
+  pool_vector<DrawRow> draw_rows;
+  for (const Last& l : rows) {
+    const Products& p = products_of(l.row);
+    const auto i = static_cast<int64_t>(draw_rows.size());
+    y.slice(0, i, i + 1).set(p.of_batch.slice(0, p.index, p.index + 1).to(DType::f32));
+    draw_rows.push_back({fold_in(l.key, static_cast<uint32_t>(length(l.row))), l.history});
   }
-  return y;
+  pool_vector<Draw> draws(rows.size());
+  draw(y, model_.final_cap(), o, draw_rows, draws);
+  for (size_t i = 0; i < draws.size(); ++i) accept(i, draws[i]);
+}
+
+void Generator::go_on(std::span<const Last> rows, const DrawRules& rules, int64_t steps, const Accept& accept) {
+  pool_vector<int64_t> names;
+  for (const Last& l : rows) names.push_back(l.row);
+  const int64_t first = gather(names);
+  pool_vector<DecodeLoop::Row> by_slot(rows.size());
+  pool_vector<size_t> place;  // of each row among them
+  for (const Last& l : rows) {
+    const int64_t at = length(l.row);
+    place.push_back(static_cast<size_t>(slot_[static_cast<size_t>(l.row)] - first));
+    by_slot[place.back()] = {l.token, at, std::min(l.most, capacity() - at), l.key, l.history};
+    products_[static_cast<size_t>(l.row)] = {};
+  }
+  steps = loop_.start(first, by_slot, rules, steps);
+  // Tokens computed beyond a row's end are no part of it: its length does not count them, so the masks hide them until they are overwritten.
+  for (size_t i = 0; i < rows.size(); ++i) {
+    int64_t& furthest = furthest_[static_cast<size_t>(names[i])];
+    furthest = std::max(furthest, length(names[i]) + std::min(steps, by_slot[place[i]].most));
+  }
+  const std::span<const Draw> draws = loop_.draws();
+  pool_vector<char> ended(rows.size());
+  for (int64_t s = 0; s < steps; ++s)
+    for (size_t i = 0; i < names.size(); ++i) {
+      const Draw& d = draws[static_cast<size_t>(s) * names.size() + place[i]];
+      if (ended[i] || d.id < 0) continue;
+      ++length_[static_cast<size_t>(names[i])];
+      ended[i] = !accept(i, d);
+    }
 }
 
 void Generator::forget(int64_t row, int64_t from) {
@@ -156,52 +194,54 @@ void Generator::forget(int64_t row, int64_t from) {
   cache_.forget(slot_[static_cast<size_t>(row)], static_cast<int32_t>(from));
   length = from;
   if (from == 0) furthest = 0;
-  logits_[static_cast<size_t>(row)] = {};
+  products_[static_cast<size_t>(row)] = {};
 }
 
-std::vector<Generation> continue_rows(Generator& g, std::vector<int64_t> rows, const std::vector<std::vector<int32_t>>& tokens,
+std::vector<Generation> continue_rows(Generator& g, const std::vector<int64_t>& rows, const std::vector<std::vector<int32_t>>& tokens,
                                       const GenerateOptions& o, const OnToken& on_token) {
   o.sampling.check();
   std::vector<Generation> result(rows.size());
-  std::vector<size_t> place(static_cast<size_t>(g.rows()));  // row -> index into result
-  for (size_t i = 0; i < rows.size(); ++i) place[static_cast<size_t>(rows[i])] = i;
+  if (o.max_new <= 0) return result;
+  // Single tokens go the way of those that were drawn; prompts go in at once.
+  const bool prompts = std::ranges::any_of(tokens, [](const auto& list) { return list.size() != 1; });
+  if (prompts) g.feed(rows, tokens);
+  else g.check(rows, tokens);
+  const DrawRules rules{o.sampling, o.ignore_stop ? std::vector<int32_t>{} : o.stop};
   const bool penalty = o.sampling.repetition_penalty != 1;
-  std::vector<std::vector<int32_t>> next = tokens, history(rows.size());
+  std::vector<std::vector<int32_t>> history(rows.size());
   if (penalty) history = tokens;
-  if (o.max_new <= 0) rows.clear();
-  while (!rows.empty()) {
-    g.feed(rows, next);
-    const Tensor logits = g.logits(rows);
-    pool_vector<DrawRow> draw_rows;
-    for (int64_t r : rows) {
-      const Key k = fold_in(fold_in(key(o.seed), static_cast<uint32_t>(r)), static_cast<uint32_t>(g.length(r)));
-      draw_rows.push_back({k, history[place[static_cast<size_t>(r)]]});
-    }
-    pool_vector<Draw> draws(rows.size());
-    draw(logits, 0, o.sampling, draw_rows, draws);
-    std::vector<int64_t> running;
-    next.clear();
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const int64_t r = rows[i];
-      const size_t at = place[static_cast<size_t>(r)];
-      Generation& out = result[at];
-      const Draw& d = draws[i];
-      out.tokens.push_back(d.id);
-      out.log_probs.push_back(d.log_prob);
-      if (penalty) history[at].push_back(d.id);
-      const bool wanted = !on_token || on_token(r, d);
-      const bool stop = !o.ignore_stop && std::find(o.stop.begin(), o.stop.end(), d.id) != o.stop.end();
-      if (stop) out.stop = Stop::stop_token;
-      else if (!wanted) out.stop = Stop::caller;
-      else if (static_cast<int64_t>(out.tokens.size()) >= o.max_new) out.stop = Stop::length;
-      else if (g.length(r) >= g.capacity()) out.stop = Stop::context;
-      if (out.stop != Stop::running) continue;
-      running.push_back(r);
-      next.push_back({d.id});
-    }
-    rows = std::move(running);
+  std::vector<Generator::Last> going;
+  std::vector<size_t> place(static_cast<size_t>(g.rows()));  // row -> index into result
+  for (size_t i = 0; i < rows.size(); ++i) {
+    place[static_cast<size_t>(rows[i])] = i;
+    going.push_back({rows[i], tokens[i].back(), o.max_new, fold_in(key(o.seed), static_cast<uint32_t>(rows[i])), history[i]});
   }
-  return result;
+  const auto result_of = [&](const Generator::Last& l) -> Generation& { return result[place[static_cast<size_t>(l.row)]]; };
+  const auto accept = [&](size_t i, const Draw& d) {
+    Generator::Last& last = going[i];
+    Generation& out = result_of(last);
+    out.tokens.push_back(d.id);
+    out.log_probs.push_back(d.log_prob);
+    last.token = d.id;
+    --last.most;
+    if (penalty) {
+      std::vector<int32_t>& seen = history[place[static_cast<size_t>(last.row)]];
+      seen.push_back(d.id);
+      last.history = seen;
+    }
+    const bool wanted = !on_token || on_token(last.row, d);
+    if (std::ranges::find(rules.stop, d.id) != rules.stop.end()) out.stop = Stop::stop_token;
+    else if (!wanted) out.stop = Stop::caller;
+    else if (last.most == 0) out.stop = Stop::length;
+    else if (g.length(last.row) >= g.capacity()) out.stop = Stop::context;
+    return out.stop == Stop::running;
+  };
+  if (prompts) g.draw_first(going, o.sampling, accept);
+  for (;;) {
+    std::erase_if(going, [&](const Generator::Last& l) { return result_of(l).stop != Stop::running; });
+    if (going.empty()) return result;
+    g.go_on(going, rules, o.poll, accept);
+  }
 }
 
 std::vector<Generation> generate(LanguageModel& model, const std::vector<std::vector<int32_t>>& prompts,
@@ -215,7 +255,7 @@ std::vector<Generation> generate(LanguageModel& model, const std::vector<std::ve
   Generator g(model, static_cast<int64_t>(prompts.size()), capacity, std::min<int64_t>(256, capacity));
   std::vector<int64_t> rows(prompts.size());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i);
-  return continue_rows(g, std::move(rows), prompts, o, on_token);
+  return continue_rows(g, rows, prompts, o, on_token);
 }
 
 }  // namespace facet

@@ -4,9 +4,7 @@
 #include <functional>
 #include <string>
 
-#include "infer/decode_graphs.h"
-#include "infer/sampler.h"
-#include "nn/language_model.h"
+#include "infer/decode_loop.h"
 
 namespace facet {
 
@@ -20,6 +18,9 @@ struct GenerateOptions {
   std::vector<int32_t> stop = {};   ///< tokens that end a row; they are part of its output
   uint64_t seed = 0;
   bool ignore_stop = false;
+  /// On a GPU: tokens of a row between two looks of the host, which a caller therefore gets in handfuls. Results are the same for every
+  /// number: what comes after the token that ended a row is neither handed over nor remembered. The CPU looks after every token.
+  int64_t poll = 8;
 };
 
 struct Generation {
@@ -27,6 +28,9 @@ struct Generation {
   std::vector<float> log_probs;   ///< one per token, see Draw
   Stop stop = Stop::running;
 };
+
+/// Called for every new token; false ends that row.
+using OnToken = std::function<bool(int64_t row, const Draw&)>;
 
 /// The rows of one cache and what each has seen.
 class Generator {
@@ -40,10 +44,8 @@ class Generator {
   /// capacity, is named twice or does not exist; nothing has changed then.
   void feed(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens);
   void feed(int64_t row, std::vector<int32_t> tokens);
-  /// f32 [V] after the last token of the row, on the CPU.
+  /// f32 [V] after the last token of the row, on the CPU. Error(Kind::usage) unless feed() computed it.
   std::span<const float> logits(int64_t row) const;
-  /// The same of several rows, f32 [rows, V] on the model's device: a copy, what the generator holds stays.
-  Tensor logits(std::span<const int64_t> rows) const;
   /// Forgets a row, or its tokens from position `from` on. Local layers keep no more than their rings hold: once those have
   /// wrapped, Error(Kind::usage) is thrown when `from` lies more than a chunk before the furthest token the row ever had (and is
   /// not 0).
@@ -55,30 +57,43 @@ class Generator {
   int64_t cache_bytes() const { return cache_.bytes(); }
 
  private:
-  struct Logits {
-    Tensor of_batch;  ///< f32 [rows that ended together, V], on the model's device
+  friend std::vector<Generation> continue_rows(Generator&, const std::vector<int64_t>&, const std::vector<std::vector<int32_t>>&,
+                                               const GenerateOptions&, const OnToken&);
+  struct Products {
+    Tensor of_batch;  ///< of the head, before the soft-cap: [rows that ended together, V], on the model's device
     int64_t index = 0;
-    Tensor here = {}; ///< f32 [V] on the CPU, once somebody asked
+    Tensor logits = {}; ///< f32 [V] on the CPU, once somebody asked
   };
-  const Logits& logits_of(int64_t row) const;
+  /// A row that goes on: its last token was drawn, but not computed.
+  struct Last {
+    int64_t row;
+    int32_t token;
+    int64_t most;  ///< tokens wanted
+    Key key;       ///< the token at position p is drawn with fold_in(key, p)
+    std::span<const int32_t> history = {};
+  };
+  using Accept = std::function<bool(size_t i, const Draw&)>;
+  /// Draws the tokens after what was fed.
+  void draw_first(std::span<const Last>, const SamplingOptions&, const Accept&);
+  /// Computes the last tokens and draws the next, up to `steps` times when rows go on alone (infer/decode_loop.h). Draws are handed over step by
+  /// step, rows in the order given, until one is not accepted: that row has ended. A token is in the row once its successor is handed over.
+  void go_on(std::span<const Last>, const DrawRules&, int64_t steps, const Accept&);
+  const Products& products_of(int64_t row) const;
   void check(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) const;
   int64_t gather(std::span<const int64_t> rows);
 
   LanguageModel& model_;
   KvCache cache_;
-  DecodeGraphs graphs_;
+  DecodeLoop loop_;
   std::vector<int64_t> length_, furthest_;
   std::vector<int64_t> slot_;  ///< where a row lies in the cache
-  mutable std::vector<Logits> logits_;
+  mutable std::vector<Products> products_;
 };
-
-/// Called for every new token; false ends that row.
-using OnToken = std::function<bool(int64_t row, const Draw&)>;
 
 /// Feeds `tokens` to `rows` of a generator and lets each go on until it stops. A row draws the token at position p with the key
 /// fold_in(fold_in(key(seed), row), p): the same alone or in a batch, and fresh in every turn of a conversation. The last token of
 /// each row is not in the cache yet: feed it with what follows.
-std::vector<Generation> continue_rows(Generator&, std::vector<int64_t> rows, const std::vector<std::vector<int32_t>>& tokens,
+std::vector<Generation> continue_rows(Generator&, const std::vector<int64_t>& rows, const std::vector<std::vector<int32_t>>& tokens,
                                       const GenerateOptions&, const OnToken& = {});
 
 /// Continues every prompt in a cache of its own: row r is prompts[r].

@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "autograd/ops.h"
-#include "autograd/ops/linear_loss.h"
 #include "tensor/pool_vector.h"
 
 namespace facet {
@@ -34,8 +33,8 @@ void check(const LanguageModel& model, Prompts prompts, const RolloutOptions& o)
 /// One call: rows 0 ... active-1 of the cache are at work.
 class Run {
  public:
-  Run(LanguageModel& model, KvCache& rows, DecodeGraphs& graphs, KvCache& prompts, int64_t places, int64_t staged, Prompts list, const RolloutOptions& o)
-      : model_(model), cache_(rows), graphs_(graphs), prompt_cache_(prompts), places_(places), staged_most_(staged), prompts_(list), o_(o) {
+  Run(LanguageModel& model, KvCache& rows, DecodeLoop& loop, KvCache& prompts, int64_t places, int64_t staged, Prompts list, const RolloutOptions& o)
+      : model_(model), cache_(rows), loop_(loop), prompt_cache_(prompts), places_(places), staged_most_(staged), prompts_(list), o_(o), rules_{o.sampling, o.stop} {
     result_.resize(prompts_.size() * static_cast<size_t>(o.group));
     if (o.sampling.repetition_penalty != 1) histories_.resize(result_.size());
     const auto room = static_cast<size_t>(std::min<int64_t>(o.max_new, 256));
@@ -47,14 +46,9 @@ class Run {
   }
 
   std::vector<Rollout> operator()(RolloutFigures& figures) {
-    double busy = 0;
-    for (start(); !rows_.empty(); start()) {
-      busy += static_cast<double>(rows_.size()) / static_cast<double>(places_);
-      ++figures_.steps;
-      decode();
-    }
+    for (start(); !rows_.empty(); start()) decode();
     figures = figures_;
-    figures.busy = figures_.steps ? busy / static_cast<double>(figures_.steps) : 1;
+    figures.busy = figures_.steps ? static_cast<double>(decoded_) / static_cast<double>(figures_.steps * places_) : 1;
     return std::move(result_);
   }
 
@@ -70,7 +64,8 @@ class Run {
   int64_t pending() const { return static_cast<int64_t>(result_.size()) - started_; }
 
   // Gives the places of rows that have ended to the next samples and draws their first tokens, until everyone is at work. Places
-  // that nobody wants go to the end.
+  // that nobody wants go to the end and away. Where rows go on alone they may stay, and cost little: only half as many rows are worth recording
+  // a step anew.
   void start() {
     for (;;) {
       pool_vector<int64_t> fresh;
@@ -84,6 +79,8 @@ class Run {
       if (fresh.empty()) break;
       flush(fresh, staged);
     }
+    const auto working = static_cast<size_t>(std::ranges::count_if(rows_, [](const Row& r) { return r.next >= 0; }));
+    if (loop_.alone(o_.sampling) && 2 * working > rows_.size()) return;
     for (size_t i = 0; i < rows_.size();) {
       if (rows_[i].next >= 0) {
         ++i;
@@ -115,7 +112,7 @@ class Run {
   void flush(pool_vector<int64_t>& fresh, pool_vector<int32_t>& staged) {
     if (fresh.empty()) return;
     const auto n = static_cast<int64_t>(staged.size());
-    sample(take(staged_h_, Tensor::from(std::span<const int32_t>(staged), {n}).to(staged_h_.device()), 0), fresh);
+    draw_first(take(staged_h_, Tensor::from(std::span<const int32_t>(staged), {n}).to(staged_h_.device()), 0), fresh);
     fresh.clear(), staged.clear();
   }
 
@@ -144,44 +141,44 @@ class Run {
     figures_.prefilled += tokens;
   }
 
-  // The last token of every row goes in, the next one is drawn.
+  // The last token of every row goes in and the next one is drawn, some times over.
   void decode() {
     const auto n = static_cast<int64_t>(rows_.size());
-    const Tensor ids = Tensor::empty({n, 1}, DType::i32), positions = Tensor::empty({n, 1}, DType::i32);
-    int32_t *id = ids.out().as<int32_t>(), *position = positions.out().as<int32_t>();
-    pool_vector<int64_t> all;
-    for (int64_t i = 0; i < n; ++i) {
-      Row& r = rows_[static_cast<size_t>(i)];
-      id[i] = r.next;
-      position[i] = static_cast<int32_t>(r.length++);
-      all.push_back(i);
+    pool_vector<DecodeLoop::Row> rows;
+    for (const Row& r : rows_) {
+      if (r.next < 0) {
+        rows.push_back({0, -1, 0, r.key});
+        continue;
+      }
+      const int64_t most = std::min(o_.max_new - static_cast<int64_t>(rollout(r).tokens.size()), model_.context() - 1 - r.length);
+      rows.push_back({r.next, r.length, most, r.key, history(r)});
     }
     cache_.select(0, n);
-    const Tensor h = graphs_.hidden({ids, positions, {}}, 0);  // [n, 1, D]
-    sample(h.reshape({n, h.dim(2)}), all);
-  }
-
-  // One token for each of the rows, from their hidden rows [n, D]. The head goes by in blocks, as it does in training.
-  void sample(const Tensor& h, const pool_vector<int64_t>& which) {
-    const int64_t n = h.dim(0), block = linear_loss_chunk(n, model_.vocab(), h.device());
-    pool_vector<DrawRow> rows;
-    pool_vector<Draw> draws;
-    for (int64_t begin = 0; begin < n; begin += block) {
-      const int64_t end = std::min(n, begin + block);
-      rows.clear();
-      for (int64_t i = begin; i < end; ++i) {
-        const Row& r = row(which, i);
-        rows.push_back({fold_in(r.key, static_cast<uint32_t>(r.length)), history(r)});
-      }
-      draws.resize(rows.size());
-      const Tensor products = linear(h.slice(0, begin, end), model_.head().value()).to(DType::f32);  // [end - begin, V]
-      draw(products, model_.final_cap(), o_.sampling, rows, draws);
-      for (int64_t i = begin; i < end; ++i) append(row(which, i), draws[static_cast<size_t>(i - begin)]);
+    const int64_t steps = loop_.start(0, rows, rules_, o_.poll);
+    const std::span<const Draw> draws = loop_.draws();  // [steps, n]
+    for (size_t d = 0; d < draws.size(); ++d) {
+      Row& r = rows_[d % rows_.size()];
+      if (r.next < 0 || draws[d].id < 0) continue;
+      ++r.length;
+      append(r, draws[d]);
+      ++decoded_;
     }
-    figures_.sampled += n;
+    figures_.steps += steps;
   }
 
-  Row& row(const pool_vector<int64_t>& which, int64_t i) { return rows_[static_cast<size_t>(which[static_cast<size_t>(i)])]; }
+  // First tokens of the rows that have just begun, from their hidden rows [n, D].
+  void draw_first(const Tensor& h, const pool_vector<int64_t>& which) {
+    pool_vector<DrawRow> rows;
+    pool_vector<Draw> draws(which.size());
+    for (int64_t place : which) {
+      const Row& r = row(place);
+      rows.push_back({fold_in(r.key, static_cast<uint32_t>(r.length)), history(r)});
+    }
+    draw_next(model_, h, o_.sampling, rows, draws);
+    for (size_t i = 0; i < draws.size(); ++i) append(row(which[i]), draws[i]);
+  }
+
+  Row& row(int64_t place) { return rows_[static_cast<size_t>(place)]; }
 
   std::span<const int32_t> history(const Row& r) {
     if (o_.sampling.repetition_penalty == 1) return {};
@@ -197,6 +194,7 @@ class Run {
     out.tokens.push_back(d.id);
     out.log_probs.push_back(d.log_prob);
     out.entropy.push_back(d.entropy);
+    ++figures_.sampled;
     if (std::ranges::find(o_.stop, d.id) != o_.stop.end()) out.stop = Stop::stop_token;
     else if (static_cast<int64_t>(out.tokens.size()) >= o_.max_new) out.stop = Stop::length;
     else if (r.length + 1 >= model_.context()) out.stop = Stop::context;
@@ -205,17 +203,19 @@ class Run {
 
   LanguageModel& model_;
   KvCache& cache_;
-  DecodeGraphs& graphs_;
+  DecodeLoop& loop_;
   KvCache& prompt_cache_;
   int64_t places_, staged_most_;
   Prompts prompts_;
   const RolloutOptions& o_;
+  const DrawRules rules_;
   std::vector<Rollout> result_;
   pool_vector<pool_vector<int32_t>> histories_;
   pool_vector<Row> rows_;
   int64_t started_ = 0;  // samples
   int64_t staged_begin_ = 0, staged_end_ = 0;  // prompts whose keys and values lie in prompt_cache_
   Tensor staged_h_;                            // their last hidden rows [staged, D]
+  int64_t decoded_ = 0;  // tokens that steps have drawn
   RolloutFigures figures_;
 };
 
@@ -226,9 +226,9 @@ int64_t Roller::cache_bytes() const { return (rows_ ? rows_->bytes() : 0) + (pro
 void Roller::make_room(int64_t rows, int64_t staged, int64_t longest, int64_t capacity) {
   // The chunk is the capacity: no ring goes round.
   if (!rows_ || row_count_ < rows || rows_->capacity < capacity) {
-    graphs_.reset(), rows_.reset();
+    loop_.reset(), rows_.reset();
     rows_ = model_.new_cache(rows, capacity, capacity);
-    graphs_.emplace(model_, *rows_);
+    loop_.emplace(model_, *rows_);
     row_count_ = rows;
   }
   if (!prompts_ || staged_count_ < staged || prompts_->capacity < longest) {
@@ -251,7 +251,7 @@ std::vector<Rollout> Roller::operator()(Prompts prompts, const RolloutOptions& o
   const auto count = static_cast<int64_t>(prompts.size()), most = static_cast<int64_t>(longest);
   const int64_t places = std::min(o.rows, count * o.group), staged = std::min(count, (places + o.group - 1) / o.group + 1);
   make_room(places, staged, most, std::min(most + o.max_new, model_.context()));
-  std::vector<Rollout> result = Run(model_, *rows_, *graphs_, *prompts_, places, staged, prompts, o)(f);
+  std::vector<Rollout> result = Run(model_, *rows_, *loop_, *prompts_, places, staged, prompts, o)(f);
   f.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
 }

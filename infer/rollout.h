@@ -14,6 +14,7 @@ struct RolloutOptions {
   int64_t rows = 256;             ///< completions in work at a time
   std::vector<int32_t> stop = {}; ///< tokens that end a completion; they are part of it
   Key key = {};
+  int64_t poll = 8;               ///< on a GPU: steps between two looks of the host, which is when the rows that ended are replaced
 };
 
 struct Rollout {
@@ -26,9 +27,9 @@ struct Rollout {
 struct RolloutFigures {
   int64_t prefilled = 0;  ///< prompt tokens computed
   int64_t sampled = 0;    ///< tokens drawn
-  int64_t steps = 0;      ///< decoding steps of the batch
+  int64_t steps = 0;      ///< decoding steps of the batch, those too that a GPU made after its last row had ended
   double seconds = 0;
-  double busy = 0;        ///< mean share of the rows at work in a step
+  double busy = 0;        ///< mean share of the rows that draw a token in a step
 };
 
 /// Draws rollouts, keeping its cache from call to call.
@@ -49,7 +50,7 @@ class Roller {
 
   LanguageModel& model_;
   std::optional<KvCache> rows_;     ///< of the completions in work
-  std::optional<DecodeGraphs> graphs_;  ///< of their steps
+  std::optional<DecodeLoop> loop_;  ///< their steps
   std::optional<KvCache> prompts_;  ///< of the prompts whose completions start next
   int64_t row_count_ = 0, staged_count_ = 0;
 };

@@ -41,15 +41,28 @@ Tensor score(const Tensor& products, double cap, double scale) {
   fail(Kind::guard, "sampling: the {} logits hold NaN or infinity, or none is left to draw from; the model may have diverged", V);
 }
 
+bool greedy(const SamplingOptions& o) { return o.temperature == 0; }
 bool alters(const SamplingOptions& o) { return o.repetition_penalty != 1 || !o.forbidden.empty(); }
 
-Tensor uploaded(const pool_vector<int32_t>& ids, Device device) {
+template <class List>
+Tensor uploaded(const List& ids, Device device) {
   return Tensor::from(std::span<const int32_t>(ids), {static_cast<int64_t>(ids.size())}).to(device);
 }
 
-// The filters that act on single tokens.
-void alter(const Tensor& scores, const SamplingOptions& o, std::span<const DrawRow> rows) {
-  if (o.repetition_penalty != 1) {
+// Filters that need the tokens in order of their probability.
+bool ranks(const SamplingOptions& o) { return o.top_k > 0 || o.top_p < 1 || o.min_p > 0; }
+RankFilters filters_of(const SamplingOptions& o) { return {o.top_k, o.top_p, o.min_p}; }
+
+Tensor one_row(std::span<const float> logits) { return Tensor::from(logits, {1, static_cast<int64_t>(logits.size())}); }
+
+}  // namespace
+
+Sampler::Sampler(const SamplingOptions& o, Device device) : options_(o) {
+  if (!o.forbidden.empty()) forbidden_ = uploaded(o.forbidden, device);
+}
+
+void Sampler::alter(const Tensor& scores, std::span<const DrawRow> rows) const {
+  if (options_.repetition_penalty != 1) {
     pool_vector<int32_t> row, id;
     for (size_t r = 0; r < rows.size(); ++r) {
       const auto begin = static_cast<ptrdiff_t>(id.size());
@@ -58,56 +71,52 @@ void alter(const Tensor& scores, const SamplingOptions& o, std::span<const DrawR
       id.erase(std::unique(id.begin() + begin, id.end()), id.end());
       row.resize(id.size(), static_cast<int32_t>(r));
     }
-    if (!id.empty()) penalize(scores.out(), uploaded(row, scores.device()).view(), uploaded(id, scores.device()).view(), o.repetition_penalty);
+    const Device device = scores.device();
+    if (!id.empty()) penalize(scores.out(), uploaded(row, device).view(), uploaded(id, device).view(), options_.repetition_penalty);
   }
-  if (!o.forbidden.empty()) forbid(scores.out(), Tensor::from(o.forbidden, {static_cast<int64_t>(o.forbidden.size())}).to(scores.device()).view());
+  if (forbidden_) forbid(scores.out(), forbidden_.view());
 }
 
-// Filters that need the tokens in order of their probability.
-bool ranks(const SamplingOptions& o) { return o.top_k > 0 || o.top_p < 1 || o.min_p > 0; }
-RankFilters filters_of(const SamplingOptions& o) { return {o.top_k, o.top_p, o.min_p}; }
-
 // i32 [n], one token for each row of scores.
-Tensor pick(const Tensor& scores, const Tensor& stats, const SamplingOptions& o, std::span<const DrawRow> rows) {
-  const int64_t n = scores.dim(0);
-  const Tensor ids = Tensor::empty({n}, DType::i32, scores.device());
-  if (o.temperature == 0) {
-    first_largest(scores.view(), stats.view(), ids.out());
-    return ids;
-  }
-  const Tensor numbers = Tensor::empty({n});
-  std::ranges::transform(rows, numbers.out().as<float>(), [](const DrawRow& r) { return uniform(r.key); });
-  const Tensor u = numbers.to(scores.device());
-  if (ranks(o)) draw_ranked(scores.view(), stats.view(), u.view(), filters_of(o), ids.out());
+Tensor Sampler::pick(const Tensor& scores, const Tensor& stats, const Tensor& u) const {
+  const Tensor ids = Tensor::empty({scores.dim(0)}, DType::i32, scores.device());
+  if (greedy(options_)) first_largest(scores.view(), stats.view(), ids.out());
+  else if (ranks(options_)) draw_ranked(scores.view(), stats.view(), u.view(), filters_of(options_), ids.out());
   else logit_draw(scores.view(), stats.view(), u.view(), ids.out());
   return ids;
 }
 
-Tensor one_row(std::span<const float> logits) { return Tensor::from(logits, {1, static_cast<int64_t>(logits.size())}); }
+void Sampler::operator()(const Tensor& products, double cap, const Tensor& u, std::span<const DrawRow> rows, Out told) const {
+  const Tensor stats = score(products, cap, scale_of(options_));
+  Tensor scores = products, scores_stats = stats;  // what is drawn from
+  if (alters(options_)) {
+    scores = products.clone();
+    alter(scores, rows);
+    scores_stats = score(scores, 0, 1);
+  }
+  tell_draws(products.view(), stats.view(), scores_stats.view(), pick(scores, scores_stats, u).view(), told);
+}
 
-}  // namespace
+Draw read_draw(const double* told, int64_t V) {
+  if (told[3] == 0) nothing_to_draw(V);
+  return {static_cast<int32_t>(told[0]), static_cast<float>(told[1]), static_cast<float>(told[2])};
+}
 
 void draw(const Tensor& products, double cap, const SamplingOptions& o, std::span<const DrawRow> rows, std::span<Draw> draws) {
   const KernelScope scope("draw");
-  const int64_t n = products.dim(0), V = products.dim(1);
-  if (products.rank() != 2 || n != static_cast<int64_t>(rows.size()) || rows.size() != draws.size())
+  if (products.rank() != 2 || products.dim(0) != static_cast<int64_t>(rows.size()) || rows.size() != draws.size())
     fail(Kind::usage, "draw: products {}, {} rows, room for {} draws", to_string(products.shape()), rows.size(), draws.size());
-  const Tensor stats = score(products, cap, scale_of(o));
-  Tensor scores = products, scores_stats = stats;  // what is drawn from
-  if (alters(o)) {
-    scores = products.clone();
-    alter(scores, o, rows);
-    scores_stats = score(scores, 0, 1);
+  const int64_t n = products.dim(0), V = products.dim(1);
+  Tensor u;
+  if (!greedy(o)) {
+    u = Tensor::empty({n});
+    std::ranges::transform(rows, u.out().as<float>(), [](const DrawRow& r) { return uniform(r.key); });
+    u = u.to(products.device());
   }
-  const Tensor ids = pick(scores, scores_stats, o, rows), told = Tensor::empty({n, 4}, DType::f64, products.device());
-  tell_draws(products.view(), stats.view(), scores_stats.view(), ids.view(), told.out());
+  const Tensor told = Tensor::empty({n, 4}, DType::f64, products.device());
+  Sampler(o, products.device())(products, cap, u, rows, told.out());
   const Tensor here = told.to(Device::cpu);  // all that leaves the device
-  const double* r = here.data<double>().data();
-  for (Draw& d : draws) {
-    if (r[3] == 0) nothing_to_draw(V);
-    d = {static_cast<int32_t>(r[0]), static_cast<float>(r[1]), static_cast<float>(r[2])};
-    r += 4;
-  }
+  for (int64_t r = 0; r < n; ++r) draws[static_cast<size_t>(r)] = read_draw(here.data<double>().data() + 4 * r, V);
 }
 
 Draw draw(std::span<const float> logits, const SamplingOptions& o, Key key, std::span<const int32_t> history) {
@@ -127,10 +136,10 @@ std::vector<Candidate> candidates(std::span<const float> logits, const SamplingO
   Tensor stats = spread(scale_of(o));
   if (alters(o)) {
     const DrawRow row{{}, history};
-    alter(scores, o, {&row, 1});
+    Sampler(o, Device::cpu).alter(scores, {&row, 1});
     stats = spread(1);
   }
-  if (o.temperature == 0) {
+  if (greedy(o)) {
     const Tensor id = Tensor::empty({1}, DType::i32);
     first_largest(scores.view(), stats.view(), id.out());
     return {{id.data<int32_t>()[0], 1.0}};

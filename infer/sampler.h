@@ -20,6 +20,7 @@ struct SamplingOptions {
   std::vector<int32_t> forbidden = {}; ///< never drawn
   /// Throws Error(Kind::usage) naming the option, its range and the value.
   void check() const;
+  bool operator==(const SamplingOptions&) const = default;
 };
 
 /// A draw looks at nothing but the row's logits, this, and the options: never at what else is in the batch.
@@ -38,6 +39,25 @@ struct Draw {
 void draw(const Tensor& products, double cap, const SamplingOptions&, std::span<const DrawRow>, std::span<Draw>);
 /// The same for one row of logits.
 Draw draw(std::span<const float> logits, const SamplingOptions&, Key, std::span<const int32_t> history = {});
+
+/// draw() in two halves, for where nobody may wait: what draws on a device, and what reads the result.
+class Sampler {
+ public:
+  Sampler(const SamplingOptions&, Device);
+  /// products as draw() takes them, f32 [n, V]; u f32 [n] uniform numbers, unless greedy; told f64 [n, 4] as tell_draws leaves it
+  /// (tensor/kernels/sample.h). All on the sampler's device. The rows are for the repetition penalty, which uploads what they name.
+  void operator()(const Tensor& products, double cap, const Tensor& u, std::span<const DrawRow>, Out told) const;
+  /// The filters that act on single tokens: the repetition penalty and what is forbidden.
+  void alter(const Tensor& scores, std::span<const DrawRow>) const;
+
+ private:
+  Tensor pick(const Tensor& scores, const Tensor& stats, const Tensor& u) const;
+
+  SamplingOptions options_;
+  Tensor forbidden_;  // i32 [k], where the scores are
+};
+/// What tell_draws told of a row, four numbers on the CPU, of V words. Throws as draw() does.
+Draw read_draw(const double* told, int64_t V);
 
 struct Candidate {
   int32_t id;

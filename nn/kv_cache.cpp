@@ -11,7 +11,7 @@ namespace {
 class Slots {
  public:
   explicit Slots(const Tensor& t) : Slots(t.out()) {}
-  void zero(int64_t row, int64_t begin, int64_t end) const { fill_bytes(device_, at(row, begin), 0, bytes(end - begin)); }
+  void fill(int64_t row, int64_t begin, int64_t end, int byte) const { fill_bytes(device_, at(row, begin), byte, bytes(end - begin)); }
   /// The first `n` slots of row `from` into row `to` of `target`.
   void copy(int64_t from, const Slots& target, int64_t to, int64_t n) const { copy_bytes(device_, target.at(to, 0), at(from, 0), bytes(n)); }
   void swap(int64_t a, int64_t b, int64_t n) const {
@@ -82,8 +82,8 @@ void LayerCache::clear_ahead() {
     int64_t& clean = clean_[static_cast<size_t>(b)];
     if (clean >= used_) continue;
     const int64_t end = std::min(length(), (used_ + ahead - 1) / ahead * ahead);
-    key_slots.zero(b, clean, end);
-    value_slots.zero(b, clean, end);
+    key_slots.fill(b, clean, end, 0);
+    value_slots.fill(b, clean, end, 0);
     clean = end;
   }
 }
@@ -115,17 +115,19 @@ void LayerCache::swap(int64_t a, int64_t b) {
   std::swap(clean_[x], clean_[y]);
 }
 
-void LayerCache::copy(const LayerCache& from, int64_t row, int64_t to) {
+void LayerCache::copy(const LayerCache& from, int64_t row, int64_t to, bool whole) {
   if (row < 0 || row >= from.keys_.dim(0) || to < 0 || to >= keys_.dim(0) || from.keys_.dim(2) != keys_.dim(2) ||
       from.keys_.dim(3) != keys_.dim(3) || from.keys_.dtype() != keys_.dtype())
     fail(Kind::usage, "kv cache: row {} of {} {} does not go into row {} of {} {}", row, name_of(from.keys_.dtype()),
          to_string(from.keys_.shape()), to, name_of(keys_.dtype()), to_string(keys_.shape()));
   const int64_t slots = from.reached_[static_cast<size_t>(row)];
   if (from.length() != length()) {
-    PositionRow row_positions(from.positions_, row);
-    const int32_t* p = row_positions.begin();
     bool in_order = slots <= length();
-    for (int64_t s = 0; s < slots && in_order; ++s) in_order = p[s] < 0 || p[s] == s;
+    if (!whole) {
+      PositionRow row_positions(from.positions_, row);
+      const int32_t* p = row_positions.begin();
+      for (int64_t s = 0; s < slots && in_order; ++s) in_order = p[s] < 0 || p[s] == s;
+    }
     if (!in_order)
       fail(Kind::usage, "kv cache: a row of a ring of {} slots that has gone round, or fills {}, does not go into one of {}",
            from.length(), slots, length());
@@ -135,15 +137,15 @@ void LayerCache::copy(const LayerCache& from, int64_t row, int64_t to) {
   Slots(from.keys_).copy(row, Slots(keys_), to, slots);
   Slots(from.values_).copy(row, Slots(values_), to, slots);
   Slots(from.positions_).copy(row, Slots(positions_), to, slots);
-  const int64_t rest = std::max(slots, reached) - slots;
-  const Out p = positions_.out();
-  fill_bytes(p.device, p.as<int32_t>() + to * length() + slots, 0xff, static_cast<size_t>(rest) * sizeof(int32_t));  // -1
+  Slots(positions_).fill(to, slots, std::max(slots, reached), 0xff);  // -1
   clean = reached = slots;
 }
 
 void LayerCache::forget(int64_t b, int32_t from) {
   int64_t &reached = reached_[static_cast<size_t>(b)], &clean = clean_[static_cast<size_t>(b)];
-  if (reached > 0) {
+  if (from <= 0) {
+    Slots(positions_).fill(b, 0, reached, 0xff);  // -1
+  } else if (reached > 0) {
     PositionRow positions(positions_, b);
     int32_t* row = positions.begin();
     for (int64_t s = 0; s < reached; ++s)
@@ -179,7 +181,7 @@ void KvCache::swap(int64_t a, int64_t b) {
 }
 
 void KvCache::copy(const KvCache& from, int64_t row, int64_t to) {
-  for (size_t i = 0; i < layers.size(); ++i) layers[i].copy(from.layers[i], row, to);
+  for (size_t i = 0; i < layers.size(); ++i) layers[i].copy(from.layers[i], row, to, from.layers[i].length() >= from.capacity);
 }
 
 void KvCache::forget(int64_t b, int32_t from) {

@@ -35,8 +35,9 @@ class LayerCache {
   /// Exchanges two rows.
   void swap(int64_t a, int64_t b);
   /// Row `to` becomes what row `row` of `from` is, which may be this cache or one with rings of another length; then nothing of that row
-  /// may have been overwritten yet, and all of it must fit (Error(Kind::usage)).
-  void copy(const LayerCache& from, int64_t row, int64_t to);
+  /// may have been overwritten yet, and all of it must fit (Error(Kind::usage)). `whole`: nothing can have been, so nobody looks, which on a GPU
+  /// means waiting.
+  void copy(const LayerCache& from, int64_t row, int64_t to, bool whole = false);
   /// Empties row b, or drops its entries at positions >= `from`.
   void forget(int64_t b, int32_t from = 0);
 

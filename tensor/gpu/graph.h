@@ -1,7 +1,9 @@
 // CUDA graphs: work recorded once and replayed with one call, which costs the host microseconds instead of hundreds of launches.
 //
+//   step(), step();                                             // eagerly: they fill the pool and tune products
 //   Graph graph;
-//   for (...) graph.run([&] { step(); });   // the first two calls run eagerly (they fill the pool and tune products), the third is recorded
+//   graph.record(std::make_shared<Arena>(), [&] { step(); });
+//   for (...) graph.replay();
 //
 // What is recorded must launch the same kernels on the same addresses every time: inputs, positions, counters and stop flags live in device
 // memory that is written before replay (copies from the host are not recorded), and nothing may wait for the GPU. Memory allocated while
@@ -33,23 +35,15 @@ class Graph {
   }
   void replay() const { gpu::replay(exec_); }
 
-  template <class F>
-  void run(F&& f) {
-    if (!exec_ && calls_++ < warm_up) return f();
-    if (!exec_) record(std::make_shared<Arena>(), f);
-    replay();
-  }
   bool recorded() const { return exec_ != nullptr; }
-  /// Forgets what was recorded; the next calls warm up again. Needed when a shape or an address changes.
+  /// Forgets what was recorded. Needed when a shape or an address changes.
   void reset() {
     if (exec_) destroy_graph(exec_);
     exec_ = nullptr;
     arena_.reset();
-    calls_ = 0;
   }
 
  private:
-  static constexpr int warm_up = 2;
   struct Recording {
     bool open = true;
     Recording() { begin_capture(); }
@@ -63,7 +57,6 @@ class Graph {
   };
   void* exec_ = nullptr;
   std::shared_ptr<Arena> arena_;
-  int calls_ = 0;
 };
 
 }  // namespace facet::gpu
