@@ -154,7 +154,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   for (const std::vector<Question>* list : {&train, static_cast<const std::vector<Question>*>(&valid)})
     for (const Question& q : *list) longest = std::max(longest, q.ids.size());
   const int64_t positions = std::min(model.context(), static_cast<int64_t>(longest) + s.max_new), completions = s.prompts * s.group;
-  MemoryPlan plan = plan_memory(model, (s.separate ? completions * positions : s.prompts * static_cast<int64_t>(longest) + completions * s.max_new) / s.accum);
+  MemoryPlan plan = plan_memory(model, (s.separate ? completions * positions : s.prompts * static_cast<int64_t>(longest) + completions * s.max_new) / s.accum, s.optimizer);
   plan.other = cache_bytes(model, std::min(s.rows, completions), positions);
   plan.other_name = "cache";
   plan.at_most = true;
@@ -190,7 +190,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   GrpoResult result;
   Training training{objective};
   training.steps = steps;
-  training.lr = s.lr > 0 ? s.lr : count_parameters(model) < 10'000'000 ? 1e-4 : folder.adapters ? 1e-5 : 1e-6;
+  training.lr = s.lr > 0 ? s.lr : s.optimizer.rate_factor() * (count_parameters(model) < 10'000'000 ? 1e-4 : folder.adapters ? 1e-5 : 1e-6);
   training.identity = {{"trainer", "grpo"},
                        {"data", fmt::format("{} questions {:016x}, rows {:08x}", train.size(), splits.train.fingerprint(), hash_of_rows(train))},
                        {"verifier", verifiers},

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "tensor/io/text.h"
-#include "train/sft.h"
 
 namespace facet::app {
 
@@ -11,6 +10,9 @@ void SftSettings::declare_sft(Options& o) {
   declare_start(o);
   declare_batches(o);
   declare_train(o);
+  o.section("loss");
+  o.add("label-smoothing", &loss.label_smoothing, "share of the target that is spread over the whole vocabulary").alias({"label-smoothing-factor"}).range(0, 1);
+  o.add("z-loss", &loss.z_loss, "weight of the squared log-partition, which keeps logits from drifting; 1e-4 is usual").range(0, 1);
   declare_run(o);
 }
 
@@ -45,7 +47,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   int64_t tokens = 0;  // of the largest micro-batch among the first steps
   for (int64_t i = 0; i < std::min<int64_t>(steps, 8); ++i)
     for (const Batch& b : loader.at(i)) tokens = std::max(tokens, b.ids.numel());
-  const MemoryPlan plan = plan_memory(model, tokens);
+  const MemoryPlan plan = plan_memory(model, tokens, s.optimizer);
   console.note("memory: {}", plan.text());
   SftResult result;
   result.unigram_entropy = figures.entropy;
@@ -56,7 +58,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   }
   check_memory(plan, model.device());
 
-  Sft objective(model, loader, std::move(valid));
+  Sft objective(model, loader, std::move(valid), s.loss);
   const auto prompts = sample_prompts(s, data, tokenizer, model);
   Training training{objective};
   training.steps = steps;
@@ -66,6 +68,8 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
                        {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},
                        {"batch", std::to_string(s.batch)},
                        {"accum", std::to_string(s.accum)}};
+  if (s.loss.label_smoothing > 0) training.identity["label-smoothing"] = fmt::format("{}", s.loss.label_smoothing);
+  if (s.loss.z_loss > 0) training.identity["z-loss"] = fmt::format("{}", s.loss.z_loss);
   training.sample = [&] { return sample_text(model, tokenizer, prompts, seed); };
   training.chat = s.chat_template || data.task() == Task::chat;
   static_cast<TrainResult&>(result) = run_training(s, seed, folder, training, options, console);

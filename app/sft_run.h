@@ -1,10 +1,12 @@
 // One supervised run, whoever asks for it: the sft command and the demo.
 #pragma once
 #include "app/train_run.h"
+#include "train/sft.h"
 
 namespace facet::app {
 
 struct SftSettings : TrainSettings {
+  SftLoss loss;
   void declare_sft(Options&);
 };
 

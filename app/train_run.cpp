@@ -11,7 +11,6 @@
 #include "models/gemma/hf_config.h"
 #include "models/gemma/peft.h"
 #include "nn/body_graphs.h"
-#include "optim/adamw.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
@@ -74,15 +73,16 @@ void TrainSettings::declare_batches(Options& o) {
 void TrainSettings::declare_train(Options& o) {
   o.section("train");
   o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"}).range(1, 1e12);
-  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5, for an adapter 2e-4 (grpo: 1e-4, 1e-6, 1e-5)").alias({"learning-rate"}).range(0, 100);
-  o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine"});
+  o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5, for an adapter 2e-4 (grpo: 1e-4, 1e-6, 1e-5); 0.3 of it for lion, 50 times it for adafactor and sgd").alias({"learning-rate"}).range(0, 100);
+  o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine", "wsd", "inverse-sqrt"});
+  o.add("decay", &decay, "wsd: the last share of the steps, in which the rate falls").range(0, 1);
   o.add("warmup", &warmup, "steps until the peak").alias({"warmup-steps"}).range(0, 1e12);
   o.add("min-lr-ratio", &min_lr_ratio, "last rate as a share of the peak").range(0, 1);
   o.add("clip", &clip, "global norm of the gradient; 0: off").alias({"max-grad-norm", "grad-clip"}).range(0, 1e9);
-  o.add("wd", &weight_decay, "decoupled weight decay of matrices").alias({"weight-decay"}).range(0, 10);
-  o.add("beta1", &beta1, "AdamW").alias({"adam-beta1"}).range(0, 1);
-  o.add("beta2", &beta2, "AdamW").alias({"adam-beta2"}).range(0, 1);
+  optimizer.declare(o);
   o.add("recompute", &recompute, "what backward computes again to save memory").alias({"grad-checkpoint"}).choices({"none", "mlp", "block"});
+  o.add("train", &train, "the only parameters that train, e.g. 'layers.-2.*,final_norm': a name, a module, * for any characters, layers from the end as -1, -2, ...")
+      .alias({"trainable"});
   o.add("freeze", &freeze, "parameters that stay as they are, e.g. 'embed_tokens.*'");
   o.pass_through("model", model_overrides);
   o.section("lora");
@@ -95,7 +95,9 @@ void TrainSettings::declare_train(Options& o) {
   o.rule([this, &o]() -> std::string {
     for (const char* name : {"lora-rank", "lora-alpha", "lora-dropout", "lora-targets", "rslora"})
       if (adapter == "none" && std::as_const(o).find(name)->layer() == Layer::flag) return fmt::format("--{} has no effect without --adapter lora", name);
-    if (adapter != "none" && !freeze.empty()) return "--freeze and --adapter: an adapter freezes the whole model";
+    for (const auto& [option, patterns] : {std::pair("freeze", &freeze), std::pair("train", &train)})
+      if (adapter != "none" && !patterns->empty()) return fmt::format("--{} and --adapter: an adapter freezes the whole model", option);
+    if (std::as_const(o).find("decay")->layer() == Layer::flag && schedule != "wsd") return fmt::format("--decay has no effect with --schedule {}; wsd has one", schedule);
     return {};
   });
 }
@@ -119,14 +121,14 @@ std::string MemoryPlan::text() const {
                      other > 0 ? fmt::format(", {} {}", other_name, bytes_text(other)) : "");
 }
 
-MemoryPlan plan_memory(LanguageModel& model, int64_t tokens) {
+MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSettings& optimizer) {
   MemoryPlan plan;
   for (Parameter* p : parameters(model)) {
     const auto n = static_cast<double>(p->value().numel());
     plan.weights += n * static_cast<double>(size_of(p->value().dtype()));
     if (!p->trains()) continue;
     plan.gradients += 4 * n;
-    plan.moments += (p->value().dtype() == DType::bf16 ? 12 : 8) * n;
+    plan.moments += optimizer.state_bytes(*p);
   }
   plan.activations = model.activation_bytes(static_cast<double>(tokens), model.recompute);
   return plan;
@@ -167,14 +169,6 @@ Recompute recompute_of(const std::string& name) {
   return name == "block" ? Recompute::block : name == "mlp" ? Recompute::mlp : Recompute::none;
 }
 
-std::vector<ParameterGroup> parameter_groups(Module& model, double weight_decay) {
-  ParameterGroup matrices, vectors;
-  matrices.weight_decay = weight_decay;
-  for (Parameter* p : parameters(model))
-    if (p->trains()) (p->value().rank() > 1 ? matrices : vectors).parameters.push_back(p);
-  return {matrices, vectors};
-}
-
 void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, Console& console) {
   Gemma& model = *folder.model;
   if (s.adapter != "none") {
@@ -186,8 +180,13 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
     console.note("adapter: {} of rank {} on {} modules, {} of {} parameters train ({:.2f}%)", s.adapter, lora.rank,
                  folder.adapters->factors(adapter_name).size(), grouped(static_cast<uint64_t>(trained)), grouped(static_cast<uint64_t>(all)), 100 * trained / all);
   }
-  for (const std::string& pattern : s.freeze)
-    if (set_trains(model, pattern, false) == 0) fail(Kind::usage, "--freeze {}: no parameter has such a name; facet inspect model lists them", pattern);
+  if (!s.train.empty()) set_trains(model, "*", false);
+  for (const auto& [option, patterns] : {std::pair("train", &s.train), std::pair("freeze", &s.freeze)})
+    for (const std::string& pattern : *patterns)
+      if (set_trains(model, pattern == "final_norm" ? "norm" : pattern, option[0] == 't') == 0)  // as taps and papers call it
+        fail(Kind::usage, "--{} {}: no parameter has such a name; facet inspect model lists them", option, pattern);
+  if (const int64_t trained = count_parameters(model, true); !s.train.empty())
+    console.note("{} of {} parameters train", grouped(static_cast<uint64_t>(trained)), grouped(static_cast<uint64_t>(count_parameters(model))));
   model.recompute = recompute_of(s.recompute);
   model.to(model.device());  // the adapter follows
   const bool drops = s.adapter != "none" && s.lora.dropout > 0;  // masks are drawn by keys of the host, which a replay would not change
@@ -196,7 +195,7 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
 
 double learning_rate(const TrainSettings& s, Module& model) {
   if (s.lr > 0) return s.lr;
-  return count_parameters(model) < 10'000'000 ? 2e-3 : s.adapter != "none" ? 2e-4 : 2e-5;
+  return s.optimizer.rate_factor() * (count_parameters(model) < 10'000'000 ? 2e-3 : s.adapter != "none" ? 2e-4 : 2e-5);
 }
 
 int64_t count_steps(const TrainSettings& s, int64_t steps_per_epoch) {
@@ -217,8 +216,8 @@ Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed) {
 TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& folder, const Training& training, const Options& options, Console& console) {
   Gemma& model = *folder.model;
   // Before anything is written: it takes the memory and checks the settings.
-  AdamW optimizer(parameter_groups(model, s.weight_decay), {.beta1 = s.beta1, .beta2 = s.beta2});
-  optimizer.keep_gradients(model.device() == Device::gpu);  // captured passes add to them by address
+  const std::unique_ptr<Optimizer> optimizer = s.optimizer.make(model);
+  optimizer->keep_gradients(model.device() == Device::gpu);  // captured passes add to them by address
   RunFolder run(s.out, s.resume);
   run.watcher = [&console](const std::string& line, bool transient) { transient ? console.status(line) : console.note("{}", line); };
 
@@ -226,6 +225,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   o.steps = training.steps;
   o.lr = training.lr;
   o.schedule = {.shape = schedule_shape(s.schedule), .warmup = s.warmup, .steps = o.steps, .min_ratio = s.min_lr_ratio};
+  o.schedule.decay = static_cast<int64_t>(std::ceil(s.decay * static_cast<double>(o.steps)));
   o.clip = s.clip;
   o.eval_every = s.eval_every > 0 ? s.eval_every : std::max<int64_t>(1, o.steps / 10);
   o.sample_every = s.sample_every > 0 ? s.sample_every : o.eval_every;
@@ -240,15 +240,16 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
       {"seed", std::to_string(seed)},
       {"steps", std::to_string(o.steps)}, {"lr", fmt::format("{}", o.lr)}, {"schedule", s.schedule},
       {"warmup", std::to_string(s.warmup)}, {"min-lr-ratio", fmt::format("{}", s.min_lr_ratio)}, {"clip", fmt::format("{}", s.clip)},
-      {"wd", fmt::format("{}", s.weight_decay)}, {"beta1", fmt::format("{}", s.beta1)}, {"beta2", fmt::format("{}", s.beta2)},
       {"tokenizer", fmt::format("{:016x}", folder.tokenizer.hash())}};
+  if (s.schedule == "wsd") identity["decay"] = fmt::format("{}", s.decay);
+  identity.merge(s.optimizer.identity());
   if (const uint32_t frozen = hash_of_frozen(model)) identity["frozen weights"] = fmt::format("{:08x}", frozen);
   if (s.adapter != "none")
     identity.insert({{"adapter", s.adapter}, {"lora-rank", std::to_string(s.lora.rank)}, {"lora-alpha", fmt::format("{}", s.lora.alpha)},
                      {"lora-dropout", fmt::format("{}", s.lora.dropout)}, {"lora-targets", fmt::format("{}", fmt::join(s.lora.targets, ","))},
                      {"rslora", s.lora.rslora ? "yes" : "no"}});
   identity.insert(training.identity.begin(), training.identity.end());
-  Loop loop(model, optimizer, training.objective, run, o, identity);
+  Loop loop(model, *optimizer, training.objective, run, o, identity);
   loop.sample = training.sample;
   const auto from = s.resume ? loop.find(s.allow_changed) : std::nullopt;
 

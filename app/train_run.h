@@ -9,10 +9,10 @@
 #include "app/console.h"
 #include "app/data_settings.h"
 #include "app/model_folder.h"
+#include "app/optimizer_settings.h"
 #include "app/options.h"
 #include "data/loader.h"
 #include "nn/lora.h"
-#include "optim/optimizer.h"
 #include "train/loop.h"
 
 namespace facet::app {
@@ -24,11 +24,12 @@ struct TrainSettings : DataSettings {
   int64_t batch = 8, accum = 1;
   std::optional<int64_t> steps;
   std::optional<double> epochs;
-  double lr = 0, min_lr_ratio = 0, weight_decay = 0, beta1 = 0.9, beta2 = 0.95, clip = 1;
+  double lr = 0, min_lr_ratio = 0, decay = 0.2, clip = 1;
+  OptimizerSettings optimizer;
   int64_t warmup = 0;
   std::string schedule = "cosine", recompute = "none";
   int64_t eval_every = 0, save_every = 0, sample_every = 0, keep = 2, log_every = 0;
-  Values samples, freeze, allow_changed;
+  Values samples, train, freeze, allow_changed;
   std::string adapter = "none";
   LoraOptions lora;
   std::map<std::string, std::string> model_overrides;
@@ -48,7 +49,7 @@ struct MemoryPlan {
   std::string text() const;
 };
 /// Of a step whose largest micro-batch has so many tokens.
-MemoryPlan plan_memory(LanguageModel&, int64_t tokens);
+MemoryPlan plan_memory(LanguageModel&, int64_t tokens, const OptimizerSettings& = {});
 /// Throws Error(Kind::memory) with the plan when it does not fit into what is free.
 void check_memory(const MemoryPlan&, Device);
 
@@ -71,7 +72,7 @@ struct TrainResult {
   double seconds = 0, tokens = 0;
 };
 
-/// Decides what trains (--adapter, --freeze) and what backward recomputes. Before the objective is made.
+/// Decides what trains (--adapter, --train, --freeze) and what backward recomputes. Before the objective is made.
 void prepare_model(const TrainSettings&, uint64_t seed, ModelFolder&, Console&);
 /// Runs to the end, or to where it was stopped, and writes the run folder with final/. Errors as the parts raise them.
 TrainResult run_training(const TrainSettings&, uint64_t seed, ModelFolder&, const Training&, const Options&, Console&);
@@ -90,7 +91,5 @@ std::vector<std::string> sample_prompts(const TrainSettings&, const Dataset&, co
 Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed);
 
 Recompute recompute_of(const std::string& name);
-/// All parameters that train: matrices decay, vectors (norms) do not.
-std::vector<ParameterGroup> parameter_groups(Module&, double weight_decay);
 
 }  // namespace facet::app

@@ -1,6 +1,7 @@
 #include "nn/module.h"
 
 #include <algorithm>
+#include <charconv>
 
 namespace facet {
 
@@ -102,10 +103,31 @@ bool matches(const std::string& pattern, const std::string& name) {
   return p == pattern.size();
 }
 
-int set_trains(Module& m, const std::string& pattern, bool on) {
+namespace {
+// "layers.-1.mlp" with the number that stands for: one more than the largest that follows "layers.", less 1.
+std::string counted_from_the_end(const std::string& pattern, const std::vector<Parameter*>& all) {
+  const size_t dash = pattern.find(".-");
+  if (dash == std::string::npos) return pattern;
+  const std::string before = pattern.substr(0, dash + 1);
+  const char* const digits = pattern.c_str() + dash + 2;
+  int64_t back = 0, last = -1;
+  const auto end = std::from_chars(digits, pattern.c_str() + pattern.size(), back).ptr;
+  for (const Parameter* p : all) {
+    int64_t number = -1;
+    if (p->name.starts_with(before)) std::from_chars(p->name.c_str() + before.size(), p->name.c_str() + p->name.size(), number);
+    last = std::max(last, number);
+  }
+  if (end == digits || (*end != '.' && *end != 0) || back < 1 || back > last + 1) return pattern;  // names nothing
+  return before + std::to_string(last + 1 - back) + end;
+}
+}  // namespace
+
+int set_trains(Module& m, const std::string& given, bool on) {
   int hits = 0;
-  for (Parameter* p : parameters(m)) {
-    if (!matches(pattern, p->name)) continue;
+  const std::vector<Parameter*> all = parameters(m);
+  const std::string pattern = counted_from_the_end(given, all);
+  for (Parameter* p : all) {
+    if (!matches(pattern, p->name) && !matches(pattern + ".*", p->name)) continue;
     p->set_trains(on);
     ++hits;
   }

@@ -51,7 +51,8 @@ std::vector<Parameter*> parameters(Module&);
 std::vector<std::pair<std::string, Tensor>> named_values(Module&, bool only_training = false);
 /// Elements in all parameters, or in those that train.
 int64_t count_parameters(Module&, bool only_training = false);
-/// Switches training on or off for parameters whose name matches: `*` stands for any run of characters. Returns how many matched.
+/// Switches training on or off for parameters that the pattern names: one, or all of a module ("layers.0.mlp"); `*` stands for any run of
+/// characters, a negative number for a count from the end ("layers.-1": the last). Returns how many matched.
 int set_trains(Module&, const std::string& pattern, bool on);
 bool matches(const std::string& pattern, const std::string& name);
 /// The tree, one line a module: name, description, shapes, counts.

@@ -14,12 +14,12 @@ AdamW::AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& opti
     const DType t = acc_dtype(i.dtype);
     i.buffers[0] = Tensor::zeros(i.shape, t, i.parameter->value().device());
     i.buffers[1] = Tensor::zeros(i.shape, t, i.parameter->value().device());
-    if (t != i.dtype) i.buffers[2] = i.parameter->value().detach().to(t);
+    i.buffers[2] = master_of(i);
   }
 }
 
 void AdamW::update(Item& i, View grad, double lr, double grad_scale) {
-  adamw(i.parameter->value().out(), i.buffers[2] ? i.buffers[2].out() : Out{}, grad, i.buffers[0].out(), i.buffers[1].out(),
+  adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(),
         AdamwStep{.lr = lr,
                   .beta1 = options_.beta1,
                   .beta2 = options_.beta2,

@@ -46,6 +46,11 @@ void Optimizer::drop_gradients() {
 
 void Optimizer::forget(Parameter& p) const { keep_gradients_ ? p.zero_grad() : p.clear_grad(); }
 
+Tensor Optimizer::master_of(const Item& i) {
+  const DType t = acc_dtype(i.dtype);
+  return t == i.dtype ? Tensor() : i.parameter->value().detach().to(t);
+}
+
 size_t Optimizer::state_bytes() const {
   size_t bytes = 0;
   for (const Item& i : items_)

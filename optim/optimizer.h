@@ -23,7 +23,7 @@ using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 struct ParameterGroup {
   std::vector<Parameter*> parameters;
   double lr_scale = 1;      ///< times the rate given to step()
-  double weight_decay = 0;  ///< AdamW: decoupled, times the rate
+  double weight_decay = 0;  ///< decoupled, times the rate (Sgd: refused)
 };
 
 class Optimizer {
@@ -52,7 +52,7 @@ class Optimizer {
   void load_state(const NamedTensors&);
 
  protected:
-  static constexpr int most_buffers = 3;
+  static constexpr int most_buffers = 4;
   struct Item {
     Parameter* parameter;
     double lr_scale, weight_decay;
@@ -64,6 +64,9 @@ class Optimizer {
   Optimizer(const char* kind, const std::vector<ParameterGroup>& groups, std::initializer_list<const char*> names);
 
   void forget(Parameter&) const;
+  /// The f32 value of a bf16 parameter, which is what is updated; absent for others.
+  static Tensor master_of(const Item&);
+  static Out out_of(const Tensor& buffer) { return buffer ? buffer.out() : Out{}; }
   virtual void update(Item&, View grad, double lr, double grad_scale) = 0;
 
   const char* kind_;

@@ -10,19 +10,22 @@ namespace facet {
 ///   constant                   1
 ///   linear                     1 down to min_ratio at `steps`
 ///   cosine                     the same along half a cosine
-///   step >= steps              min_ratio (constant: 1)
+///   wsd                        1 ("stable"), then over the last `decay` steps down to min_ratio along a line (arXiv 2404.06395)
+///   inverse_sqrt               sqrt(max(warmup, 1) / step), not below min_ratio: from the warm-up on, and it knows no end
+///   step >= steps              min_ratio (constant: 1; inverse_sqrt goes on)
 /// `steps` includes the warm-up (optax: decay_steps; transformers: num_training_steps).
 struct Schedule {
-  enum class Shape { constant, linear, cosine };
+  enum class Shape { constant, linear, cosine, wsd, inverse_sqrt };
   Shape shape = Shape::constant;
   int64_t warmup = 0;
   int64_t steps = 0;
   double min_ratio = 0;
+  int64_t decay = 0;  ///< wsd: steps of the fall at the end, `steps` being the last of them
 
   double operator()(int64_t step) const;
 };
 
-/// "constant", "linear" or "cosine"; throws Error(Kind::usage) listing them otherwise.
+/// "constant", "linear", "cosine", "wsd" or "inverse-sqrt"; throws Error(Kind::usage) listing them otherwise.
 Schedule::Shape schedule_shape(std::string_view name);
 const char* name_of(Schedule::Shape);
 

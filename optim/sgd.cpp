@@ -18,7 +18,7 @@ Sgd::Sgd(const std::vector<ParameterGroup>& groups, const SgdOptions& options)
 }
 
 void Sgd::update(Item& i, View grad, double lr, double grad_scale) {
-  sgd(i.parameter->value().out(), grad, i.buffers[0] ? i.buffers[0].out() : Out{},
+  sgd(i.parameter->value().out(), grad, out_of(i.buffers[0]),
       SgdStep{.lr = lr, .momentum = options_.momentum, .grad_scale = grad_scale, .nesterov = options_.nesterov});
 }
 

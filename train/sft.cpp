@@ -1,16 +1,15 @@
 #include "train/sft.h"
 
-#include "autograd/ops.h"
 #include "nn/body_graphs.h"
 
 namespace facet {
 
-double batch_loss(LanguageModel& model, const Batch& batch, double weight) {
+double batch_loss(LanguageModel& model, const Batch& batch, double weight, const SftLoss& options) {
   const TrainingPass pass(model, {batch.ids, batch.positions, batch.segments});
   const int64_t rows = pass.h.shape().rows();
   const double loss = linear_cross_entropy_backward(reshape(pass.h, {rows, pass.h.dim(-1)}), model.head().value(), batch.labels.reshape({rows}),
                                                     Tensor::full({rows}, weight, acc_dtype(pass.h.dtype())),
-                                                    {.cap = model.final_cap(), .label_smoothing = 0, .z_loss = 0});
+                                                    {.cap = model.final_cap(), .label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
   pass.finish();
   return loss;
 }
@@ -26,10 +25,10 @@ SftFigures evaluate_loss(LanguageModel& model, const std::vector<Batch>& batches
   return f;
 }
 
-Sft::Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid)
-    : model_(model), train_(train), valid_(std::move(valid)) {}
+Sft::Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid, const SftLoss& loss)
+    : model_(model), train_(train), valid_(std::move(valid)), loss_(loss) {}
 
-StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro, std::optional<Key> dropout) {
+StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro, std::optional<Key> dropout, const SftLoss& loss) {
   StepReport r;
   for (const Batch& b : micro) {
     r.tokens += b.tokens;
@@ -39,13 +38,13 @@ StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro, st
   const double weight = r.supervised > 0 ? 1.0 / static_cast<double>(r.supervised) : 0.0;
   for (size_t i = 0; i < micro.size(); ++i) {
     const DropoutScope scope(dropout ? std::optional(fold_in(*dropout, static_cast<uint32_t>(i))) : std::nullopt);
-    r.loss += batch_loss(model, micro[i], weight);
+    r.loss += batch_loss(model, micro[i], weight, loss);
   }
   return r;
 }
 
 StepReport Sft::accumulate(int64_t step) {
-  return accumulate_sft(model_, train_.at(step), fold_in(key(train_.options().seed), static_cast<uint32_t>(step)));
+  return accumulate_sft(model_, train_.at(step), fold_in(key(train_.options().seed), static_cast<uint32_t>(step)), loss_);
 }
 
 std::map<std::string, double> Sft::evaluate() {

@@ -1,5 +1,6 @@
 // Supervised fine-tuning: token-weighted cross-entropy on the tokens that the loss mask marks.
 #pragma once
+#include "autograd/ops.h"
 #include "data/loader.h"
 #include "nn/dropout.h"
 #include "nn/language_model.h"
@@ -12,20 +13,26 @@ struct SftFigures {
   int64_t supervised = 0;  ///< tokens that counted
 };
 
+/// What is added to the loss that is learned from (autograd/ops.h, CrossEntropyOptions); validation measures the plain one.
+struct SftLoss {
+  double label_smoothing = 0, z_loss = 0;
+};
+
 /// Sum of the losses of the supervised tokens times `weight`; unless under NoGrad, adds the gradients to the parameters.
-double batch_loss(LanguageModel&, const Batch&, double weight);
+double batch_loss(LanguageModel&, const Batch&, double weight, const SftLoss& = {});
 /// Forward only.
 SftFigures evaluate_loss(LanguageModel&, const std::vector<Batch>&);
 
 /// Adds the gradients of the token-weighted mean over all micro-batches: what one step learns from. `dropout`: the step's key, of which
 /// every micro-batch gets its own; absent: nothing is dropped.
-StepReport accumulate_sft(LanguageModel&, std::span<const Batch> micro, std::optional<Key> dropout = {});
+StepReport accumulate_sft(LanguageModel&, std::span<const Batch> micro, std::optional<Key> dropout = {},
+                          const SftLoss& = {});
 
 class Sft final : public Objective {
  public:
   /// A step is what `train` gives for it, computed micro-batch by micro-batch; its gradient is that of the token-weighted mean over the
   /// whole step. `valid` may be empty.
-  Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid);
+  Sft(LanguageModel& model, const Loader& train, std::vector<Batch> valid, const SftLoss& = {});
   StepReport accumulate(int64_t step) override;
   std::map<std::string, double> evaluate() override;
 
@@ -33,6 +40,7 @@ class Sft final : public Objective {
   LanguageModel& model_;
   const Loader& train_;
   std::vector<Batch> valid_;
+  SftLoss loss_;
 };
 
 }  // namespace facet

@@ -214,7 +214,7 @@ int run(Settings& s, Options& options, Console& console) {
     rl.max_new = longest_answer;
     rl.lr = s.grpo_lr;
     // Small groups make a noisy gradient: it is averaged over more steps, and the rate falls to nothing in the end.
-    rl.beta2 = 0.99;
+    rl.optimizer.beta2 = 0.99;
     rl.warmup = 10;
     rl.schedule = "linear";
     rl.scale = "none";

@@ -186,7 +186,7 @@ int run(Settings& s, Options& options, Console& console) {
   int64_t tokens = 0;  // of the largest micro-batch among the first steps
   for (int64_t i = 0; i < std::min<int64_t>(steps, 8); ++i)
     for (const Batch& b : loader.at(i)) tokens = std::max(tokens, b.ids.numel());
-  MemoryPlan plan = plan_memory(model, tokens);
+  MemoryPlan plan = plan_memory(model, tokens, s.optimizer);
   if (references.other) {
     plan.other_name = "reference";
     for (const auto& [name, value] : named_values(*references.other)) plan.other += static_cast<double>(value.numel() * size_of(value.dtype()));

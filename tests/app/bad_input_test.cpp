@@ -251,6 +251,13 @@ TEST_CASE("bad input: options, prompts and places") {
   s.refused(with({"--schedule", "cosin"}), 2, {"did you mean cosine?"});
   s.refused(with({"--max-len", "41"}), 2, {"--max-len 41", "40 positions"});
   s.refused(with({"--freeze", "nothing.*"}), 2, {"--freeze nothing.*", "facet inspect model"});
+  s.refused(with({"--train", "layers.-9.*"}), 2, {"--train layers.-9.*", "facet inspect model"});
+  s.refused(with({"--train", "norm", "--adapter", "lora"}), 2, {"--train and --adapter"});
+  s.refused(with({"--optimizer", "adam"}), 2, {"did you mean adamw?"});
+  s.refused(with({"--optimizer", "adafactor", "--beta2", "0.9"}), 2, {"--beta2 has no effect with --optimizer adafactor"});
+  s.refused(with({"--momentum", "0.9"}), 2, {"--momentum has no effect with --optimizer adamw"});
+  s.refused(with({"--decay", "0.5"}), 2, {"--decay has no effect with --schedule cosine"});
+  s.refused(with({"--optimizer", "sgd", "--wd", "0.1"}), 2, {"weight decay", "AdamW"});
   s.refused(with({"--sample", std::string(60, '2')}), 2, {"--sample", "61 tokens", "40"});
   s.refused(with({"--beta1", "1"}), 2, {"beta1"});
   s.refused({"sft", s / "m", "--data", s / "data"}, 2, {"--out"});

@@ -56,6 +56,12 @@ TEST_CASE("resume: an adapter, and a rollout with updates to come, go on to the 
   check_cuts(t, "grpo updates", "f32", {4});  // the second rollout's first step
 }
 
+TEST_CASE("resume: every optimizer keeps what it needs") {
+  const Trainers t;
+  check_cuts(t, "sft lion", "bf16", {4});
+  check_cuts(t, "sft adafactor", "bf16", {4});
+}
+
 TEST_CASE("resume: every trainer, in both dtypes, from every kind of step, to the same bytes", "[full]") {
   // After the first step, around the end of an epoch (inside a step, between micro-batches), before the last step, after it.
   const Trainers t;

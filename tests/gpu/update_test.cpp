@@ -1,4 +1,4 @@
-// Kernels that walk over parameters, and those that draw: adamw, sgd, norms, dropout.
+// Kernels that walk over parameters, and those that draw: adamw, sgd, lion, adafactor, norms, dropout.
 #include <catch2/catch.hpp>
 #include <bit>
 #include <cmath>
@@ -6,8 +6,10 @@
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
+#include "tensor/kernels/adafactor.h"
 #include "tensor/kernels/adamw.h"
 #include "tensor/kernels/dropout.h"
+#include "tensor/kernels/lion.h"
 #include "tensor/kernels/sgd.h"
 #include "tensor/rng.h"
 #include "tests/gpu/kernel_check.h"
@@ -203,6 +205,47 @@ TEST_CASE("sgd: gpu as cpu") {
       k.shift = sample % 4 == 3;
       k.limits = f32_elementwise;
       k.body = [&](const Views& in, const Outs& out) { sgd(out[0], in[0], out[1], {.lr = 0.1, .momentum = 0.9, .grad_scale = 0.5, .nesterov = nesterov}); };
+      check_kernel(k);
+    }
+  }
+}
+
+TEST_CASE("lion: gpu as cpu") {
+  Random r(8);
+  int sample = 0;
+  for (const int64_t n : sizes) {
+    for (const DType t : {DType::f32, DType::bf16}) {
+      const Tensor w = r.normal({n}, DType::f32);
+      KernelCheck k{"lion " + std::to_string(n), {r.normal({n}, DType::f32)}, {{{n}, t, w.to(t)}, {{n}, DType::f32, w}, {{n}, DType::f32, r.normal({n}, DType::f32)}}};
+      k.out[1].absent = t != DType::bf16;
+      k.shift = ++sample % 3 == 2;
+      k.limits = f32_elementwise;
+      if (t == DType::bf16) k.out[0].limits = bf16_forward;
+      k.body = [](const Views& in, const Outs& out) { lion(out[0], out[1], in[0], out[2], {.lr = 0.1, .beta1 = 0.8, .beta2 = 0.95, .weight_decay = 0.3, .grad_scale = 0.5}); };
+      check_kernel(k);
+    }
+  }
+}
+
+TEST_CASE("adafactor: gpu as cpu") {
+  Random r(9);
+  int sample = 0;
+  for (const Shape& s : {Shape{1, 1}, Shape{2, 3}, Shape{31, 17}, Shape{300, 70}, Shape{65, 257}, Shape{1, 5000}, Shape{0, 4}}) {
+    for (const DType t : {DType::f32, DType::bf16}) {
+      ++sample;
+      const bool factored = (sample % 2 == 0) == (sample % 8 < 4);
+      const Tensor w = r.normal(s, DType::f32);
+      KernelCheck k{"adafactor " + to_string(s), {r.normal(s, DType::f32)}, {{s, t, w.to(t)}, {s, DType::f32, w}}};
+      for (const Shape& moments : {Shape{s[0]}, Shape{s[1]}, s}) k.out.push_back({moments, DType::f32, r.uniform(moments, 0.5, 2, DType::f32)});
+      k.out[1].absent = t != DType::bf16;
+      k.out[2].absent = k.out[3].absent = !factored;
+      k.out[4].absent = factored;
+      k.shift = sample % 3 == 2;
+      k.limits = f32_sums;
+      if (t == DType::bf16) k.out[0].limits = bf16_forward;
+      k.body = [](const Views& in, const Outs& out) {
+        adafactor(out[0], out[1], in[0], out[2], out[3], out[4], {.lr = 0.1, .decay = 0.6, .eps = 1e-3, .clip = 0.4, .min_scale = 1e-3, .weight_decay = 0.3, .grad_scale = 0.5});
+      };
       check_kernel(k);
     }
   }

@@ -103,7 +103,14 @@ TEST_CASE("module: patterns choose who trains") {
   CHECK(set_trains(t, "*.after.weight", true) == 2);
   CHECK(count_parameters(t, true) == 8);
   CHECK(set_trains(t, "layers.1.up.weight", true) == 1);
-  CHECK(set_trains(t, "layers.1", true) == 0);  // a whole name, not a part
+  CHECK(set_trains(t, "layers.1", true) == 2);  // a module: all of it
+  CHECK(set_trains(t, "layers.1.u", true) == 0);  // a whole name, not a part
+  CHECK(set_trains(t, "layers.-1.*", false) == 2);
+  CHECK_FALSE(t.layers[1]->after->weight.trains());
+  CHECK(t.layers[0]->after->weight.trains());
+  CHECK(set_trains(t, "layers.-1", true) == 2);
+  CHECK(set_trains(t, "layers.-2.up.weight", true) == 1);
+  for (const char* none : {"layers.-3", "layers.-0", "layers.-x", "layers.-", "table.-1", "layers.-99999999999999999999"}) CHECK(set_trains(t, none, true) == 0);
   CHECK(set_trains(t, "", true) == 0);
   CHECK_FALSE(t.bias.trains());
   CHECK(t.layers[1]->after->weight.trains());

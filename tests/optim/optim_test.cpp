@@ -6,12 +6,16 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "optim/adafactor.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
+#include "optim/lion.h"
 #include "optim/schedule.h"
 #include "optim/sgd.h"
 #include "tensor/cpu/tier.h"
+#include "tensor/kernels/adafactor.h"
 #include "tensor/kernels/adamw.h"
+#include "tensor/kernels/lion.h"
 #include "tensor/parallel.h"
 #include "tests/support/contract.h"
 #include "tests/support/goldens.h"
@@ -79,6 +83,16 @@ const Case cases[] = {
        return std::make_unique<AdamW>(std::vector<ParameterGroup>{{f.all, 1, 0.1}}, AdamWOptions{.beta2 = 0.95});
      },
      1.0, {Schedule::Shape::cosine, 2, 5, 0.1}, 1, 1e-8},  // optax took this cosine in f32
+    {"lion", 1e-3, [](const Four& f) { return std::make_unique<Lion>(std::vector<ParameterGroup>{{f.all, 1, 1e-3}}); }},
+    {"adafactor", 1e-2,
+     [](const Four& f) { return std::make_unique<Adafactor>(std::vector<ParameterGroup>{{f.all}}, AdafactorOptions{.least_factored = 2}); },
+     0, {}, 1, 1e-8},  // optax takes the decay in f32
+    {"adafactor_unfactored", 1e-2, [](const Four& f) { return std::make_unique<Adafactor>(std::vector<ParameterGroup>{{f.all}}); }, 0, {}, 1, 1e-8},
+    {"adafactor_plain", 1e-2,
+     [](const Four& f) {
+       return std::make_unique<Adafactor>(std::vector<ParameterGroup>{{f.all}}, AdafactorOptions{.clip = 0, .min_scale = 0, .least_factored = 2});
+     },
+     0, {}, 1, 1e-8},
     {"accumulate2_adam", 1e-2, [](const Four& f) { return std::make_unique<AdamW>(std::vector<ParameterGroup>{{f.all}}); }, 0, {}, 2},
 };
 
@@ -136,8 +150,155 @@ TEST_CASE("schedules: warm-up, ends, names") {
   CHECK(warm(1000) == 1);
   CHECK(Schedule{Schedule::Shape::cosine, 3, 3, 0}(3) == 1);  // nothing but warm-up
   CHECK(Schedule{Schedule::Shape::cosine, 3, 3, 0}(4) == Approx(0).margin(1e-15));
-  for (const char* name : {"constant", "linear", "cosine"}) CHECK(std::string(name_of(schedule_shape(name))) == name);
-  CHECK_THROWS_WITH(schedule_shape("cosin"), Catch::Contains("\"cosin\": expected constant, linear or cosine"));
+  for (const char* name : {"constant", "linear", "cosine", "wsd", "inverse-sqrt"}) CHECK(std::string(name_of(schedule_shape(name))) == name);
+  CHECK_THROWS_WITH(schedule_shape("cosin"), Catch::Contains("\"cosin\": expected constant, linear, cosine, wsd or inverse-sqrt"));
+}
+
+TEST_CASE("schedules: stable and then down, and the inverse root") {
+  const Schedule wsd{.shape = Schedule::Shape::wsd, .warmup = 2, .steps = 12, .min_ratio = 0.2, .decay = 4};
+  CHECK(wsd(1) == 0.5);
+  for (const int64_t stable : {2, 5, 8}) CHECK(wsd(stable) == 1);
+  CHECK(wsd(9) == Approx(0.8));
+  CHECK(wsd(11) == Approx(0.4));
+  for (const int64_t end : {12, 100}) CHECK(wsd(end) == Approx(0.2));
+  CHECK(Schedule{.shape = Schedule::Shape::wsd, .warmup = 5, .steps = 8, .decay = 100}(5) == 1);  // the fall waits for the warm-up
+
+  const Schedule root{.shape = Schedule::Shape::inverse_sqrt, .warmup = 4, .steps = 10, .min_ratio = 0.1};
+  CHECK(root(2) == 0.5);
+  CHECK(root(4) == 1);
+  CHECK(root(16) == 0.5);
+  CHECK(root(64) == 0.25);
+  CHECK(root(1'000'000) == 0.1);
+  CHECK(Schedule{.shape = Schedule::Shape::inverse_sqrt}(0) == 1);
+}
+
+namespace {
+/// Runs f on every tier and on 1, 2, 4 and 8 threads: close to `expected`, and the same bits on any number of threads.
+void on_every_machine(const std::function<std::vector<Tensor>()>& f, const std::vector<Tensor>& expected, double rtol, double atol) {
+  MachineScope restore;
+  for (int tier = 0; tier <= static_cast<int>(cpu::best_tier()); ++tier) {
+    cpu::set_tier(static_cast<cpu::Tier>(tier));
+    std::vector<Tensor> first;
+    for (int t : {1, 2, 4, 8}) {
+      set_threads(t);
+      const std::vector<Tensor> y = f();
+      if (first.empty()) first = y;
+      for (size_t i = 0; i < y.size(); ++i) {
+        CHECK(close(y[i], expected[i], rtol, atol));
+        CHECK(bitwise_equal(y[i], first[i]));
+      }
+    }
+  }
+}
+}  // namespace
+
+TEST_CASE("lion kernel: every tier, tail and thread count") {
+  Random r(11);
+  for (int64_t n : {1, 3, 15, 16, 17, 31, 100003}) {
+    INFO(n);
+    const Tensor p0 = r.normal({n}, DType::f32), g = r.normal({n}, DType::f32), m0 = r.normal({n}, DType::f32);
+    std::vector<double> p = p0.to_vector(), m = m0.to_vector();
+    const auto gs = g.to_vector();
+    for (size_t i = 0; i < p.size(); ++i) {
+      const double d = 0.7 * gs[i], mix = 0.8 * m[i] + 0.2 * d;
+      m[i] = 0.95 * m[i] + 0.05 * d;
+      p[i] -= 0.1 * ((mix > 0) - (mix < 0) + 0.3 * p[i]);
+    }
+    on_every_machine(
+        [&] {
+          const Tensor a = p0.clone(), b = m0.clone();
+          lion(a.out(), {}, g.view(), b.out(), {.lr = 0.1, .beta1 = 0.8, .beta2 = 0.95, .weight_decay = 0.3, .grad_scale = 0.7});
+          return std::vector{a, b};
+        },
+        {Tensor::from(p, {n}), Tensor::from(m, {n})}, 1e-5, 1e-6);
+  }
+  // No gradient and no momentum: no sign. A gradient that overflowed: nothing is written.
+  const Tensor p = Tensor::full({3}, 2), zero = Tensor::zeros({3}), m = Tensor::zeros({3});
+  lion(p.out(), {}, zero.view(), m.out(), {.lr = 0.5});
+  CHECK(p.at({1}) == 2);
+  lion(p.out(), {}, Tensor::full({3}, 1).view(), m.out(), {.lr = 0.5, .grad_scale = std::numeric_limits<double>::infinity()});
+  CHECK(p.at({1}) == 2);
+  CHECK(m.at({1}) == 0);
+}
+
+TEST_CASE("adafactor kernel: every tier, shape and thread count") {
+  Random r(12);
+  const AdafactorStep step{.lr = 0.1, .decay = 0.6, .eps = 1e-3, .clip = 0.4, .min_scale = 1e-3, .weight_decay = 0.3, .grad_scale = 0.7};
+  for (const Shape& s : {Shape{1, 1}, Shape{2, 3}, Shape{31, 17}, Shape{65, 16}, Shape{300, 70}, Shape{1, 2049}}) {
+    for (const bool factored : {true, false}) {
+      INFO(to_string(s) << (factored ? " factored" : ""));
+      const auto R = static_cast<size_t>(s[0]), C = static_cast<size_t>(s[1]);
+      const Tensor p0 = r.normal(s, DType::f32), g = r.normal(s, DType::f32);
+      const Tensor rows0 = r.uniform({s[0]}, 0.5, 2, DType::f32), cols0 = r.uniform({s[1]}, 0.5, 2, DType::f32), v0 = r.uniform(s, 0.5, 2, DType::f32);
+      std::vector<double> p = p0.to_vector(), d = g.to_vector(), rows = rows0.to_vector(), cols = cols0.to_vector(), v = v0.to_vector(), u(p.size());
+      for (double& x : rows) x *= 0.6;
+      for (double& x : cols) x *= 0.6;
+      for (size_t i = 0; i < d.size(); ++i) {
+        d[i] *= 0.7;
+        const double square = 0.4 * (d[i] * d[i] + 1e-3);
+        rows[i / C] += square / static_cast<double>(C);
+        cols[i % C] += square / static_cast<double>(R);
+        v[i] = 0.6 * v[i] + square;
+      }
+      double mean = 0, uu = 0, pp = 0;
+      for (double x : rows) mean += x / static_cast<double>(R);
+      for (size_t i = 0; i < d.size(); ++i) {
+        u[i] = d[i] / std::sqrt(factored ? rows[i / C] / mean * cols[i % C] : v[i]);
+        uu += u[i] * u[i] / static_cast<double>(d.size());
+        pp += p[i] * p[i] / static_cast<double>(d.size());
+      }
+      for (size_t i = 0; i < p.size(); ++i)
+        p[i] -= 0.1 * (std::max(1e-3, std::sqrt(pp)) * u[i] / std::max(1.0, std::sqrt(uu) / 0.4) + 0.3 * p[i]);
+      std::vector<Tensor> expected{Tensor::from(p, s)};
+      if (factored) expected.insert(expected.end(), {Tensor::from(rows, {s[0]}), Tensor::from(cols, {s[1]})});
+      else expected.push_back(Tensor::from(v, s));
+      on_every_machine(
+          [&] {
+            const Tensor a = p0.clone(), b = rows0.clone(), c = cols0.clone(), e = v0.clone();
+            if (factored) adafactor(a.out(), {}, g.view(), b.out(), c.out(), {}, step);
+            else adafactor(a.out(), {}, g.view(), {}, {}, e.out(), step);
+            return factored ? std::vector{a, b, c} : std::vector{a, e};
+          },
+          expected, 2e-5, 2e-6);
+    }
+  }
+}
+
+TEST_CASE("Lion, Adafactor: bf16 values follow their f32 masters, and state comes back") {
+  Random r(13);
+  const Tensor start = r.normal({130, 140}, DType::f32).to(DType::bf16);
+  std::vector<Tensor> grads;
+  for (int i = 0; i < 6; ++i) grads.push_back(r.normal({130, 140}, DType::f32).to(DType::bf16));
+  const auto make = [](int kind, Parameter* p) -> std::unique_ptr<Optimizer> {
+    const std::vector<ParameterGroup> groups{{{p}, 1, 0.1}};
+    if (kind == 0) return std::make_unique<Lion>(groups);
+    return std::make_unique<Adafactor>(groups, AdafactorOptions{.least_factored = kind == 1 ? 128 : 1000});
+  };
+  const size_t n = 130 * 140, bytes[] = {8 * n, 4 * n + 4 * (130 + 140), 8 * n};
+  for (int kind = 0; kind < 3; ++kind) {
+    INFO(kind);
+    const auto p = parameter("w", start), twin = parameter("w", start.to(DType::f32));
+    const auto a = make(kind, p.get()), b = make(kind, twin.get());
+    CHECK(a->state_bytes() == bytes[kind]);
+    const auto run = [&](Optimizer& o, Parameter& q, size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i) {
+        send(q, grads[i].to(q.value().dtype()));
+        o.step(1e-4);  // far below half an ulp of bf16 at 1
+      }
+    };
+    run(*a, *p, 0, 3);
+    NamedTensors saved;
+    for (const auto& [name, tensor] : a->state()) saved.emplace_back(name, tensor.clone());
+    const auto later = parameter("w", p->value().detach());
+    const auto resumed = make(kind, later.get());
+    resumed->load_state(saved);
+    run(*a, *p, 3, 6);
+    run(*resumed, *later, 3, 6);
+    run(*b, *twin, 0, 6);
+    CHECK(bitwise_equal(p->value().detach(), twin->value().detach().to(DType::bf16)));
+    CHECK(bitwise_equal(p->value().detach(), later->value().detach()));
+    CHECK_FALSE(bitwise_equal(p->value().detach(), start));
+  }
 }
 
 TEST_CASE("adamw kernel: every tier, tail and thread count") {
@@ -309,6 +470,8 @@ TEST_CASE("optimizer: says what is wrong") {
   CHECK_THROWS_WITH(AdamW({{{p.get(), q.get()}}}).state(), Catch::Contains("two parameters are named \"p\""));
   CHECK_THROWS_WITH(AdamW({{{anonymous.get()}}}).state(), Catch::Contains("has no name"));
   CHECK_THROWS_WITH(Sgd({{{p.get()}, 1, 0.1}}), Catch::Contains("weight decay"));
+  CHECK_THROWS_WITH(Lion({{{p.get()}}}, {.beta2 = 1}), Catch::Contains("beta2 1"));
+  CHECK_THROWS_WITH(Adafactor({{{p.get()}}}, {.decay_power = 0}), Catch::Contains("decay_power 0"));
   const auto half = parameter("h", Tensor::full({3}, 1, DType::bf16));
   CHECK_THROWS_WITH(Sgd({{{half.get()}}}), Catch::Contains("\"h\" is bf16"));
   AdamW o({{{p.get()}}});

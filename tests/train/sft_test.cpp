@@ -72,6 +72,34 @@ TEST_CASE("sft: the loss is the mean over learned tokens, not over rows or micro
   CHECK(f.supervised == count);
 }
 
+TEST_CASE("sft: label smoothing and z-loss are learned from, not measured") {
+  const auto model = small_model(DType::f64);
+  const Dataset data = small_data();
+  const Loader loader(data, {.batch = 4, .accum = 2});
+  const SftLoss loss{.label_smoothing = 0.2, .z_loss = 0.01};
+  double sum = 0;
+  int64_t count = 0;
+  {
+    const NoGrad off;
+    for (const Batch& b : loader.at(0)) {
+      const Tensor log_p = log_softmax(model->logits(model->hidden({b.ids, b.positions, {}})));  // [B, T, V]
+      const Tensor z = logsumexp(model->logits(model->hidden({b.ids, b.positions, {}})));         // [B, T]
+      for (int64_t r = 0; r < b.ids.dim(0); ++r)
+        for (int64_t t = 0; t < b.ids.dim(1); ++t) {
+          const auto label = static_cast<int64_t>(b.labels.at({r, t}));
+          if (label < 0) continue;
+          double mean = 0;
+          for (int64_t v = 0; v < model->vocab(); ++v) mean -= log_p.at({r, t, v}) / static_cast<double>(model->vocab());
+          sum += -0.8 * log_p.at({r, t, label}) + 0.2 * mean + 0.01 * z.at({r, t}) * z.at({r, t});
+          ++count;
+        }
+    }
+  }
+  Sft sft(*model, loader, loader.at(0), loss);
+  CHECK(sft.accumulate(0).loss == Approx(sum / static_cast<double>(count)).epsilon(1e-12));
+  CHECK(sft.evaluate().at("loss") == evaluate_loss(*model, loader.at(0)).loss);
+}
+
 TEST_CASE("sft: what is computed again is the same to the last bit") {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Step kept = one_step(dtype, 2, 0);

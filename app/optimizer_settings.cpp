@@ -1,0 +1,65 @@
+#include "app/optimizer_settings.h"
+
+#include <algorithm>
+
+#include "optim/adafactor.h"
+#include "optim/adamw.h"
+#include "optim/lion.h"
+#include "optim/sgd.h"
+#include "tensor/error.h"
+
+namespace facet::app {
+
+void OptimizerSettings::declare(Options& o) {
+  o.add("optimizer", &name, "how gradients become updates; adafactor keeps the least, sgd takes no weight decay and no bf16 weights")
+      .alias({"optim"}).choices({"adamw", "lion", "adafactor", "sgd"});
+  o.add("wd", &weight_decay, "decoupled weight decay of matrices").alias({"weight-decay"}).range(0, 10);
+  o.add("beta1", &beta1, "adamw, lion; default 0.9").alias({"adam-beta1"}).range(0, 1);
+  o.add("beta2", &beta2, "adamw, lion; default 0.95, for lion 0.99").alias({"adam-beta2"}).range(0, 1);
+  o.add("momentum", &momentum, "sgd").range(0, 1);
+  o.rule([this, &o]() -> std::string {
+    const auto unused = [&](const char* option, std::initializer_list<const char*> users) {
+      return std::as_const(o).find(option)->layer() == Layer::flag && std::none_of(users.begin(), users.end(), [&](const char* u) { return name == u; });
+    };
+    for (const char* option : {"beta1", "beta2"})
+      if (unused(option, {"adamw", "lion"})) return fmt::format("--{} has no effect with --optimizer {}; adamw and lion have betas", option, name);
+    if (unused("momentum", {"sgd"})) return fmt::format("--momentum has no effect with --optimizer {}; sgd has one", name);
+    return {};
+  });
+}
+
+std::unique_ptr<Optimizer> OptimizerSettings::make(Module& model) const {
+  const auto groups = parameter_groups(model, weight_decay);
+  if (name == "lion") return std::make_unique<Lion>(groups, LionOptions{.beta1 = first(), .beta2 = second()});
+  if (name == "adafactor") return std::make_unique<Adafactor>(groups);
+  if (name == "sgd") return std::make_unique<Sgd>(groups, SgdOptions{.momentum = momentum});
+  return std::make_unique<AdamW>(groups, AdamWOptions{.beta1 = first(), .beta2 = second()});
+}
+
+double OptimizerSettings::state_bytes(const Parameter& p) const {
+  const Shape& s = p.value().shape();
+  const auto n = static_cast<double>(s.numel());
+  const double master = p.value().dtype() == DType::bf16 ? 4 * n : 0;
+  if (name == "sgd") return momentum > 0 ? 4 * n : 0;
+  if (name == "lion") return master + 4 * n;
+  if (name == "adafactor") return master + 4 * (s.rank == 2 && std::min(s[0], s[1]) >= AdafactorOptions{}.least_factored ? static_cast<double>(s[0] + s[1]) : n);
+  return master + 8 * n;
+}
+
+std::map<std::string, std::string> OptimizerSettings::identity() const {
+  std::map<std::string, std::string> settings = {{"wd", fmt::format("{}", weight_decay)}};
+  if (name != "adamw") settings["optimizer"] = name;  // runs from before there was a choice are AdamW's
+  if (name == "adamw" || name == "lion") settings.insert({{"beta1", fmt::format("{}", first())}, {"beta2", fmt::format("{}", second())}});
+  if (name == "sgd") settings["momentum"] = fmt::format("{}", momentum);
+  return settings;
+}
+
+std::vector<ParameterGroup> parameter_groups(Module& model, double weight_decay) {
+  ParameterGroup matrices, vectors;
+  matrices.weight_decay = weight_decay;
+  for (Parameter* p : parameters(model))
+    if (p->trains()) (p->value().rank() > 1 ? matrices : vectors).parameters.push_back(p);
+  return {matrices, vectors};
+}
+
+}  // namespace facet::app

@@ -1,0 +1,38 @@
+// Which optimizer a run uses, with its settings: --optimizer, --wd, --beta1, --beta2, --momentum.
+#pragma once
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "app/options.h"
+#include "nn/module.h"
+#include "optim/optimizer.h"
+
+namespace facet::app {
+
+struct OptimizerSettings {
+  std::string name = "adamw";
+  double weight_decay = 0, momentum = 0.9;
+  std::optional<double> beta1, beta2;  ///< absent: 0.9 and 0.95, Lion: 0.9 and 0.99
+
+  void declare(Options&);
+  /// Over the parameters that train.
+  std::unique_ptr<Optimizer> make(Module&) const;
+  /// What make() will hold for such a parameter.
+  double state_bytes(const Parameter&) const;
+  /// Default rates are AdamW's times this: Lion moves every element by the rate, Adafactor's rates are shares of a parameter's size, and
+  /// SGD's meet bare gradients.
+  double rate_factor() const { return name == "lion" ? 0.3 : name == "adafactor" || name == "sgd" ? 50 : 1; }
+  /// What decides the numbers, for a resumed run to share.
+  std::map<std::string, std::string> identity() const;
+
+ private:
+  double first() const { return beta1.value_or(0.9); }
+  double second() const { return beta2.value_or(name == "lion" ? 0.99 : 0.95); }
+};
+
+/// All parameters that train: matrices decay, vectors (norms) do not.
+std::vector<ParameterGroup> parameter_groups(Module&, double weight_decay);
+
+}  // namespace facet::app
