@@ -84,7 +84,7 @@ void warn_of_unknown_variables(Console& console) {
 
 // Commands that work on files and texts; asking them for a GPU is a mistake worth hearing of.
 void check_device(const std::string& command) {
-  for (const char* name : {"init", "convert", "merge", "data", "report", "inspect", "check tokenizer", "demo", "bench op", "bench adapter"})
+  for (const char* name : {"init", "convert", "merge", "data", "report", "inspect", "check tokenizer"})
     if (command.starts_with(name)) fail(Kind::usage, "--device cuda: {} computes on the CPU; leave --device out", command);
   gpu::device();
 }

@@ -6,11 +6,12 @@
 #include <memory>
 
 #include "app/command.h"
+#include "app/limits.h"
 #include "app/train_run.h"
 #include "autograd/ops.h"
-#include "bench/support/race.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
+#include "tensor/gpu/pool.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/text.h"
 #include "tensor/parallel.h"
@@ -49,9 +50,10 @@ struct Contender {
   std::vector<double> seconds = {};
   double planned = 0, peak = 0, flops = 0;  ///< bytes, bytes, of all products in a step
 
-  void begin(Adapters& adapters, uint64_t seed) {
+  void begin(Adapters& adapters, Device device, uint64_t seed) {
     if (rank > 0)
       adapters.add(name, {.rank = rank, .alpha = 16, .dropout = 0, .rslora = false, .dora = false, .targets = targets, .ranks = {}, .alphas = {}}, key(seed));
+    adapters.model().to(device);  // the adapter follows
     use(adapters);
     optimizer = std::make_unique<AdamW>(parameter_groups(adapters.model(), 0.01), AdamWOptions{});
   }
@@ -86,22 +88,24 @@ int run(Settings& s, Options&, Console& console) {
     list.push_back({.name = fmt::format("LoRA rank {}, q and v", rank), .rank = rank, .targets = {"q", "v"}});
   }
   // Memory and products first, each way as if the others were not there; then the clock, taking turns.
-  const size_t before = pool_stats().live_bytes;
+  const Device device = timed_device(s);
+  const size_t before = pool_stats(device).live_bytes;
   Gemma model(config, dtype);
   model.init(key(seed));
+  model.to(device);
   model.recompute = recompute;
   Adapters adapters(model);
-  const size_t base = pool_stats().live_bytes - before;
+  const size_t base = pool_stats(device).live_bytes - before;
   for (Contender& c : list) {
-    const size_t others = pool_stats().live_bytes - base;
-    c.begin(adapters, seed);
+    const size_t others = pool_stats(device).live_bytes - base;
+    c.begin(adapters, device, seed);
     c.planned = plan_memory(model, rows * length).total();
     c.step(adapters, batch);
-    pool_reset_peak();
+    device == Device::gpu ? gpu::pool_reset_peak() : pool_reset_peak();
     count_products();
     c.step(adapters, batch);
     c.flops = static_cast<double>(counted_products().flops);
-    c.peak = static_cast<double>(pool_stats().peak_bytes - others);
+    c.peak = static_cast<double>(pool_stats(device).peak_bytes - others);
   }
   for (int64_t round = 0; round < s.rounds; ++round)
     for (size_t i = 0; i < list.size(); ++i) {
@@ -120,7 +124,7 @@ int run(Settings& s, Options&, Console& console) {
     return best(by_name(fmt::format("LoRA rank {}, {}", s.high, what))) / best(by_name(fmt::format("LoRA rank {}, {}", s.low, what)));
   };
   if (console.json()) {
-    nlohmann::ordered_json out{{"preset", s.size}, {"tokens", rows * length}, {"threads", threads()}, {"dtype", name_of(dtype)}};
+    nlohmann::ordered_json out{{"preset", s.size}, {"tokens", rows * length}, {"device", s.device}, {"threads", threads()}, {"dtype", name_of(dtype)}};
     for (const Contender& c : list)
       out["steps"].push_back({{"name", c.name}, {"seconds_best", best(c)}, {"seconds_median", bench::median(c.seconds)}, {"gflop", c.flops / 1e9},
                               {"peak_bytes", c.peak}, {"planned_bytes", c.planned}});
@@ -129,7 +133,7 @@ int run(Settings& s, Options&, Console& console) {
     console.line("{}", out.dump(2));
     return 0;
   }
-  console.line("{} layers of {}, {} x {} tokens, {}, {} thread{}", config.layers, s.size, rows, length, name_of(dtype), threads(), threads() > 1 ? "s" : "");
+  console.line("{} layers of {}, {} x {} tokens, {}, {}", config.layers, s.size, rows, length, name_of(dtype), where_timed(device));
   console.line("  {:<28}{:>12}{:>12}{:>10}{:>14}{:>14}", "step", "best", "median", "to full", "GFLOP/token", "peak / plan");
   for (const Contender& c : list)
     console.line("  {:<28}{:>9.4g} ms{:>9.4g} ms{:>10}{:>14.3f}{:>9} {:.2f}", c.name, 1e3 * best(c), 1e3 * bench::median(c.seconds),

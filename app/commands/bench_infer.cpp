@@ -8,7 +8,6 @@
 #include "app/limits.h"
 #include "infer/generator.h"
 #include "models/gemma/model.h"
-#include "tensor/cpu/tier.h"
 #include "tensor/parallel.h"
 
 namespace facet::app {
@@ -39,6 +38,7 @@ int run(Settings& s, Options&, Console& console) {
   for (const auto& [key, value] : s.overrides) set_field(config, key, value);
   Gemma model(config, dtype);
   model.init(key(static_cast<uint64_t>(s.seed)));
+  model.to(timed_device(s));
   const NoGrad off;
   const std::vector<Parameter*> weights = parameters(model);
   const double bytes = bytes_of(weights);
@@ -84,7 +84,7 @@ int run(Settings& s, Options&, Console& console) {
   const double gb = bytes / 1e9, first = bench::median(places.front().seconds);
   const int64_t kv = places.back().generator->cache_bytes();
   if (console.json()) {
-    nlohmann::ordered_json j{{"preset", s.preset_name}, {"dtype", name_of(dtype)}, {"threads", threads()}, {"weight_bytes", bytes},
+    nlohmann::ordered_json j{{"preset", s.preset_name}, {"dtype", name_of(dtype)}, {"device", s.device}, {"threads", threads()}, {"weight_bytes", bytes},
                              {"read_gb_per_s", gb / bench::median(read)}, {"decode_gb_per_s", gb / first},
                              {"decode_share_of_read", bench::median(decode_share)}};
     for (const Place& p : places) j["decode_ms"][std::to_string(p.position)] = 1e3 * bench::median(p.seconds);
@@ -96,13 +96,13 @@ int run(Settings& s, Options&, Console& console) {
     console.line("{}", j.dump());
     return 0;
   }
-  console.line("{} {}, {} threads, {}, medians of {} rounds", s.preset_name, name_of(dtype), threads(), cpu::name_of(cpu::current_tier()),
-               s.rounds);
-  console.line("read loop      {:7.1f} GB/s over {:.2f} GB of weights", gb / bench::median(read), gb);
+  const bool gpu = model.device() == Device::gpu;
+  console.line("{} {}, {}, medians of {} rounds", s.preset_name, name_of(dtype), where_timed(model.device()), s.rounds);
+  console.line("{:<15}{:7.1f} GB/s over {:.2f} GB of weights", gpu ? "copy" : "read loop", gb / bench::median(read), gb);
   for (const Place& p : places) {
     const double t = bench::median(p.seconds);
     console.line("decode at {:>4} {:7.1f} tokens/s, {:6.2f} ms, {:5.1f} GB/s{}", p.position, 1 / t, 1e3 * t, gb / t,
-                 &p == &places.front() ? fmt::format(" = {:.0f}% of the read loop", 100 * bench::median(decode_share))
+                 &p == &places.front() ? fmt::format(" = {:.0f}% of the {}", 100 * bench::median(decode_share), gpu ? "copy" : "read loop")
                                        : fmt::format(", time x {:.2f}", t / first));
   }
   console.line("products       {:7.1f} GFLOP/s, {} rows through every matrix", products.flops() / bench::median(product) / 1e9, s.prompt);

@@ -1,14 +1,14 @@
 // Every operation of a training step against what this machine can do at most: products and attention as a share of a loop of
-// fused multiply-adds, what only moves numbers as a share of a copy of as many bytes.
+// fused multiply-adds, what only moves numbers as a share of a copy of as many bytes. On a GPU: of a large product and a large copy.
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <optional>
 
 #include "app/command.h"
+#include "app/limits.h"
 #include "bench/support/op_cases.h"
-#include "bench/support/race.h"
-#include "tensor/cpu/tier.h"
-#include "tensor/parallel.h"
+#include "tensor/gpu/runtime.h"
 
 namespace facet::app {
 namespace {
@@ -24,6 +24,23 @@ struct Settings : Common {
 
 struct Figures {
   double ms, rate, limit;
+};
+
+// Operations of the GPU are timed in series, one after the other, against limits measured once.
+class DeviceLimits {
+ public:
+  DeviceLimits(DType dtype, double seconds) : seconds_(seconds) {
+    const bool tiny = gpu::device().emulated;
+    flops_ = product_rate(tiny ? 64 : 8192, dtype, seconds) / 1e9;
+    bytes_ = copy_rate(int64_t{1} << (tiny ? 16 : 31), seconds).best() / 1e9;
+  }
+  Figures measure(const bench::OpCase& c) const {
+    const double t = bench::device_seconds(c.run, seconds_);
+    return {1e3 * t, (c.flops > 0 ? c.flops : c.bytes) / t / 1e9, c.flops > 0 ? flops_ : bytes_};
+  }
+
+ private:
+  double seconds_, flops_ = 0, bytes_ = 0;  // flops_, bytes_: of the GPU's best nanosecond
 };
 
 Figures measure(const bench::OpCase& c, double seconds) {
@@ -46,16 +63,23 @@ Figures measure(const bench::OpCase& c, double seconds) {
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
   if (s.dtype == "f64") fail(Kind::usage, "--dtype f64: training computes in f32; f32 and bf16 can be timed");
-  const auto cases = bench::op_cases(s.dtype == "bf16" ? DType::bf16 : DType::f32);
+  const DType dtype = s.dtype == "bf16" ? DType::bf16 : DType::f32;
+  const Device device = timed_device(s);
+  const auto cases = bench::op_cases(dtype, device);
+  std::optional<DeviceLimits> limits;
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   bool found = false;
   for (const auto& [name, make] : cases) {
     if (name.find(s.only) == std::string::npos) continue;
-    if (!found) console.note("{} thread{}, {}; share of multiply-adds or of a copy in this run, best of slices that take turns", threads(),
-                             threads() > 1 ? "s" : "", cpu::name_of(cpu::current_tier()));
+    if (!found) {
+      console.note("{}; share of {} in this run, best of {}", where_timed(device),
+                   device == Device::gpu ? "a large product or a large copy" : "multiply-adds or of a copy",
+                   device == Device::gpu ? "three series" : "slices that take turns");
+      if (device == Device::gpu) limits.emplace(dtype, s.seconds);
+    }
     found = true;
     const bench::OpCase c = make();
-    const Figures x = measure(c, s.seconds);
+    const Figures x = limits ? limits->measure(c) : measure(c, s.seconds);
     const char* unit = c.flops > 0 ? "GFLOP/s" : "GB/s";
     if (console.json())
       rows.push_back({{"model", c.model}, {"op", c.op}, {"pass", c.pass}, {"shape", c.shape}, {"ms", x.ms}, {"rate", x.rate}, {"unit", unit},

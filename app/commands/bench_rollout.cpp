@@ -44,6 +44,7 @@ int run(Settings& s, Options&, Console& console) {
   for (const auto& [key, value] : s.overrides) set_field(config, key, value);
   Gemma model(config, dtype);
   model.init(key(static_cast<uint64_t>(s.seed)));
+  model.to(timed_device(s));
   const NoGrad off;
   const std::vector<Parameter*> weights = parameters(model);
   const double bytes = bytes_of(weights);
@@ -115,7 +116,7 @@ int run(Settings& s, Options&, Console& console) {
   const double per_core = median(rate[0]);
   const double per_all = all > 1 ? median(rate[1]) : per_core;
   if (console.json()) {
-    nlohmann::ordered_json j{{"preset", s.preset_name}, {"dtype", name_of(dtype)}, {"threads", all}, {"rows", s.rows}, {"group", s.group},
+    nlohmann::ordered_json j{{"preset", s.preset_name}, {"dtype", name_of(dtype)}, {"device", s.device}, {"threads", all}, {"rows", s.rows}, {"group", s.group},
                              {"sampled", shown.sampled}, {"prefilled", shown.prefilled}, {"steps", shown.steps}, {"busy", shown.busy},
                              {"tokens_per_s_one_thread", per_core}, {"tokens_per_s", per_all},
                              {"completion_us", 1e6 * median(per_completion[0])}, {"completion_us_double_group", 1e6 * median(per_completion[1])},
@@ -125,7 +126,7 @@ int run(Settings& s, Options&, Console& console) {
     console.line("{}", j.dump());
     return 0;
   }
-  console.line("{} {}, {}, medians of {} rounds", s.preset_name, name_of(dtype), cpu::name_of(cpu::current_tier()), s.rounds);
+  console.line("{} {}, {}, medians of {} rounds", s.preset_name, name_of(dtype), where_timed(model.device()), s.rounds);
   console.line("rollout        {:8.0f} tokens/s on one thread, {:.0f} on {}; {} prompts x {} in {} rows, {} tokens drawn, {:.1f} a completion, rows {:.0f}% busy",
                per_core, per_all, all, s.prompts, s.group, s.rows, shown.sampled,
                static_cast<double>(shown.sampled) / static_cast<double>(s.prompts * s.group), 100 * shown.busy);
@@ -133,8 +134,8 @@ int run(Settings& s, Options&, Console& console) {
                1e6 * median(per_completion[1]), 2 * s.group, median(per_completion[1]) / median(per_completion[0]));
   console.line("decode 64 rows {:8.1f} tokens/s = {:.1f} x one row; {:.0f}% of the products' rate at 64 rows", batch / median(many), median(gain),
                100 * median(share));
-  console.line("decode one row {:8.1f} tokens/s, {:.1f} GB/s = {:.0f}% of the read loop", 1 / median(one), bytes / median(one) / 1e9,
-               100 * median(bandwidth));
+  console.line("decode one row {:8.1f} tokens/s, {:.1f} GB/s = {:.0f}% of the {}", 1 / median(one), bytes / median(one) / 1e9,
+               100 * median(bandwidth), model.device() == Device::gpu ? "copy" : "read loop");
   console.line("cache          {:8.2f} MB", static_cast<double>(roller.cache_bytes()) / 1e6);
   return 0;
 }

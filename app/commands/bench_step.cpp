@@ -3,12 +3,15 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <memory>
 
 #include "app/command.h"
+#include "app/limits.h"
 #include "app/train_run.h"
-#include "bench/support/race.h"
+#include "nn/body_graphs.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
+#include "tensor/gpu/runtime.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/text.h"
 #include "tensor/parallel.h"
@@ -43,8 +46,14 @@ int run(Settings& s, Options&, Console& console) {
   for (const auto& [key, value] : s.overrides) set_field(config, key, value);
   Gemma model(config, weight_dtype(s.dtype));
   model.init(key(static_cast<uint64_t>(s.seed)));
+  const Device device = timed_device(s);
+  const bool gpu = device == Device::gpu;
+  if (gpu && s.profile) fail(Kind::usage, "--profile: times kernels on the CPU; with --device cuda NVIDIA's nsys shows them");
+  model.to(device);
   model.recompute = recompute_of(s.recompute);
   AdamW optimizer(parameter_groups(model, 0.01), {});
+  if (gpu) model.graphs = std::make_shared<BodyGraphs>(model);
+  optimizer.keep_gradients(gpu);  // captured passes add to them by address
   const Batch batch = random_batch(rows, length, config.vocab, static_cast<uint64_t>(s.seed));
 
   double loss = 0;
@@ -53,20 +62,23 @@ int run(Settings& s, Options&, Console& console) {
     const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
     optimizer.step(1e-4, clip.scale);
   };
-  for (int i = 0; i < 2; ++i) step();
+  for (int i = 0; i < (gpu ? 4 : 2); ++i) step();
 
-  // The limit is measured between the steps: on a shared machine it moves.
-  const size_t system_before = pool_stats().sys_allocs;
+  // The limit is measured between the steps: on a shared machine it moves. That of a GPU, a large bf16 product, is measured once.
+  const auto device_limit = [] { return product_rate(gpu::device().emulated ? 64 : 8192, DType::bf16, 0.2) / 1e9; };
+  const size_t system_before = pool_stats(device).sys_allocs;
   std::vector<double> seconds, limit;
   for (int64_t i = 0; i < s.steps; ++i) {
-    if (i % std::max<int64_t>(1, s.steps / 8) == 0) limit.push_back(bench::race({bench::multiply_adds}, 0.002, 4)[0]);
+    if (!gpu && i % std::max<int64_t>(1, s.steps / 8) == 0) limit.push_back(bench::race({bench::multiply_adds}, 0.002, 4)[0]);
     console.progress("steps", i, s.steps);
     const double begin = bench::now();
     step();
     seconds.push_back(bench::now() - begin);
   }
   console.progress_end();
-  const size_t system = pool_stats().sys_allocs - system_before;
+  const size_t system = pool_stats(device).sys_allocs - system_before;
+  const PoolStats memory = pool_stats(device);
+  if (gpu) limit.push_back(device_limit());
 
   std::vector<KernelTime> kernels;
   double profiled = 0;
@@ -83,10 +95,10 @@ int run(Settings& s, Options&, Console& console) {
   const double typical = bench::median(seconds), best = *std::min_element(seconds.begin(), seconds.end()), n = static_cast<double>(tokens);
   const double flops = model.step_flops(n, (static_cast<double>(length) + 1) / 2, n);  // a row sees half of the others on average
   const double peak = bench::median(limit), share = flops / typical / peak / 1e9;
-  const PoolStats memory = pool_stats();
+  const char* clock = gpu || threads() > 1 ? "wall" : "processor";
   if (console.json()) {
     nlohmann::ordered_json out = {{"preset", s.size}, {"parameters", count_parameters(model)}, {"tokens_per_step", tokens}, {"max_len", length},
-                                  {"threads", threads()}, {"clock", threads() > 1 ? "wall" : "processor"}, {"loss", loss},
+                                  {"device", s.device}, {"threads", threads()}, {"clock", clock}, {"loss", loss},
                                   {"seconds_median", typical}, {"seconds_best", best}, {"tokens_per_s", n / typical},
                                   {"tokens_per_s_best", n / best}, {"gflop_per_s", flops / typical / 1e9}, {"fma_gflop_per_s", peak},
                                   {"share_of_fma", share}, {"peak_bytes", memory.peak_bytes}, {"system_allocations", system}};
@@ -101,9 +113,10 @@ int run(Settings& s, Options&, Console& console) {
   console.line("{}", model.describe());
   console.line("{} parameters, {} x {} tokens a step, {} thread{}, AdamW, {}", grouped(static_cast<uint64_t>(count_parameters(model))), rows, length,
                threads(), threads() > 1 ? "s" : "", name_of(model.head().value().dtype()));
-  console.line("{:<26}{:.4g} ms, best {:.4g} ({} time, {} steps)", "step, median", 1e3 * typical, 1e3 * best, threads() > 1 ? "wall" : "processor", s.steps);
+  console.line("{:<26}{:.4g} ms, best {:.4g} ({} time, {} steps)", "step, median", 1e3 * typical, 1e3 * best, clock, s.steps);
   console.line("{:<26}{}, best {}", "tokens/s", grouped(static_cast<uint64_t>(n / typical)), grouped(static_cast<uint64_t>(n / best)));
-  console.line("{:<26}{:.1f} of {:.1f} GFLOP/s of fused multiply-adds in this run: {:.0f}%", "share of the limit", flops / typical / 1e9, peak, 100 * share);
+  console.line("{:<26}{:.1f} of {:.1f} GFLOP/s of {} in this run: {:.0f}%", "share of the limit", flops / typical / 1e9, peak,
+               gpu ? "a large product" : "fused multiply-adds", 100 * share);
   console.line("{:<26}{}", "peak memory", human_bytes(memory.peak_bytes));
   console.line("{:<26}{}", "system allocations", system);
   if (!s.profile) return 0;

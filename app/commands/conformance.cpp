@@ -9,6 +9,7 @@
 #include "app/machine.h"
 #include "app/version.h"
 #include "tensor/error.h"
+#include "tensor/gpu/cudnn_graph.h"
 #include "tensor/gpu/lt.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/io/durable.h"
@@ -51,6 +52,7 @@ nlohmann::ordered_json record_of(const Settings& s, const Conformance& c, const 
                              {"driver", d.driver},
                              {"runtime", d.runtime},
                              {"cublaslt", gpu::lt_version()},
+                             {"cudnn", gpu::cudnn_version()},
                              {"emulated", d.emulated}}},
                            {"cpu", machine().cpu_model},
                            {"part", s.only.empty() ? "all" : s.only},

@@ -93,9 +93,10 @@ struct Exam {
 };
 
 // Steps that fit into the asked time, from the time of a few steps on a copy. Only the count depends on the clock.
-int64_t steps_in(double seconds, const GemmaConfig& config, const std::string& data, const Tokenizer& tokenizer, Console& console) {
-  Gemma model(config);
+int64_t steps_in(double seconds, const Gemma& like, const std::string& data, const Tokenizer& tokenizer, Console& console) {
+  Gemma model(like.config);
   model.init(key(1));
+  model.to(like.device());
   const Dataset train = read_dataset(data, tokenizer);
   const Loader loader(train, {.batch = batch});
   Sft objective(model, loader, {});
@@ -126,7 +127,7 @@ void write_problems(const std::string& data, const Settings& s) {
   write_radicals_file(data + "/test_longer.jsonl", task, RadicalSplit::test);
 }
 
-ModelFolder new_model(const std::string& path, uint64_t seed) {
+ModelFolder new_model(const std::string& path, uint64_t seed, Device device) {
   ModelFolder folder;
   folder.tokenizer = Tokenizer::from_bytes(char_tokenizer(radicals_alphabet()), "the demo's tokenizer");
   GemmaConfig config = preset("tiny");
@@ -136,6 +137,7 @@ ModelFolder new_model(const std::string& path, uint64_t seed) {
   folder.model->init(key(seed));
   folder.path = folder.home = path;
   save_model(path, *folder.model, folder.tokenizer, false);
+  folder.model->to(device);
   return folder;
 }
 
@@ -166,7 +168,7 @@ int run(Settings& s, Options& options, Console& console) {
   const auto begin = std::chrono::steady_clock::now();
   const std::string data = s.out + "/data";
   write_problems(data, s);
-  ModelFolder folder = new_model(s.out + "/init", seed);
+  ModelFolder folder = new_model(s.out + "/init", seed, s.device == "cuda" ? Device::gpu : Device::cpu);
   console.note("task: √(2·3·3·13)= is 3√(2·13); demonstrations leave a pair under the root {:.0f}% of the time", 100 * s.lazy);
   console.note("model: {} parameters, {} pieces", grouped(static_cast<uint64_t>(count_parameters(*folder.model))), folder.model->vocab());
 
@@ -191,7 +193,7 @@ int run(Settings& s, Options& options, Console& console) {
   sft.out = story.sft_run = s.out + "/sft";
   sft.batch = batch;
   sft.lr = s.lr;
-  sft.steps = s.seconds ? steps_in(*s.seconds / 2, folder.model->config, data + "/train.jsonl", folder.tokenizer, console)
+  sft.steps = s.seconds ? steps_in(*s.seconds / 2, *folder.model, data + "/train.jsonl", folder.tokenizer, console)
                         : s.sft_steps.value_or(default_sft_steps);
   if (std::filesystem::exists(sft.out)) remove_durably(sft.out);  // the demo is a run from nothing
   const SftResult trained = run_sft(sft, seed, folder, sft_options, console);

@@ -11,34 +11,13 @@
 #include "optim/clip.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
-#include "tensor/kernels/copy.h"
-#include "tensor/kernels/gemm.h"
 #include "train/sft.h"
 
 namespace facet::app {
 namespace {
 
+using bench::device_seconds;
 using Clock = std::chrono::steady_clock;
-
-// Seconds of one call on the device: the best of three series, each long enough for the clock to be exact.
-template <class F>
-double timed(F&& f, double series_seconds) {
-  for (int i = 0; i < 3; ++i) f();  // tunes products, fills the pool, records graphs
-  gpu::synchronize();
-  int64_t calls = 1;
-  double best = 0;
-  for (int series = 0; series < 3;) {
-    const auto begin = Clock::now();
-    for (int64_t i = 0; i < calls; ++i) f();
-    gpu::synchronize();
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    const double each = seconds / static_cast<double>(calls);
-    best = best == 0 ? each : std::min(best, each);
-    if (seconds < series_seconds / 2 && calls < 10000) calls = std::max(calls + 1, static_cast<int64_t>(series_seconds / each));
-    else ++series;
-  }
-  return best;
-}
 
 // Dense bf16 products by the data sheet, for MFU; 0 where it is not known.
 double nominal_flops(const gpu::DeviceInfo& d) {
@@ -69,7 +48,7 @@ Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tin
   const Batch batch = random_batch(k.rows, k.length, model.vocab(), 3);
   const double tokens = static_cast<double>(k.rows * k.length);
   double loss = 0;
-  const double seconds = timed(
+  const double seconds = device_seconds(
       [&] {
         loss = batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
         const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
@@ -109,26 +88,16 @@ Probe probe(Conformance& c, const ProbeSize& size) {
   Probe limit;
   const double series = c.tiny ? 0 : 0.4;
   c.measure(fmt::format("product of {0} x {0} x {0}, bf16", size.product), [&] {
-    const int64_t n = size.product;
-    const Tensor x = bench::noise({n, n}, DType::bf16).to(Device::gpu), w = bench::noise({n, n}, DType::bf16).to(Device::gpu);
-    const Tensor y = Tensor::empty({n, n}, DType::bf16, Device::gpu);
-    const View weight = w.view();
-    const Out out = y.out();
-    const double seconds = timed([&] { linear(x.view(), {&weight, 1}, {&out, 1}); }, series);
-    limit.flops_per_s = 2 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / seconds;
+    limit.flops_per_s = product_rate(size.product, DType::bf16, series);
     const double nominal = nominal_flops(gpu::device());
     return Outcome{true, fmt::format("{:.1f} TFLOP/s{}", limit.flops_per_s / 1e12, nominal > 0 ? fmt::format(", {:.0f}% of the data sheet", 100 * limit.flops_per_s / nominal) : ""),
                    {{"flops_per_s", limit.flops_per_s}, {"nominal_flops_per_s", nominal}}};
   });
   c.measure(fmt::format("copy of {} MB", size.copy_mb), [&] {
-    const int64_t bytes = size.copy_mb << 20;
-    const Tensor from = Tensor::zeros({bytes / 4}, DType::f32, Device::gpu), to = Tensor::empty({bytes / 4}, DType::f32, Device::gpu);
-    const double whole = timed([&] { gpu::copy_on_device(to.out().as<float>(), from.view().data, static_cast<size_t>(bytes)); }, series);
-    const double own = timed([&] { copy(from.view(), to.out()); }, series);
-    limit.bytes_per_s = 2 * static_cast<double>(bytes) / std::min(whole, own);
-    return Outcome{true, fmt::format("{:.2f} TB/s both ways (the driver's {:.2f}, our kernel's {:.2f})", limit.bytes_per_s / 1e12,
-                                     2 * static_cast<double>(bytes) / whole / 1e12, 2 * static_cast<double>(bytes) / own / 1e12),
-                   {{"bytes_per_s", limit.bytes_per_s}, {"driver_bytes_per_s", 2 * static_cast<double>(bytes) / whole}, {"kernel_bytes_per_s", 2 * static_cast<double>(bytes) / own}}};
+    const CopyRate rate = copy_rate(size.copy_mb << 20, series);
+    limit.bytes_per_s = rate.best();
+    return Outcome{true, fmt::format("{:.2f} TB/s both ways (the driver's {:.2f}, our kernel's {:.2f})", rate.best() / 1e12, rate.driver / 1e12, rate.kernel / 1e12),
+                   {{"bytes_per_s", rate.best()}, {"driver_bytes_per_s", rate.driver}, {"kernel_bytes_per_s", rate.kernel}}};
   });
   return limit;
 }

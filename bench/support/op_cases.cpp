@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "autograd/ops/linear_loss.h"
+#include "autograd/ops/rope.h"
 #include "bench/support/race.h"
 #include "tensor/kernels/adamw.h"
 #include "tensor/kernels/attention.h"
@@ -24,6 +25,7 @@ struct Sizes {
   const char* model;
   int64_t B, T, D, F, H, K, Dh, V, head_rows;
   DType t = DType::f32;
+  Device device = Device::cpu;
   int64_t N() const { return B * T; }
   double e() const { return static_cast<double>(size_of(t)); }  ///< bytes of an element
 };
@@ -31,13 +33,18 @@ constexpr Sizes sizes[] = {{"demo", 128, 24, 96, 256, 4, 1, 24, 16, 3072}, {"270
 
 double f(int64_t n) { return static_cast<double>(n); }
 
+// Operands, where they are needed.
+Tensor noise(const Sizes& s, const Shape& shape, DType dtype) { return bench::noise(shape, dtype).to(s.device); }
+Tensor noise(const Sizes& s, const Shape& shape) { return noise(s, shape, s.t); }
+Tensor zeros(const Sizes& s, const Shape& shape, DType dtype = DType::f32) { return Tensor::zeros(shape, dtype, s.device); }
 Tensor counting(int64_t rows, int64_t columns, int64_t step, int64_t modulus) {
   std::vector<int32_t> list;
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c) list.push_back(static_cast<int32_t>((r * columns + c) * step % modulus));
   return Tensor::from(list, {rows, columns});
 }
-Tensor positions(const Sizes& s) { return counting(s.B, s.T, 1, s.T); }
+Tensor tokens(const Sizes& s) { return counting(1, s.N(), 7919, s.V).reshape({s.N()}).to(s.device); }
+Tensor positions(const Sizes& s) { return counting(s.B, s.T, 1, s.T).to(s.device); }
 
 struct List {
   std::vector<OpCaseMaker> cases;
@@ -56,12 +63,12 @@ struct List {
   void embedding(const Sizes& s) {
     const auto shape = fmt::format("{} of {} x {}", s.N(), s.V, s.D);
     add(s, "embedding", "forward", [=](OpCase& c) {
-      const Tensor table = noise({s.V, s.D}, s.t), y = Tensor::zeros({s.N(), s.D}, s.t), ids = counting(1, s.N(), 7919, s.V).reshape({s.N()});
+      const Tensor table = noise(s, {s.V, s.D}), y = zeros(s, {s.N(), s.D}, s.t), ids = tokens(s);
       c.shape = shape, c.bytes = 2 * s.e() * f(s.N() * s.D);
       c.run = [=] { facet::embedding(ids.view(), table.view(), 25.3, y.out()); };
     });
     add(s, "embedding", "backward", [=](OpCase& c) {
-      const Tensor dy = noise({s.N(), s.D}, s.t), dw = Tensor::zeros({s.V, s.D}), ids = counting(1, s.N(), 7919, s.V).reshape({s.N()});
+      const Tensor dy = noise(s, {s.N(), s.D}), dw = zeros(s, {s.V, s.D}), ids = tokens(s);
       c.shape = shape, c.bytes = (s.e() + 8) * f(s.N() * s.D);
       c.run = [=] { embedding_backward(ids.view(), dy.view(), 25.3, dw.out(true)); };
     });
@@ -71,11 +78,11 @@ struct List {
     const int64_t n = s.N();
     for (const char* pass : {"forward", "dx", "dw"}) {
       add(s, "linear " + which, pass, [=](OpCase& c) {
-        const Tensor x = noise({n, in}, s.t), w = noise({out, in}, s.t), dy = noise({n, out}, s.t);
+        const Tensor x = noise(s, {n, in}), w = noise(s, {out, in}), dy = noise(s, {n, out});
         c.shape = fmt::format("{} x {} -> {}", n, in, out), c.flops = 2 * f(n * in * out);
         const std::string p = pass;
         if (p == "dw") {
-          const Tensor dw = Tensor::zeros(w.shape());
+          const Tensor dw = zeros(s, w.shape());
           c.run = [=] { linear_dw(dy.view(), x.view(), dw.out()); };
         } else {
           c.run = [=] {
@@ -93,8 +100,8 @@ struct List {
     const auto shape = fmt::format("{} x {}", s.N(), s.D);
     const double row = s.e() * f(s.N() * s.D);
     const auto operands = [=] {
-      return std::array{noise({s.N(), s.D}, s.t), noise({s.N(), s.D}, s.t), noise({s.D}, s.t), Tensor::zeros({s.N(), s.D}, s.t), Tensor::zeros({s.N()}),
-                        Tensor::zeros({s.D})};
+      return std::array{noise(s, {s.N(), s.D}), noise(s, {s.N(), s.D}), noise(s, {s.D}), zeros(s, {s.N(), s.D}, s.t), zeros(s, {s.N()}),
+                        zeros(s, {s.D})};
     };
     add(s, "rms_norm", "forward", [=](OpCase& c) {
       c.shape = shape, c.bytes = 2 * row;
@@ -117,20 +124,20 @@ struct List {
     };
     const auto operands = [=] {
       const Shape x{s.B, s.T, s.H, s.Dh};
-      return std::make_shared<Operands>(Operands{noise(x, s.t), noise(x, s.t), noise({s.Dh}, s.t), Tensor::zeros(x, s.t), Tensor::zeros({s.N() * s.H}),
-                                                 Tensor::zeros({s.Dh}), positions(s), RopeTable(s.Dh, 1e4)});
+      return std::make_shared<Operands>(Operands{noise(s, x), noise(s, x), noise(s, {s.Dh}), zeros(s, x, s.t), zeros(s, {s.N() * s.H}),
+                                                 zeros(s, {s.Dh}), positions(s), RopeTable(s.Dh, 1e4)});
     };
     add(s, "norm_rope", "forward", [=](OpCase& c) {
       c.shape = shape, c.bytes = 2 * all;
       c.run = [o = operands()] {
-        const RopeRows rows = o->table.rows(o->positions.data<int32_t>(), DType::f32);
+        const RopeRows rows = rows_for(o->table, o->positions, DType::f32);
         facet::norm_rope(o->x.view(), o->w.view(), 1e-6, o->positions.view(), rows, o->y.out(), o->rstd.out());
       };
     });
     add(s, "norm_rope", "backward", [=](OpCase& c) {
       c.shape = shape, c.bytes = 3 * all;
       c.run = [o = operands()] {
-        const RopeRows rows = o->table.rows(o->positions.data<int32_t>(), DType::f32);
+        const RopeRows rows = rows_for(o->table, o->positions, DType::f32);
         norm_rope_backward(o->dy.view(), o->x.view(), o->w.view(), o->rstd.view(), o->positions.view(), rows, o->y.out(), o->dw.out());
       };
     });
@@ -145,9 +152,9 @@ struct List {
     };
     const auto operands = [=] {
       const Shape q{s.B, s.T, s.H, s.Dh}, k{s.B, s.T, s.K, s.Dh};
-      auto o = std::make_shared<Operands>(Operands{noise(q, s.t), noise(k, s.t), noise(k, s.t), noise(q, s.t), Tensor::zeros(q, s.t),
-                                                   Tensor::zeros({s.B, s.H, s.T}), Tensor::zeros(q, s.t), Tensor::zeros(k, s.t),
-                                                   Tensor::zeros(k, s.t), positions(s), {}});
+      auto o = std::make_shared<Operands>(Operands{noise(s, q), noise(s, k), noise(s, k), noise(s, q), zeros(s, q, s.t),
+                                                   zeros(s, {s.B, s.H, s.T}), zeros(s, q, s.t), zeros(s, k, s.t),
+                                                   zeros(s, k, s.t), positions(s), {}});
       o->x.q = o->q.view(), o->x.k = o->k.view(), o->x.v = o->v.view();
       o->x.q_positions = o->x.k_positions = o->positions.view();
       o->x.scale = 1 / 16.0;
@@ -170,7 +177,7 @@ struct List {
     const double all = s.e() * f(s.N() * s.F);
     const auto operands = [=] {
       const Shape x{s.N(), s.F};
-      return std::array{noise(x, s.t), noise(x, s.t), noise(x, s.t), Tensor::zeros(x, s.t), Tensor::zeros(x, s.t)};
+      return std::array{noise(s, x), noise(s, x), noise(s, x), zeros(s, x, s.t), zeros(s, x, s.t)};
     };
     add(s, "geglu", "forward", [=](OpCase& c) {
       c.shape = shape, c.bytes = 3 * all;
@@ -184,7 +191,7 @@ struct List {
 
   void sum(const Sizes& s) {  // its gradient passes on a handle
     add(s, "add", "forward", [=](OpCase& c) {
-      const Tensor a = noise({s.N(), s.D}, s.t), b = noise({s.N(), s.D}, s.t), y = Tensor::zeros({s.N(), s.D}, s.t);
+      const Tensor a = noise(s, {s.N(), s.D}), b = noise(s, {s.N(), s.D}), y = zeros(s, {s.N(), s.D}, s.t);
       c.shape = fmt::format("{} x {}", s.N(), s.D), c.bytes = 3 * s.e() * f(s.N() * s.D);
       c.run = [=] { binary(Binary::add, a.view(), b.view(), y.out()); };
     });
@@ -194,14 +201,16 @@ struct List {
     for (const bool gradient : {false, true}) {
       add(s, "linear_cross_entropy", gradient ? "forward+backward" : "forward", [=](OpCase& c) {
         const int64_t n = s.head_rows;
-        const Tensor h = noise({n, s.D}, s.t), w = noise({s.V, s.D}, s.t), labels = counting(1, n, 7919, s.V).reshape({n});
-        const Tensor dh = gradient ? Tensor::zeros({n, s.D}, s.t) : Tensor{}, dw = gradient ? Tensor::zeros({s.V, s.D}) : Tensor{};
+        const Tensor h = noise(s, {n, s.D}), w = noise(s, {s.V, s.D}), labels = counting(1, n, 7919, s.V).reshape({n});
+        const Tensor dh = gradient ? zeros(s, {n, s.D}, s.t) : Tensor{}, dw = gradient ? zeros(s, {s.V, s.D}) : Tensor{};
         c.shape = fmt::format("{} x {} x {}", n, s.D, s.V), c.flops = (gradient ? 6 : 2) * f(n * s.D * s.V);
+        const Tensor losses = zeros(s, {n}, DType::f64);
         c.run = [=] {
           const LinearHead head("bench", h, w, labels, {});
-          const auto rows = head.rows([](int64_t) { return true; });
-          const auto loss = [](int64_t, const LogitRow&) { return RowGrad{1, -1, 0}; };
-          head.run(rows, loss, gradient ? dh.out() : Out{}, gradient ? dw.out() : Out{});
+          const auto loss = [&](const RowBlock& b, const Out& stats) {
+            cross_entropy_rows(stats, {}, {}, {.words = head.V}, b.scale, b.of(losses).out());
+          };
+          head.run(head.rows([](int64_t) { return true; }), loss, gradient ? dh.out() : Out{}, gradient ? dw.out() : Out{});
         };
       });
     }
@@ -210,7 +219,7 @@ struct List {
   void adamw(const Sizes& s) {
     add(s, "adamw", "step", [=](OpCase& c) {
       const int64_t n = 3 * s.D * s.F;  // the feed-forward matrices of a block
-      const Tensor p = noise({n}), g = noise({n}), m = Tensor::zeros({n}), v = Tensor::zeros({n});
+      const Tensor p = noise(s, {n}, DType::f32), g = noise(s, {n}, DType::f32), m = zeros(s, {n}), v = zeros(s, {n});
       AdamwStep step;
       step.lr = 1e-4;
       c.shape = fmt::format("{}", n), c.bytes = 28 * f(n);
@@ -221,10 +230,10 @@ struct List {
 
 }  // namespace
 
-std::vector<OpCaseMaker> op_cases(DType dtype) {
+std::vector<OpCaseMaker> op_cases(DType dtype, Device device) {
   List list;
   for (Sizes s : sizes) {
-    s.t = dtype;
+    s.t = dtype, s.device = device;
     list.embedding(s);
     list.linear(s, "q", s.D, s.H * s.Dh);
     list.linear(s, "k", s.D, s.K * s.Dh);

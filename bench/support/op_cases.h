@@ -24,6 +24,6 @@ struct OpCaseMaker {
 };
 
 /// Sizes: demo (3,072 tokens in rows of 24), 270m (512 tokens). Head of 270m: 64 rows, the block it goes by in.
-std::vector<OpCaseMaker> op_cases(DType);
+std::vector<OpCaseMaker> op_cases(DType, Device = Device::cpu);
 
 }  // namespace facet::bench

@@ -1,19 +1,46 @@
 #include "bench/support/race.h"
 
 #include <algorithm>
+#include <chrono>
 #include <ctime>
 
 #include "bench/support/loops.h"
+#include "tensor/gpu/runtime.h"
 #include "tensor/kernels/copy.h"
 #include "tensor/parallel.h"
 #include "tensor/pool_vector.h"
 
 namespace facet::bench {
 
+namespace {
+Device timed = Device::cpu;
+}
+void time_on(Device device) { timed = device; }
+
 double now() {
+  if (timed == Device::gpu) gpu::synchronize();
   timespec t;
-  clock_gettime(threads() > 1 ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);
+  clock_gettime(threads() > 1 || timed == Device::gpu ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+double device_seconds(const std::function<void()>& f, double series_seconds) {
+  using Clock = std::chrono::steady_clock;
+  for (int i = 0; i < 3; ++i) f();  // tunes products, fills the pool, records graphs
+  gpu::synchronize();
+  int64_t calls = 1;
+  double best = 0;
+  for (int series = 0; series < 3;) {
+    const auto begin = Clock::now();
+    for (int64_t i = 0; i < calls; ++i) f();
+    gpu::synchronize();
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double each = seconds / static_cast<double>(calls);
+    best = best == 0 ? each : std::min(best, each);
+    if (seconds < series_seconds / 2 && calls < 10000) calls = std::max(calls + 1, static_cast<int64_t>(series_seconds / each));
+    else ++series;
+  }
+  return best;
 }
 
 std::vector<double> race(const std::vector<Work>& contenders, double slice_seconds, int slices) {

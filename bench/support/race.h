@@ -9,8 +9,13 @@
 namespace facet::bench {
 
 /// Seconds: of this thread's processor time while kernels run on one thread, so that waiting for a busy machine does not count;
-/// else of the clock on the wall.
+/// else of the clock on the wall. With a GPU: of that clock, once the GPU has done what it was asked to.
 double now();
+/// Where what is timed computes from here on.
+void time_on(Device);
+
+/// Seconds of one call on the GPU: the best of three series of calls, each about so long and waited for once, at its end.
+double device_seconds(const std::function<void()>& f, double series_seconds);
 
 /// Does some work and says how much, in any unit.
 using Work = std::function<double()>;

@@ -1,12 +1,10 @@
 #include "tensor/gpu/cudnn_graph.h"
 
 #include "tensor/error.h"
+#include "tensor/gpu/cuda_library.h"
 
 #ifdef FACET_HAS_CUDNN
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <type_traits>
 #endif
 
 namespace facet::gpu {
@@ -35,33 +33,22 @@ struct Library {
  private:
   // libcudnn.so.9 is a small door: it opens the libraries behind it when they are needed, by their folder.
   std::string load() {
-    void* found = nullptr;
-    std::string last;
-    for (const std::string& folder : {std::string(), std::string(FACET_CUDA_LIBRARIES) + "/"}) {
-      if (found || folder == "/") continue;
-      found = dlopen((folder + "libcudnn.so." + std::to_string(CUDNN_MAJOR)).c_str(), RTLD_NOW | RTLD_LOCAL);
-      if (const char* e = dlerror(); e && !found) last = e;
-    }
-    if (!found) return fmt::format("does not load ({})", last);
-    const char* missing = nullptr;
-    const auto get = [&](auto& to, const char* name) {
-      to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(dlsym(found, name));
-      if (!to) missing = name;
-    };
-    get(api.version, "cudnnGetVersion");
-    get(api.error_string, "cudnnGetErrorString");
-    get(api.last_error, "cudnnGetLastErrorString");
-    get(api.create, "cudnnCreate");
-    get(api.set_stream, "cudnnSetStream");
-    get(api.descriptor_create, "cudnnBackendCreateDescriptor");
-    get(api.descriptor_destroy, "cudnnBackendDestroyDescriptor");
-    get(api.descriptor_set, "cudnnBackendSetAttribute");
-    get(api.descriptor_get, "cudnnBackendGetAttribute");
-    get(api.descriptor_finalize, "cudnnBackendFinalize");
-    get(api.execute, "cudnnBackendExecute");
-    if (missing) return fmt::format("has no function {}", missing);
+    const std::string name = "libcudnn.so." + std::to_string(CUDNN_MAJOR);
+    CudaLibrary library({name.c_str()});
+    library.get(api.version, "cudnnGetVersion");
+    library.get(api.error_string, "cudnnGetErrorString");
+    library.get(api.last_error, "cudnnGetLastErrorString");
+    library.get(api.create, "cudnnCreate");
+    library.get(api.set_stream, "cudnnSetStream");
+    library.get(api.descriptor_create, "cudnnBackendCreateDescriptor");
+    library.get(api.descriptor_destroy, "cudnnBackendDestroyDescriptor");
+    library.get(api.descriptor_set, "cudnnBackendSetAttribute");
+    library.get(api.descriptor_get, "cudnnBackendGetAttribute");
+    library.get(api.descriptor_finalize, "cudnnBackendFinalize");
+    library.get(api.execute, "cudnnBackendExecute");
+    if (!library.why_not().empty()) return library.why_not();
     const size_t v = api.version();
-    version = fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
+    version = version_text(v);
     // Before 9.16 the backward pass is wrong for lengths that are no multiple of 128 unless worked around.
     if (v < 91600) return fmt::format("is version {}, at least 9.16 is needed", version);
     return {};

@@ -8,15 +8,12 @@
 #include <vector>
 
 #include "tensor/error.h"
+#include "tensor/gpu/cuda_library.h"
 #include "tensor/gpu/gemm.h"
 #include "tensor/gpu/lt_api.h"
 #include "tensor/gpu/lt_choice.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
-
-#ifdef FACET_HAS_CUBLASLT
-#include <dlfcn.h>
-#endif
 
 namespace facet::gpu {
 
@@ -129,44 +126,28 @@ struct Library {
 
  private:
   std::string load() {
-    const char* const names[] = {"libcublasLt.so.13", "libcublasLt.so"};
-    void* found = nullptr;
-    std::string last;
-    for (const std::string& folder : {std::string(), std::string(FACET_CUDA_LIBRARIES)}) {
-      for (const char* name : names) {
-        if (found) continue;
-        found = dlopen((folder.empty() ? name : folder + "/" + name).c_str(), RTLD_NOW | RTLD_LOCAL);
-        if (!found)
-          if (const char* e = dlerror()) last = e;
-      }
-    }
-    if (!found) return fmt::format("does not load ({})", last);
-    const char* missing = nullptr;
-    auto get = [&](auto& to, const char* name) {
-      to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(dlsym(found, name));
-      if (!to) missing = name;
-    };
-    get(api.create, "cublasLtCreate");
-    get(api.version, "cublasLtGetVersion");
-    get(api.status, "cublasLtGetStatusString");
-    get(api.desc_create, "cublasLtMatmulDescCreate");
-    get(api.desc_destroy, "cublasLtMatmulDescDestroy");
-    get(api.desc_set, "cublasLtMatmulDescSetAttribute");
-    get(api.desc_get, "cublasLtMatmulDescGetAttribute");
-    get(api.layout_create, "cublasLtMatrixLayoutCreate");
-    get(api.layout_destroy, "cublasLtMatrixLayoutDestroy");
-    get(api.layout_set, "cublasLtMatrixLayoutSetAttribute");
-    get(api.layout_get, "cublasLtMatrixLayoutGetAttribute");
-    get(api.preference_create, "cublasLtMatmulPreferenceCreate");
-    get(api.preference_destroy, "cublasLtMatmulPreferenceDestroy");
-    get(api.preference_set, "cublasLtMatmulPreferenceSetAttribute");
-    get(api.preference_get, "cublasLtMatmulPreferenceGetAttribute");
-    get(api.heuristic, "cublasLtMatmulAlgoGetHeuristic");
-    get(api.algo_check, "cublasLtMatmulAlgoCheck");
-    get(api.matmul, "cublasLtMatmul");
-    if (missing) return fmt::format("has no function {}", missing);
+    CudaLibrary library({"libcublasLt.so.13", "libcublasLt.so"});
+    library.get(api.create, "cublasLtCreate");
+    library.get(api.version, "cublasLtGetVersion");
+    library.get(api.status, "cublasLtGetStatusString");
+    library.get(api.desc_create, "cublasLtMatmulDescCreate");
+    library.get(api.desc_destroy, "cublasLtMatmulDescDestroy");
+    library.get(api.desc_set, "cublasLtMatmulDescSetAttribute");
+    library.get(api.desc_get, "cublasLtMatmulDescGetAttribute");
+    library.get(api.layout_create, "cublasLtMatrixLayoutCreate");
+    library.get(api.layout_destroy, "cublasLtMatrixLayoutDestroy");
+    library.get(api.layout_set, "cublasLtMatrixLayoutSetAttribute");
+    library.get(api.layout_get, "cublasLtMatrixLayoutGetAttribute");
+    library.get(api.preference_create, "cublasLtMatmulPreferenceCreate");
+    library.get(api.preference_destroy, "cublasLtMatmulPreferenceDestroy");
+    library.get(api.preference_set, "cublasLtMatmulPreferenceSetAttribute");
+    library.get(api.preference_get, "cublasLtMatmulPreferenceGetAttribute");
+    library.get(api.heuristic, "cublasLtMatmulAlgoGetHeuristic");
+    library.get(api.algo_check, "cublasLtMatmulAlgoCheck");
+    library.get(api.matmul, "cublasLtMatmul");
+    if (!library.why_not().empty()) return library.why_not();
     const size_t v = api.version();
-    version = fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
+    version = version_text(v);
     if (v / 10000 != CUBLAS_VER_MAJOR) return fmt::format("is version {}, this program was built for {}", version, CUBLAS_VER_MAJOR);
     replace_for_backend(api);
     if (const cublasStatus_t s = api.create(&handle); s != CUBLAS_STATUS_SUCCESS) return fmt::format("does not start: {}", api.status(s));

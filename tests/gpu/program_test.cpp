@@ -1,0 +1,34 @@
+// Commands that compute on the GPU where they are told to: what they say is true is asked elsewhere, here they run and say so.
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "tests/app/run.h"
+
+namespace {
+
+/// What a command prints with --json, on the emulated GPU.
+nlohmann::json told(const std::string& command) {
+  const Result r = run_facet(command + " --device cuda --json --quiet --threads 1", "FACET_GPU=emulated");
+  INFO(command << "\n" << r.err);
+  REQUIRE(r.code == 0);
+  return nlohmann::json::parse(r.out);
+}
+
+}  // namespace
+
+TEST_CASE("program: every operation of a step against the GPU's limits", "[full]") {
+  const auto rows = told("bench op --only \"demo rms_norm\" --seconds 0.001");
+  CHECK(rows.size() == 2);
+  for (const auto& row : rows) {
+    CHECK(row["rate"].get<double>() > 0);
+    CHECK(row["limit"].get<double>() > 0);
+    CHECK(row["share"].get<double>() == Approx(row["rate"].get<double>() / row["limit"].get<double>()));
+  }
+}
+
+TEST_CASE("program: benchmarks compute on the GPU", "[full]") {
+  const char* small = " --set model.num_hidden_layers=1 --set model.hidden_size=32 --set model.intermediate_size=32 --set model.max_position_embeddings=80";
+  for (const std::string command : {"bench step --batch 2 --max-len 8 --steps 1", "bench adapter --batch 2 --max-len 8 --rounds 1",
+                                    "bench infer --preset tiny --prompt 8 --rounds 1", "bench rollout --prompts 2 --group 2 --rows 4 --max-new 2 --decode 2 --rounds 1"})
+    CHECK(told(command + small)["device"] == "cuda");
+}
