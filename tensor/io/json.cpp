@@ -16,6 +16,8 @@ class Builder {
       : text_(text), where_(where), kind_(kind), limits_(limits) {}
 
   Json run() {
+    // The library takes a NUL for the end of the text and would pass over whatever is behind it.
+    if (const size_t nul = text_.find('\0'); nul != text_.npos) error(nul, "a NUL byte");
     parse_json_events(text_, position_, *this);
     return std::move(root_);
   }

@@ -12,12 +12,14 @@ namespace {
 
 constexpr uint64_t max_header = 100'000'000, max_token = uint64_t{1} << 20;
 
-// The parser keeps the token it is in, and white space before it; nothing that we accept has long ones.
-void check_token_lengths(const std::string& file, std::string_view text) {
+// The parser keeps the token it is in, and white space before it; nothing that we accept has long ones. And it takes a NUL for the
+// end of the text, whatever is behind it.
+void check_text(const std::string& file, std::string_view text) {
   bool in_string = false;
   size_t begin = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
+    if (c == '\0') fail(Kind::file, "{}: header byte {}: not JSON: a NUL byte", file, i);
     if (in_string) {
       if (c == '\\') ++i;
       else if (c == '"') in_string = false;
@@ -37,7 +39,7 @@ class HeaderReader {
       : file_(file), text_(text), data_begin_(data_begin), data_size_(file_size - data_begin) {}
 
   void run() {
-    check_token_lengths(file_, text_);
+    check_text(file_, text_);
     parse_json_events(text_, at_, *this);
     check_cover();
   }

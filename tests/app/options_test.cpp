@@ -210,6 +210,12 @@ TEST_CASE("options: broken config files are complaints, never crashes") {
   CHECK(with("train: {lr: 1, lr: 2}") == "F:1: train.lr: key given twice");
   CHECK(with("lr: [1, 2]") == "F:1: lr: given 2 times or as a list; expected one value");
   CHECK(with("a: {b: {c: 1}}") == "F:1: a.b: sections do not nest");
+  // Files that unfold when a tree is made of them, or hold themselves.
+  CHECK(with("lr: &x 1\nsteps: 2") == "F:1: anchors (&name) are not supported");
+  CHECK(with("lr: 1\nstop: &x [*x]") == "F:2: anchors (&name) are not supported");
+  CHECK(with("lr: *x") != "");
+  CHECK(with("stop: " + std::string(65, '[') + std::string(65, ']')) == "F:1: nested deeper than 64 levels");
+  CHECK(with("stop: " + std::string(100'000, '[')) == "F:1: nested deeper than 64 levels");
   CHECK(with("help: true") == "F:1: help: only a flag, not for a config file");
   CHECK(with("- 1") == "F: expected lines of the form \"key: value\"");
   CHECK(with("").empty());

@@ -160,6 +160,8 @@ TEST_CASE("safetensors: broken headers are refused by name", "[io]") {
       {std::string("{\"a\0\":{}}", 9), data, "not JSON"},
       {"{" + x + ",}", data, "not JSON"},
       {"{" + x + "}\n#", data, "not JSON"},
+      {"{" + x + "}" + std::string("\0#", 2), data, "not JSON: a NUL byte"},
+      {"{" + x + "}" + std::string(1, '\0'), data, "not JSON: a NUL byte"},
       {"{x:1}", data, "not JSON"},
       {"{\"a\":" + std::string(100'000, '[') + "}", data, "found a list"},
       {"{\"a\":" + std::string("{\"dtype\":{") + "}}}", data, "cannot be an object"},
@@ -209,6 +211,7 @@ TEST_CASE("safetensors: broken indexes", "[io]") {
     return std::string();
   };
   CHECK(says(R"({"weight_map":{"a":"s1","b":"s2"}})") == "");
+  CHECK_THAT(says(R"({"weight_map":{"a":"s1","b":"s2"}})" + std::string("\0{}", 3)), Contains("byte 34: a NUL byte"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s1","b":"s1"}})"), Contains("in no shard"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s2","b":"s1"}})"), Contains("should be in s2"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s1","b":"s2","c":"s3"}})"), Contains("also in another shard"));
