@@ -1,7 +1,6 @@
 #include "tests/fuzz/target.h"
 
 #include <fcntl.h>
-#include <sanitizer/allocator_interface.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,6 +12,12 @@
 #include <new>
 
 #include "tensor/error.h"
+
+// Of every sanitizer's runtime; gcc ships them without their header, sanitizer/allocator_interface.h.
+extern "C" {
+int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void*, size_t), void (*on_free)(const volatile void*));
+size_t __sanitizer_get_allocated_size(const volatile void*);
+}
 
 namespace facet::fuzz {
 
@@ -26,7 +31,7 @@ void on_malloc(const volatile void*, size_t n) {
   if (now > most) most = now;
 }
 void on_free(const volatile void* p) {
-  if (p) held -= std::min(held.load(), __sanitizer_get_allocated_size(const_cast<const void*>(p)));
+  if (p) held -= std::min(held.load(), __sanitizer_get_allocated_size(p));
 }
 
 [[noreturn]] void defect(const Target& t, const std::string& what) {
