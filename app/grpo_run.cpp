@@ -168,7 +168,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
     set_trains(*reference.model, "*", false);
     plan.weights += plan_memory(*reference.model, 0).weights;
   }
-  console.note("memory: {}", plan.text());
+  check_memory(plan, model.device(), s.dry_run, console);
 
   Grpo objective(model, tokenizer, train, valid, rewards, o, [&](const auto& use) {
     if (reference.model) return use(*reference.model);
@@ -181,7 +181,6 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
     if (!train[0].expected.empty()) console.line("expected: {}", train[0].expected);
     return {};
   }
-  check_memory(plan, model.device());
 
   std::vector<Question> shown(valid.empty() ? train : valid);
   shown.resize(std::min<size_t>(3, shown.size()));

@@ -47,8 +47,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   int64_t tokens = 0;  // of the largest micro-batch among the first steps
   for (int64_t i = 0; i < std::min<int64_t>(steps, 8); ++i)
     for (const Batch& b : loader.at(i)) tokens = std::max(tokens, b.ids.numel());
-  const MemoryPlan plan = plan_memory(model, tokens, s.optimizer);
-  console.note("memory: {}", plan.text());
+  check_memory(plan_memory(model, tokens, s.optimizer), model.device(), s.dry_run, console);
   SftResult result;
   result.unigram_entropy = figures.entropy;
   if (s.dry_run) {
@@ -56,7 +55,6 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
     console.line("{}", preview(data, tokenizer, 0));
     return result;
   }
-  check_memory(plan, model.device());
 
   Sft objective(model, loader, std::move(valid), s.loss);
   const auto prompts = sample_prompts(s, data, tokenizer, model);

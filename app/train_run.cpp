@@ -80,7 +80,7 @@ void TrainSettings::declare_train(Options& o) {
   o.add("min-lr-ratio", &min_lr_ratio, "last rate as a share of the peak").range(0, 1);
   o.add("clip", &clip, "global norm of the gradient; 0: off").alias({"max-grad-norm", "grad-clip"}).range(0, 1e9);
   optimizer.declare(o);
-  o.add("recompute", &recompute, "what backward computes again to save memory").alias({"grad-checkpoint"}).choices({"none", "mlp", "block"});
+  o.add("recompute", &recompute, "what backward computes again to save memory: elementwise results (norms), the feed-forward block too, or all").alias({"grad-checkpoint"}).choices(recompute_names());
   o.add("train", &train, "the only parameters that train, e.g. 'layers.-2.*,final_norm': a name, a module, * for any characters, layers from the end as -1, -2, ...")
       .alias({"trainable"});
   o.add("freeze", &freeze, "parameters that stay as they are, e.g. 'embed_tokens.*'");
@@ -130,17 +130,35 @@ MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSett
     plan.gradients += 4 * n;
     plan.moments += optimizer.state_bytes(*p);
   }
-  plan.activations = model.activation_bytes(static_cast<double>(tokens), model.recompute);
+  plan.recompute = model.recompute;
+  for (const std::string& name : recompute_names())
+    plan.activations_with[recompute_of(name)] = model.activation_bytes(static_cast<double>(tokens), recompute_of(name));
+  plan.activations = plan.activations_with[plan.recompute];
   return plan;
 }
 
-void check_memory(const MemoryPlan& plan, Device device) {
+std::string MemoryPlan::misfit(double free_bytes, const std::string& where) const {
+  const auto fits = [&](double bytes) { return bytes * 1.1 <= free_bytes; };
+  if (fits(total())) return {};
+  std::string way = "try --adapter lora, a larger --accum or a shorter --max-len";
+  for (const auto& [policy, bytes] : activations_with) {
+    const double need = total() - activations + bytes;
+    if (policy <= recompute || !fits(need)) continue;
+    way = fmt::format("--recompute {} would need {}", recompute_names()[static_cast<size_t>(policy)], bytes_text(need));
+    break;
+  }
+  return fmt::format("needs {}, {} free{}; {}", text(), bytes_text(free_bytes), where, way);
+}
+
+void check_memory(const MemoryPlan& plan, Device device, bool dry_run, Console& console) {
+  console.note("memory: {}", plan.text());
   const bool gpu = device == Device::gpu;
   // The weights are there already.
   const double free = gpu ? static_cast<double>(gpu::free_bytes()) + plan.weights : static_cast<double>(machine().free_bytes);
-  if (free > 0 && plan.total() * 1.1 > free)
-    fail(Kind::memory, "needs {}, {} free{}; try --adapter lora, --recompute block, a larger --accum or a shorter --max-len", plan.text(),
-         bytes_text(free), gpu ? " on the GPU" : "");
+  const std::string misfit = free > 0 ? plan.misfit(free, gpu ? " on the GPU" : "") : "";
+  if (misfit.empty()) return;
+  if (!dry_run) fail(Kind::memory, "{}", misfit);
+  console.line("does not fit: {}", misfit);
 }
 
 std::string sample_text(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<std::string>& prompts, uint64_t seed) {
@@ -165,8 +183,14 @@ std::vector<std::string> sample_prompts(const TrainSettings& s, const Dataset& d
   return prompts;
 }
 
+const std::vector<std::string>& recompute_names() {
+  static const std::vector<std::string> names = {"none", "norms", "mlp", "block"};
+  return names;
+}
+
 Recompute recompute_of(const std::string& name) {
-  return name == "block" ? Recompute::block : name == "mlp" ? Recompute::mlp : Recompute::none;
+  const auto& names = recompute_names();
+  return static_cast<Recompute>(std::find(names.begin(), names.end(), name) - names.begin());
 }
 
 void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, Console& console) {

@@ -45,13 +45,17 @@ struct MemoryPlan {
   double weights = 0, gradients = 0, moments = 0, activations = 0, other = 0;
   std::string other_name;  ///< what `other` is for: "cache"
   bool at_most = false;    ///< activations: what the longest rows would take, where the data decide
+  Recompute recompute = Recompute::none;
+  std::map<Recompute, double> activations_with;  ///< of every policy
   double total() const { return weights + gradients + moments + activations + other; }
   std::string text() const;
+  /// Empty when a tenth more than the plan is free; else what is needed, and the first stronger policy that would do.
+  std::string misfit(double free_bytes, const std::string& where = "") const;
 };
 /// Of a step whose largest micro-batch has so many tokens.
 MemoryPlan plan_memory(LanguageModel&, int64_t tokens, const OptimizerSettings& = {});
-/// Throws Error(Kind::memory) with the plan when it does not fit into what is free.
-void check_memory(const MemoryPlan&, Device);
+/// Says the plan. Throws Error(Kind::memory) when it does not fit into what is free on the device; a dry run says so instead.
+void check_memory(const MemoryPlan&, Device, bool dry_run, Console&);
 
 /// Everything about a run that the command decides.
 struct Training {
@@ -90,6 +94,8 @@ std::vector<std::string> sample_prompts(const TrainSettings&, const Dataset&, co
 /// Random tokens, all of them learned, for benchmarks.
 Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed);
 
+/// "none", ... in the order of Recompute.
+const std::vector<std::string>& recompute_names();
 Recompute recompute_of(const std::string& name);
 
 }  // namespace facet::app

@@ -8,6 +8,7 @@
 namespace facet {
 namespace {
 thread_local bool recording = true;
+thread_local bool keeping_less = false;
 thread_local uint64_t next_sequence = 0;
 Node& node_of(const Tensor& t) { return static_cast<Node&>(*t.slot()); }
 
@@ -23,6 +24,10 @@ NoGrad::NoGrad() : before_(std::exchange(recording, false)) {}
 NoGrad::~NoGrad() { recording = before_; }
 WithGrad::WithGrad() : before_(std::exchange(recording, true)) {}
 WithGrad::~WithGrad() { recording = before_; }
+
+bool recomputing() { return keeping_less; }
+RecomputeScope::RecomputeScope(bool on) : before_(std::exchange(keeping_less, on)) {}
+RecomputeScope::~RecomputeScope() { keeping_less = before_; }
 
 TapeStats& tape_stats() {
   thread_local TapeStats stats;
@@ -97,6 +102,21 @@ void Sink::put(Tensor g) {
 
 void Node::backward(Grads, Sinks) {
   fail(Kind::usage, "{}: has no gradient; detach() its result if none is wanted", op);
+}
+
+Tensor Node::recompute(uint16_t) const {
+  fail(Kind::usage, "backward: the graph behind \"{}\" was already used by an earlier backward(); run the forward pass again", op);
+}
+
+Kept::Kept(const Tensor& t) {
+  if (keeping_less && t.slot() && node_of(t).recomputes(t.slot_output())) from_ = {t.slot(), t.slot_output()};
+  else saved_ = t;
+}
+
+Tensor Kept::get() const {
+  if (!from_.node) return saved_.get();
+  ++tape_stats().recomputed;
+  return static_cast<const Node&>(*from_.node).recompute(from_.output);
 }
 
 void attach_node(Node* node, const char* op, std::span<Tensor* const> y, std::span<const Tensor* const> x) {

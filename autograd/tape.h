@@ -71,15 +71,28 @@ struct Node : Opaque {
 
   virtual void backward(Grads dy, Sinks dx);  ///< default: throws "op: has no gradient"
   virtual void release_saved() {}
+  /// Whether recompute(output) works: the same bits as forward gave, at elementwise cost, from what the node saved.
+  virtual bool recomputes(uint16_t /*output*/) const { return false; }
+  virtual Tensor recompute(uint16_t output) const;
 };
 
-/// The only node template: F is the op's struct of saved tensors with operator()(Grads, Sinks).
+/// The only node template: F is the op's struct of saved tensors with operator()(Grads, Sinks), and, where an output can be had again
+/// cheaply, recomputes(output) and recompute(output).
 template <class F>
 struct NodeOf final : Node {
   std::optional<F> f;
   explicit NodeOf(F&& g) : f(std::move(g)) {}
   void backward(Grads dy, Sinks dx) override { (*f)(dy, dx); }
   void release_saved() override { f.reset(); }
+  bool recomputes(uint16_t output) const override {
+    if constexpr (requires { f->recomputes(output); }) return f && f->recomputes(output);
+    return false;
+  }
+  Tensor recompute(uint16_t output) const override {
+    if constexpr (requires { f->recompute(output); })
+      if (f) return f->recompute(output);
+    return Node::recompute(output);
+  }
 };
 
 /// A value without history that wants a gradient; outputs[0].grad is the gradient.
@@ -102,6 +115,33 @@ struct WithGrad {
 
  private:
   bool before_;
+};
+
+/// While one lives, operations recorded on this thread keep no result of another operation that can be had again at elementwise cost.
+bool recomputing();
+class RecomputeScope {
+ public:
+  explicit RecomputeScope(bool on);
+  ~RecomputeScope();
+  RecomputeScope(const RecomputeScope&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// What an operation keeps of another's result for backward: a Saved, or inside a RecomputeScope the node that computes it again. Backward
+/// runs a node before those it read from, so what that node saved is still there.
+class Kept {
+ public:
+  Kept() = default;
+  Kept(const Tensor&);
+  /// Computed anew in every call.
+  Tensor get() const;
+  explicit operator bool() const { return saved_ || from_.node; }
+
+ private:
+  Saved saved_;
+  Edge from_;
 };
 
 /// True when gradients are on and some input has a history or is a leaf. Tensors that are absent do not count.
@@ -142,6 +182,7 @@ struct TapeStats {
   int64_t copies = 0;  ///< gradients copied because a sink was shared or strided
   int64_t adds = 0;    ///< separate additions of gradients
   int64_t dense = 0;   ///< incoming gradients made contiguous
+  int64_t recomputed = 0;  ///< tensors computed again for a node that had not kept them
 };
 TapeStats& tape_stats();
 

@@ -24,8 +24,11 @@ Tokens plain_tokens(const Tensor& ids);
 /// Positions counted over the ones of `mask` i32 [B, T] (padding on either side): -1 where it is 0.
 Tokens masked_tokens(const Tensor& ids, const Tensor& mask);
 
-/// What backward computes again instead of keeping.
-enum class Recompute : uint8_t { none, mlp, block };
+/// What backward computes again instead of keeping; each more than the one before it.
+///   norms  what is elementwise: norms (q's and k's with their angles), the gated product of the feed-forward block, dropout
+///   mlp    the feed-forward block, its products included
+///   block  everything between the blocks' inputs
+enum class Recompute : uint8_t { none, norms, mlp, block };
 
 class BodyGraphs;
 

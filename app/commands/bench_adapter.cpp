@@ -35,7 +35,7 @@ struct Settings : Common {
     o.add("rounds", &rounds, "steps of each kind that are timed, after two that are not").range(1, 1e6);
     o.add("rank", &low, "the smaller rank").range(1, 65536);
     o.add("high-rank", &high, "the larger rank").range(1, 65536);
-    o.add("recompute", &recompute, "what backward computes again to save memory").choices({"none", "mlp", "block"});
+    o.add("recompute", &recompute, "what backward computes again to save memory").choices(recompute_names());
     o.add("no-full", &no_full, "leave the full step out, where its memory does not fit");
     o.pass_through("model", overrides);
   }

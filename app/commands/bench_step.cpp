@@ -33,7 +33,7 @@ struct Settings : Common {
     o.add("batch", &batch, "rows in a step; default: 128 for tiny, 1 else").range(1, 1 << 20);
     o.add("steps", &steps, "steps that are timed, after two that are not").range(1, 1e6);
     o.add("profile", &profile, "the time of a step by kernel, and what is spent outside kernels");
-    o.add("recompute", &recompute, "what backward computes again to save memory").choices({"none", "mlp", "block"});
+    o.add("recompute", &recompute, "what backward computes again to save memory").choices(recompute_names());
     o.pass_through("model", overrides);
   }
 };

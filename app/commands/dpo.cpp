@@ -191,7 +191,7 @@ int run(Settings& s, Options& options, Console& console) {
     plan.other_name = "reference";
     for (const auto& [name, value] : named_values(*references.other)) plan.other += static_cast<double>(value.numel() * size_of(value.dtype()));
   }
-  console.note("memory: {}", plan.text());
+  check_memory(plan, model.device(), s.dry_run, console);
   console.note("reference: {} ({})", references.kind, references.identity);
   if (s.dry_run) {
     console.line("{} steps of {} pairs in {} micro-batches, {:.2f} epochs", grouped(steps), s.batch, s.accum, loader.epoch(steps));
@@ -199,7 +199,6 @@ int run(Settings& s, Options& options, Console& console) {
     console.line("{}", preview(data, tokenizer, 1));
     return 0;
   }
-  check_memory(plan, model.device());
 
   Dpo::HeldOut valid;
   if (splits.valid.size() > 0) valid = {&splits.valid, batches_in_order(splits.valid, micro, l.pad_id, 1, l.share), references.of("valid", folder, splits.valid)};

@@ -11,6 +11,7 @@ namespace {
 // gradient slot would do.
 struct AddRmsNormGrad {
   Saved r, w, rstd;
+  double eps;
   void operator()(Grads dy, Sinks dx) {
     const DType t = r.get().dtype();
     Tensor d;
@@ -28,6 +29,8 @@ struct AddRmsNormGrad {
     if (dx[0]) dx[0].pass(d);
     if (dx[1]) dx[1].pass(d);
   }
+  bool recomputes(uint16_t output) const { return output == 1; }  // the norm; the sum is kept
+  Tensor recompute(uint16_t) const { return rms_norm(r.get(), w.get(), eps); }
 };
 
 }  // namespace
@@ -45,7 +48,7 @@ SumNorm add_rms_norm(const Tensor& x, const Tensor& h, const Tensor& w, double e
   if (x.numel() == 0 && !record) return s;
   const Tensor rstd = record ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype()), x.device()) : Tensor{};
   add_rms_norm(with_dense_rows(x).view(), with_dense_rows(h).view(), w.view(), eps, s.sum.out(), s.norm.out(), record ? rstd.out() : Out{});
-  if (record) attach("add_rms_norm", {&s.sum, &s.norm}, {&x, &h, &w}, AddRmsNormGrad{s.sum, w, rstd});
+  if (record) attach("add_rms_norm", {&s.sum, &s.norm}, {&x, &h, &w}, AddRmsNormGrad{s.sum, w, rstd, eps});
   return s;
 }
 

@@ -25,7 +25,8 @@ AttentionInputs inputs_of(const Tensor& q, const Tensor& k, const Tensor& v, con
 }
 
 struct AttentionGrad {
-  Saved q, k, v, y, lse;
+  Kept q, k;
+  Saved v, y, lse;
   Saved q_positions, k_positions, q_segments, k_segments;
   int64_t window;
   bool causal, plain;

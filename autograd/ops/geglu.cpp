@@ -12,6 +12,8 @@ struct GegluGrad {
     const DType t = dy[0].dtype();
     geglu_backward(dy[0].view(), gate.view(), up.view(), dx[0].dst(t), dx[1].dst(t));
   }
+  bool recomputes(uint16_t) const { return true; }
+  Tensor recompute(uint16_t) const { return geglu(gate.get(), up.get()); }
 };
 
 }  // namespace

@@ -18,7 +18,7 @@ void check(const Tensor& x, const Tensor& w) {
 
 // dx = sum_i dy_i w_i; dw_i = dy_i^T x, straight into the parameter's gradient. Inputs: x, w_0, w_1, ...
 struct LinearGrad {
-  Saved x;               // when some w trains
+  Kept x;                // when some w trains
   pool_vector<Saved> w;  // when x wants a gradient
 
   void operator()(Grads dy, Sinks dx) {

@@ -10,6 +10,7 @@ struct NormRopeGrad {
   Saved x, w, rstd;  // absent without a norm: a rotation needs the angles only
   Saved positions;
   RopeTable table;
+  double eps;
 
   void operator()(Grads dy, Sinks dx) {
     const DType t = dy[0].dtype();
@@ -17,6 +18,8 @@ struct NormRopeGrad {
     if (w) norm_rope_backward(dy[0].view(), x.view(), w.view(), rstd.view(), positions.view(), rows, dx[0].dst(t), dx[1].dst(acc_dtype(t)));
     else norm_rope_backward(dy[0].view(), {}, {}, {}, positions.view(), rows, dx[0].dst(t), {});
   }
+  bool recomputes(uint16_t) const { return static_cast<bool>(x); }
+  Tensor recompute(uint16_t) const { return norm_rope(x.get(), w.get(), eps, positions.get(), table); }
 };
 
 }  // namespace
@@ -32,7 +35,7 @@ Tensor norm_rope(const Tensor& x, const Tensor& w, double eps, const Tensor& pos
   norm_rope(rows.view(), w ? w.view() : View{}, eps, where.view(), rows_for(table, where, x.dtype()), y.out(),
             keep ? rstd.out() : Out{});
   if (record) {
-    NormRopeGrad grad{{}, {}, {}, where, table};
+    NormRopeGrad grad{{}, {}, {}, where, table, eps};
     if (keep) grad.x = rows, grad.w = w, grad.rstd = rstd;
     attach("norm_rope", {&y}, {&x, &w}, std::move(grad));
   }

@@ -8,10 +8,13 @@ namespace {
 
 struct RmsNormGrad {
   Saved x, w, rstd;  // w only when x wants a gradient
+  double eps;
   void operator()(Grads dy, Sinks dx) {
     const DType t = x.get().dtype();
     rms_norm_backward(dy[0].view(), x.view(), w ? w.view() : View{}, rstd.view(), dx[0].dst(t), dx[1].dst(acc_dtype(t)));
   }
+  bool recomputes(uint16_t) const { return static_cast<bool>(w); }
+  Tensor recompute(uint16_t) const { return rms_norm(x.get(), w.get(), eps); }
 };
 
 }  // namespace
@@ -26,7 +29,7 @@ Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
   const Tensor rows = with_dense_rows(x);
   const Tensor rstd = record ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype()), x.device()) : Tensor{};
   rms_norm(rows.view(), w.view(), eps, y.out(), record ? rstd.out() : Out{});
-  if (record) attach("rms_norm", {&y}, {&x, &w}, RmsNormGrad{rows, x.slot() ? Saved(w) : Saved(), rstd});
+  if (record) attach("rms_norm", {&y}, {&x, &w}, RmsNormGrad{rows, x.slot() ? Saved(w) : Saved(), rstd, eps});
   return y;
 }
 

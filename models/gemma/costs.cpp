@@ -11,6 +11,7 @@ struct Cost {
   double base = 0;     // elements of W: two operations each and token
   double adapter = 0;  // of A and B
   double kept = 0;     // elements that the adapter keeps for backward, a token
+  double dropped = 0;  // and of its dropped input, which can be had again at elementwise cost
   bool base_trains = false, trains = false;
 };
 
@@ -26,7 +27,8 @@ Cost cost_of(const Linear& l) {
   if (!f) return c;
   const auto r = static_cast<double>(f->rank());
   c.adapter = r * (I + O);
-  c.kept = r + (f->dropout > 0 ? I : 0) + (f->magnitude.value() ? O : 0);
+  c.kept = r + (f->magnitude.value() ? O : 0);
+  c.dropped = f->dropout > 0 ? I : 0;
   c.trains = c.trains || f->a.trains();
   return c;
 }
@@ -68,21 +70,30 @@ double Gemma::step_flops(double n, double t, double head_rows) const {
 double Gemma::activation_bytes(double tokens, Recompute r) const {
   const auto D = static_cast<double>(config.width), F = static_cast<double>(config.hidden);
   const auto q = static_cast<double>(config.heads * config.head_dim), kv = static_cast<double>(config.kv_heads * config.head_dim);
-  double kept = 0, again = 0, product = 0;  // a token: left by forward for backward, in all; of one block: computed again, not kept
+  // A token: left by forward for backward, in all; of one block: computed again as a whole, and the product of gate and up when not kept.
+  double kept = 0, again = 0, product = 0;
   for (const auto& b : blocks) {
-    // What a norm, a product and the attention saved: inputs of the two norms and what they gave, q and k before and after RoPE, v, the
-    // attention's result, gate, up and their product, and what the norms after attention and feed-forward read. A projection's input
-    // is kept only where something of it trains.
-    const double after_attention = b->post_attention_norm ? D : 0, after_mlp = b->post_ffw_norm ? D : 0;
-    double attention = 2 * D + 3 * q + 3 * kv + after_attention, mlp = 2 * D + 3 * F + after_mlp;
+    const GemmaAttention& a = b->attention;
+    const GatedMlp& m = b->mlp;
+    // Saved by norms, attention and the gated product: what the two norms read, q, k, v, the attention's result, gate, up, and what the
+    // norms after attention and feed-forward read.
+    double attention = D + 2 * q + 2 * kv + (b->post_attention_norm ? D : 0), mlp = D + 2 * F + (b->post_ffw_norm ? D : 0);
+    // Besides, to be had again at elementwise cost: what the two norms gave and the product of gate and up, for projections of which
+    // something trains; q and k after norm and RoPE, for the attention (without the norm, RoPE keeps nothing itself).
+    double cheap_attention = a.q_norm ? q + kv : 0, cheap_mlp = 0;
     const auto trains = [](const Linear& l) { return cost_of(l).trains; };
-    if (!trains(b->attention.q_proj) && !trains(b->attention.k_proj) && !trains(b->attention.v_proj)) attention -= D;
-    if (!trains(b->mlp.gate_proj) && !trains(b->mlp.up_proj)) mlp -= D;
-    if (!trains(b->mlp.down_proj)) mlp -= F, product = F;
-    for (const Linear* l : {&b->attention.q_proj, &b->attention.k_proj, &b->attention.v_proj, &b->attention.o_proj}) attention += cost_of(*l).kept;
-    for (const Linear* l : {&b->mlp.gate_proj, &b->mlp.up_proj, &b->mlp.down_proj}) mlp += cost_of(*l).kept;
-    kept += r == Recompute::block ? D : attention + (r == Recompute::mlp ? D : mlp);
-    if (r != Recompute::none) again = std::max(again, r == Recompute::block ? attention + mlp : mlp);
+    if (trains(a.q_proj) || trains(a.k_proj) || trains(a.v_proj)) cheap_attention += D;
+    if (trains(m.gate_proj) || trains(m.up_proj)) cheap_mlp += D;
+    if (trains(m.down_proj)) cheap_mlp += F;
+    if (r == Recompute::norms || !trains(m.down_proj)) product = F;
+    for (const Linear* l : {&a.q_proj, &a.k_proj, &a.v_proj, &a.o_proj}) attention += cost_of(*l).kept, cheap_attention += cost_of(*l).dropped;
+    for (const Linear* l : {&m.gate_proj, &m.up_proj, &m.down_proj}) mlp += cost_of(*l).kept, cheap_mlp += cost_of(*l).dropped;
+    switch (r) {
+      case Recompute::none: kept += attention + cheap_attention + mlp + cheap_mlp; break;
+      case Recompute::norms: kept += attention + mlp; break;
+      case Recompute::mlp: kept += attention + D, again = std::max(again, mlp + cheap_mlp); break;
+      case Recompute::block: kept += D, again = std::max(again, attention + cheap_attention + mlp + cheap_mlp); break;
+    }
   }
   // The most is in use either in the feed-forward block of the last layer, when the gradients of gate and up come to the two of the
   // residual and to that of their product, which takes the product's place if that was kept; or in the head: the last norm's input and output, the gradient, and a block of logits.

@@ -76,6 +76,7 @@ GemmaBlock::GemmaBlock(const GemmaConfig& c, int64_t layer, const RopeTable& rop
 }
 
 Tensor GemmaBlock::operator()(const Tensor& x, const Tokens& tokens, LayerCache* cache, Recompute recompute) const {
+  const RecomputeScope scope(recompute == Recompute::norms || recompute == Recompute::mlp);
   Tensor h = input_norm(x);
   tap("input_norm", h);
   h = attention(h, tokens, cache);

@@ -183,6 +183,63 @@ TEST_CASE("tape: what a node saved is released by its backward, though the resul
   CHECK(pool_stats().live_bytes < before + 100'000);
 }
 
+namespace {
+// y = x^2 as two operations: `twice` can be had again from x, and `times` keeps what it multiplies.
+struct TwiceGrad {
+  Saved x;
+  void operator()(Grads dy, Sinks dx) { dx[0].pass(scale(dy[0], 2)); }
+  bool recomputes(uint16_t) const { return true; }
+  Tensor recompute(uint16_t) const { return scale(x.get(), 2); }
+};
+Tensor twice(const Tensor& x) {
+  Tensor y = scale(x.detach(), 2);
+  if (tracing(x)) attach("twice", {&y}, {&x}, TwiceGrad{x});
+  return y;
+}
+struct SquareGrad {
+  Kept x;
+  void operator()(Grads, Sinks dx) { dx[0].pass(scale(x.get(), 2)); }
+};
+Tensor squared(const Tensor& x) {
+  Tensor y = x.detach().clone();
+  float* p = y.out().as<float>();
+  for (int64_t i = 0; i < y.numel(); ++i) p[i] *= p[i];
+  if (tracing(x)) attach("squared", {&y}, {&x}, SquareGrad{x});
+  return y;
+}
+}  // namespace
+
+TEST_CASE("recompute: what is cheap to have again is not kept, and the gradient is the same") {
+  const Tensor x = leaf(Tensor::full({4096}, 3));
+  size_t bytes[2];
+  for (const bool again : {false, true}) {
+    const RecomputeScope scope(again);
+    CHECK(recomputing() == again);
+    tape_stats() = {};
+    clear_grad(x);
+    const size_t before = pool_stats().live_bytes;
+    const Tensor y = squared(twice(x));  // 4 x^2
+    bytes[again] = pool_stats().live_bytes - before;
+    const RecomputeScope other(!again);  // what counts is what was open in forward
+    backward(y, Tensor::full({4096}, 1));
+    CHECK(grad_of(x).to_vector() == std::vector<double>(4096, 24));
+    CHECK(tape_stats().recomputed == (again ? 1 : 0));
+  }
+  CHECK(bytes[0] - bytes[1] >= 4 * 4096);
+  CHECK_FALSE(recomputing());
+}
+
+TEST_CASE("recompute: what an earlier backward used up, or somebody wrote over, is an error") {
+  const RecomputeScope scope(true);
+  const Tensor value = Tensor::full({2}, 1), x = leaf(value);
+  const Tensor shared = twice(x), y = squared(shared);
+  backward(shared, Tensor::full({2}, 1));
+  CHECK_THROWS_WITH(backward(y, Tensor::full({2}, 1)), Catch::Contains("\"twice\" was already used"));
+  const Tensor z = squared(twice(x));
+  value.out();
+  CHECK_THROWS_WITH(backward(z, Tensor::full({2}, 1)), Catch::Contains("written in place"));
+}
+
 TEST_CASE("checkpoint: same gradients, frozen inputs included, no extra copy") {
   Parameter w(Tensor::full({3}, 5));
   Tensor x = leaf(Tensor::full({3}, 1));

@@ -181,7 +181,7 @@ TEST_CASE("gemma3-tiny: f64 gives the truth") {
 TEST_CASE("gemma3-tiny: f32 gradients of every parameter, recomputed or not") {
   const Golden g("gemma3-tiny-ref/taps.safetensors"), truth("gemma3-tiny-ref/truth.safetensors");
   std::vector<std::vector<double>> kept;
-  for (const Recompute r : {Recompute::none, Recompute::mlp, Recompute::block}) {
+  for (const Recompute r : {Recompute::none, Recompute::norms, Recompute::mlp, Recompute::block}) {
     const auto model = load("gemma3-tiny");
     model->recompute = r;
     CHECK(loss_backward(*model, g, "a") == Approx(g["a.loss"].item()).epsilon(1e-5));

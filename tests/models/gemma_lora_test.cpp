@@ -210,7 +210,7 @@ TEST_CASE("lora: recomputation replays the masks, even when backward runs outsid
   adapters.add("x", {.dropout = 0.4}, key(1));
   move(adapters, "x", 3);
   std::vector<Tensor> plain;
-  for (const Recompute r : {Recompute::none, Recompute::mlp, Recompute::block}) {
+  for (const Recompute r : {Recompute::none, Recompute::norms, Recompute::mlp, Recompute::block}) {
     model->recompute = r;
     Tensor loss;
     {

@@ -15,7 +15,7 @@ TEST_CASE("a training step takes nothing from the system after the second") {
   // Of several threads each takes a workspace when it first works beside the others, in whichever step that happens.
   const OneThread one_thread;
   for (const DType dtype : {DType::f32, DType::bf16})
-    for (const Recompute recompute : {Recompute::none, Recompute::mlp, Recompute::block}) {
+    for (const Recompute recompute : {Recompute::none, Recompute::norms, Recompute::mlp, Recompute::block}) {
       INFO(name_of(dtype) << ", recompute " << static_cast<int>(recompute));
       const auto model = small_model(dtype);
       model->recompute = recompute;

@@ -101,9 +101,9 @@ TEST_CASE("sft: label smoothing and z-loss are learned from, not measured") {
 }
 
 TEST_CASE("sft: what is computed again is the same to the last bit") {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f64}) {
     const Step kept = one_step(dtype, 2, 0);
-    for (const Recompute r : {Recompute::mlp, Recompute::block}) {
+    for (const Recompute r : {Recompute::norms, Recompute::mlp, Recompute::block}) {
       const Step again = one_step(dtype, 2, 0, r);
       CHECK(again.loss == kept.loss);
       for (size_t i = 0; i < kept.gradients.size(); ++i) CHECK(bitwise_equal(kept.gradients[i], again.gradients[i]));
