@@ -112,6 +112,7 @@ void TrainSettings::declare_run(Options& o) {
   o.add("log-every", &log_every, "steps between lines that stay; 0: about twenty").alias({"logging-steps", "steps-per-report"});
   o.add("resume", &resume, "continue from the newest checkpoint that verifies").alias({"resume-from-checkpoint", "continue"}).transient();
   o.add("allow-changed", &allow_changed, "settings that may differ from the checkpoint's").transient();
+  o.add("assert-no-sync", &assert_no_sync, "for finding faults: a wait for the GPU inside a step, where none is documented, ends the run and is named").transient();
   o.add("dry-run", &dry_run, "print memory, steps and the first masked example, then stop").transient();
 }
 
@@ -256,6 +257,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   o.save_every = s.save_every;
   o.keep = static_cast<int>(s.keep);
   o.log_every = s.log_every;
+  o.assert_no_sync = s.assert_no_sync;
 
   // Everything that decides the numbers, so that what is resumed is the same run.
   const std::string config = hf_config_json(model.config, model.head().value().dtype());

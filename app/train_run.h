@@ -20,7 +20,7 @@ namespace facet::app {
 struct TrainSettings : DataSettings {
   std::string model, out;
   std::string command;  ///< as typed, for the run folder
-  bool pack = false, resume = false, dry_run = false;
+  bool pack = false, resume = false, dry_run = false, assert_no_sync = false;
   int64_t batch = 8, accum = 1;
   std::optional<int64_t> steps;
   std::optional<double> epochs;

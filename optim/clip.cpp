@@ -1,18 +1,28 @@
 #include "optim/clip.h"
 
+#include "tensor/gpu/waits.h"
 #include "tensor/kernels/adamw.h"
 
 namespace facet {
 
 Clip clip_global_norm(std::span<Parameter* const> parameters, double max_norm) {
-  double total = 0;
+  const auto blocks_of = [](const Tensor& g) { return (g.numel() + squares_block - 1) / squares_block; };
+  int64_t blocks = 0;
+  Device device = Device::cpu;
+  for (Parameter* p : parameters)
+    if (const Tensor g = p->grad()) blocks += blocks_of(g), device = g.device();
+  const Tensor sums = Tensor::empty({blocks}, DType::f64, device);
+  int64_t begin = 0;
   for (Parameter* p : parameters) {
     const Tensor g = p->grad();
     if (!g || g.numel() == 0) continue;
-    const Tensor sums = Tensor::empty({(g.numel() + squares_block - 1) / squares_block}, DType::f64, g.device());
-    sum_of_squares(g.dense().view(), sums.out());
-    for (double s : sums.to(Device::cpu).data<double>()) total += s;
+    sum_of_squares(g.dense().view(), sums.slice(0, begin, begin + blocks_of(g)).out());
+    begin += blocks_of(g);
   }
+  double total = 0;
+  const gpu::MaySync wait;  // once for all parameters
+  const Tensor here = sums.to(Device::cpu);
+  for (double s : here.data<double>()) total += s;
   Clip clip;
   clip.norm = std::sqrt(total);
   if (clip.finite() && max_norm > 0 && clip.norm > max_norm) clip.scale = max_norm / clip.norm;

@@ -5,6 +5,7 @@
 #include "autograd/ops.h"
 #include "nn/body_graphs.h"
 #include "nn/dropout.h"
+#include "tensor/gpu/waits.h"
 
 namespace facet {
 namespace {
@@ -19,6 +20,7 @@ double value(const Tensor& t, int64_t i) { return t.dtype() == DType::f64 ? t.da
 
 // Sums in f64 and in the order of the tokens, so that they do not depend on where in a batch an example stands.
 LogProbs sums(const Tensor& of_tokens, const Dataset& data, const Batch& b) {
+  const gpu::MaySync wait;  // the loss is a function of these sums
   const Tensor log_probs = of_tokens.detach().to(Device::cpu);
   LogProbs r;
   for (size_t i = 0; i < b.places.size(); ++i) {

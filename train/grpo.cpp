@@ -1,3 +1,4 @@
+#include "tensor/gpu/waits.h"
 #include "train/grpo.h"
 
 #include <algorithm>
@@ -214,6 +215,7 @@ struct HeadPass {
   void values(F f) const {
     const Tensor log_probs = Tensor::zeros({head.N}, DType::f64, head.device);
     head.run(rows, [&](const RowBlock& block, const Out& stats) { log_prob_rows(stats, block.rows, {}, block.scale, log_probs.out()); });
+    const gpu::MaySync wait;  // ratios of whole answers are made from these
     const Tensor here = log_probs.to(Device::cpu);
     for (const int64_t n : rows) f(token(n), here.data<double>()[static_cast<size_t>(n)]);
   }
@@ -228,6 +230,7 @@ struct HeadPass {
       policy_rows(stats, block.of(tokens).out(), form, block.scale);
     });
     pass.finish();
+    const gpu::MaySync wait;  // the loss is among these figures
     const Tensor here = tokens.to(Device::cpu);
     const auto* r = reinterpret_cast<const PolicyResult*>(here.data<double>().data());
     for (size_t i = 0; i < rows.size(); ++i) f(r[i]);
@@ -291,7 +294,10 @@ StepReport Grpo::accumulate(int64_t step) {
   const auto begin = Clock::now();
   const int64_t rollout = step / options_.updates;
   const bool fresh = now_.index != rollout;
-  if (fresh) sample(rollout, step + 1, r.extra);
+  if (fresh) {
+    const gpu::MaySync wait;  // for the tokens that are drawn
+    sample(rollout, step + 1, r.extra);
+  }
   const double sampling = fresh ? seconds_since(begin) : 0;
   sampling_seconds_ += sampling;
   const Figures f = figures_of(now_);

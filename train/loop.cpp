@@ -6,6 +6,7 @@
 #include <set>
 
 #include "optim/clip.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/io/text.h"
 #include "tensor/kernels/adamw.h"
 #include "train/movement.h"
@@ -16,6 +17,9 @@ namespace {
 
 // Ten bad steps in a row mean that the run is lost, not unlucky.
 constexpr int64_t most_bad_in_a_row = 10;
+
+// The pool fills, products choose their algorithms, passes are recorded.
+constexpr int64_t warm_up_steps = 4;
 
 constexpr std::string_view setting = "setting.";  // before the names of the identity in a checkpoint's state
 
@@ -136,8 +140,10 @@ void Loop::run() {
   if (step_ == 0) movement.emplace(parameters_);
   Rate rate;
   const int64_t log_every = options_.log_every > 0 ? options_.log_every : std::max<int64_t>(1, options_.steps / 20);
+  const int64_t strict_from = step_ + warm_up_steps;
   while (step_ < options_.steps) {
     const double lr = options_.lr * options_.schedule(step_);
+    std::optional<gpu::NoSync> strict(options_.assert_no_sync && step_ >= strict_from);
     const StepReport r = objective_.accumulate(step_);
     const Clip clip = clip_global_norm(optimizer_.parameters(), options_.clip);
     const bool finite = std::isfinite(r.loss) && clip.finite();
@@ -148,6 +154,7 @@ void Loop::run() {
       optimizer_.drop_gradients();
       ++bad_in_a_row_;
     }
+    strict.reset();
     ++step_;
     tokens_ += r.tokens;
     rate.add(static_cast<double>(r.tokens));

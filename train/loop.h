@@ -49,6 +49,7 @@ struct LoopOptions {
   int64_t sample_every = 0;  ///< 0: only at the end
   int keep = 2;              ///< checkpoints that stay
   int64_t log_every = 0;     ///< steps between lines that stay; 0: about twenty lines in all
+  bool assert_no_sync = false;  ///< on a GPU, from this run's fifth step on: a wait that is not documented is an error (tensor/gpu/waits.h)
 };
 
 class Loop {

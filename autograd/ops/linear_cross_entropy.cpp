@@ -2,6 +2,7 @@
 
 #include "autograd/ops.h"
 #include "autograd/ops/linear_loss.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/kernels/sum_to.h"
 
 namespace facet {
@@ -51,6 +52,7 @@ struct Task {
   }
 
   double total() const {
+    const gpu::MaySync wait;  // once for a micro-batch: its loss is read
     const Tensor here = loss.losses.to(Device::cpu);
     double sum = 0;
     for (const double l : here.data<double>()) sum += l;

@@ -14,6 +14,7 @@
 #include "tensor/gpu/lt_choice.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
+#include "tensor/gpu/waits.h"
 
 namespace facet::gpu {
 
@@ -293,6 +294,7 @@ double measure(const Plan& plan, const Call& c, void* to, const cublasLtMatmulHe
 
 // The fastest of the candidates: all once to warm up, those within a factor of two of the best three times as often as it takes to see them.
 size_t fastest(const Plan& plan, const Call& c, void* to, const Candidates& list, double& seconds) {
+  const MaySync measuring;  // once for a shape
   std::vector<double> time(list.size());
   for (size_t i = 0; i < list.size(); ++i) {
     measure(plan, c, to, list[i], 1);

@@ -6,6 +6,7 @@
 
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/gpu/emulator/memory.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/tensor.h"
 
 using namespace facet;
@@ -91,7 +92,15 @@ TEST_CASE("waiting for the GPU is counted, and forbidden on request") {
   const int64_t before = gpu::syncs();
   x.item();
   CHECK(gpu::syncs() == before + 1);
-  gpu::assert_no_sync(true);
-  CHECK_THROWS_WITH(x.item(), Catch::Contains("--assert-no-sync"));
-  gpu::assert_no_sync(false);
+  {
+    const gpu::NoSync strict;
+    const Tensor y = x.to(DType::bf16);
+    CHECK_THROWS_WITH(y.item(), Catch::Contains("after \"copy\"") && Catch::Contains("a copy to the host") && Catch::Contains("--assert-no-sync"));
+    CHECK_THROWS_WITH(gpu::synchronize(), Catch::Contains("synchronize()"));
+    const gpu::NoSync not_asked(false);  // changes nothing
+    CHECK_THROWS_WITH(y.item(), Catch::Contains("--assert-no-sync"));
+    const gpu::MaySync documented;
+    y.item();
+  }
+  x.item();
 }

@@ -3,7 +3,11 @@
 
 #include "autograd/ops.h"
 #include "nn/body_graphs.h"
+#include "nn/lora.h"
+#include "tensor/gpu/runtime.h"
+#include "tensor/gpu/waits.h"
 #include "tests/gpu/tiny_model.h"
+#include "tests/train/small.h"
 
 using namespace facet;
 using namespace facet::test;
@@ -67,30 +71,52 @@ TEST_CASE("model on the GPU: a replayed pass is the eager one, bit for bit, and 
 }
 
 TEST_CASE("model on the GPU: what is computed again has the bits of what is kept, recorded or not, with an adapter or without") {
-  const std::vector<Batch> batches = {batch_of(tokens_of("a"))};
-  for (const DType dtype : {DType::f32, DType::bf16})
-    for (const bool adapter : {false, true}) {
-      std::vector<double> losses;
-      std::vector<std::vector<double>> values;
-      for (const Recompute r : {Recompute::none, Recompute::norms, Recompute::mlp, Recompute::block}) {
-        INFO(name_of(dtype) << (adapter ? ", adapter" : "") << ", recompute " << static_cast<int>(r));
-        const auto model = tiny(Device::gpu, dtype);
-        model->recompute = r;
-        Adapters adapters(*model);
-        if (adapter) adapters.add("x", {.rank = 4}, key(1)), model->to(Device::gpu);
-        model->graphs = std::make_shared<BodyGraphs>(*model);
-        const auto now = train(*model, batches, 4);
-        CHECK(model->graphs->replays() == 2);
-        if (r == Recompute::none) losses = now;
-        CHECK(now == losses);
-        size_t i = 0;
-        for (Parameter* p : parameters(*model)) {
-          if (!p->trains()) continue;
-          if (r == Recompute::none) values.push_back(p->value().detach().to_vector());
-          CHECK((p->value().detach().to_vector() == values[i++]));
-        }
+  gpu::emulate(true);
+  const std::vector<Batch> batches = {batch_of(plain_tokens(randint(key(2), {2, 8}, 0, small_config().vocab)))};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const bool adapter = dtype == DType::bf16;
+    std::vector<double> losses;
+    std::vector<std::vector<double>> values;
+    for (const Recompute r : {Recompute::none, Recompute::norms, Recompute::mlp, Recompute::block}) {
+      INFO(name_of(dtype) << ", recompute " << static_cast<int>(r));
+      const auto model = small_model(dtype);
+      model->recompute = r;
+      Adapters adapters(*model);
+      if (adapter) adapters.add("x", {.rank = 4}, key(1));
+      model->to(Device::gpu);
+      model->graphs = std::make_shared<BodyGraphs>(*model);
+      tape_stats() = {};
+      const auto now = train(*model, batches, 4);
+      CHECK(model->graphs->replays() == 2);
+      CHECK((tape_stats().recomputed > 0) == (r == Recompute::norms || r == Recompute::mlp));
+      if (r == Recompute::none) losses = now;
+      CHECK(now == losses);
+      size_t i = 0;
+      for (Parameter* p : parameters(*model)) {
+        if (!p->trains()) continue;
+        if (r == Recompute::none) values.push_back(p->value().detach().to_vector());
+        CHECK((p->value().detach().to_vector() == values[i++]));
       }
     }
+  }
+}
+
+TEST_CASE("model on the GPU: a step waits where its loss and its norm are read, and nowhere else") {
+  gpu::emulate(true);
+  const Batch b = batch_of(plain_tokens(randint(key(2), {2, 8}, 0, small_config().vocab)));
+  const std::vector<Batch> batches = {b, b};
+  const auto model = small_model();
+  model->to(Device::gpu);
+  model->graphs = std::make_shared<BodyGraphs>(*model);
+  AdamW optimizer({{.parameters = parameters(*model)}});
+  optimizer.keep_gradients(true);
+  for (int step = 0; step < 4; ++step) {
+    const gpu::NoSync strict(step > 2);
+    const int64_t before = gpu::syncs();
+    accumulate_sft(*model, batches);
+    optimizer.step(1e-3, clip_global_norm(optimizer.parameters(), 1.0).scale);
+    if (step > 2) CHECK(gpu::syncs() - before == 3);  // two losses, one norm
+  }
 }
 
 TEST_CASE("model on the GPU: cached decoding gives the rows of a whole pass") {

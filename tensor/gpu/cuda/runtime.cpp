@@ -11,6 +11,7 @@
 
 #include "tensor/error.h"
 #include "tensor/gpu/device_error.h"
+#include "tensor/gpu/waits.h"
 
 namespace facet::gpu {
 
@@ -20,9 +21,7 @@ const char* built_for();
 
 namespace {
 
-thread_local const char* current_op = "the GPU";
-bool sync_forbidden = false;
-int64_t sync_count = 0;
+thread_local const char *current_op = "the GPU", *last_op = "the start";
 
 [[noreturn]] void fail_with(cudaError_t e, const std::string& call) {
   cudaGetLastError();
@@ -108,8 +107,7 @@ Context& ctx() {
 }
 
 void wait(const char* what) {
-  if (sync_forbidden) fail(Kind::usage, "{}: {} waits for the GPU where no wait is allowed (--assert-no-sync)", current_op, what);
-  ++sync_count;
+  about_to_wait(last_op, what);
   check(cudaStreamSynchronize(ctx().stream), what);
 }
 
@@ -195,12 +193,10 @@ void fill_bytes(void* to, int value, size_t bytes) {
   if (bytes) check(cudaMemsetAsync(to, value, bytes, ctx().stream), "filling memory");
 }
 
-void synchronize() { wait("synchronize"); }
-int64_t syncs() { return sync_count; }
-void assert_no_sync(bool on) { sync_forbidden = on; }
+void synchronize() { wait("synchronize()"); }
 void* stream() { return ctx().stream; }
 
-LaunchScope::LaunchScope(const char* op) : before_(std::exchange(current_op, op)) {}
+LaunchScope::LaunchScope(const char* op) : before_(std::exchange(current_op, op)) { last_op = op; }
 LaunchScope::~LaunchScope() { current_op = before_; }
 
 void launch_raw(const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args) {

@@ -15,6 +15,7 @@
 #include "tensor/gpu/emulator/memory.h"
 #include "tensor/gpu/emulator/sanitizers.h"
 #include "tensor/gpu/emulator/scheduler.h"
+#include "tensor/gpu/waits.h"
 
 namespace facet::gpu {
 namespace {
@@ -31,9 +32,8 @@ struct Runtime {
   bool broken = false;
   std::vector<std::function<void()>> queue;  // deferred: what the host has asked for since it last waited
   std::vector<void*> dying;                  // freed by the host, perhaps still used by what is in the queue
-  int64_t syncs = 0;
-  bool no_sync = false;
   const char* op = nullptr;
+  const char* last_op = "the start";
   emulator::Settings settings;
   std::unique_ptr<Graph> recording;
 };
@@ -91,11 +91,9 @@ void check_not_capturing(const char* what) {
   if (capturing()) fail(Kind::usage, "{}: {} cannot be part of a captured graph", runtime().op ? runtime().op : "the GPU", what);
 }
 
-void wait() {
-  Runtime& r = runtime();
-  check_not_capturing("waiting");
-  if (r.no_sync) fail(Kind::check, "{}: the host waits for the device, which --assert-no-sync forbids", r.op ? r.op : "synchronize");
-  ++r.syncs;
+void wait(const char* call) {
+  check_not_capturing(call);
+  about_to_wait(runtime().last_op, call);
   drain();
   check_unbroken("waiting");
 }
@@ -151,7 +149,7 @@ void copy_to_device(void* to, const void* from, size_t bytes) {
   submit("a copy to the GPU", [to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { std::memcpy(seen(to), staged.data(), staged.size()); });
 }
 void copy_to_host(void* to, const void* from, size_t bytes) {
-  wait();
+  wait("a copy to the host");
   check_in_buffer("copy_to_host", from, bytes);
   if (bytes) std::memcpy(to, seen(from), bytes);
 }
@@ -164,9 +162,7 @@ void fill_bytes(void* to, int value, size_t bytes) {
   check_in_buffer("fill_bytes", to, bytes);
   if (bytes) submit("filling memory", [=] { std::memset(seen(to), value, bytes); });
 }
-void synchronize() { wait(); }
-int64_t syncs() { return runtime().syncs; }
-void assert_no_sync(bool on) { runtime().no_sync = on; }
+void synchronize() { wait("synchronize()"); }
 void* stream() { return nullptr; }
 
 bool capturing() { return runtime().recording != nullptr; }
@@ -190,7 +186,7 @@ void destroy_graph(void* graph) noexcept {
   delete static_cast<Graph*>(graph);
 }
 
-LaunchScope::LaunchScope(const char* op) : before_(runtime().op) { runtime().op = op; }
+LaunchScope::LaunchScope(const char* op) : before_(runtime().op) { runtime().op = runtime().last_op = op; }
 LaunchScope::~LaunchScope() { runtime().op = before_; }
 
 Timer::Timer() : begin_(nullptr), end_(nullptr) {}
@@ -200,7 +196,7 @@ int64_t now_ns() { return std::chrono::steady_clock::now().time_since_epoch().co
 }  // namespace
 void Timer::start() { begin_ = reinterpret_cast<void*>(now_ns()); }
 double Timer::seconds() {
-  wait();
+  wait("a timer");
   return 1e-9 * static_cast<double>(now_ns() - reinterpret_cast<int64_t>(begin_));
 }
 
