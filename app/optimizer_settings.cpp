@@ -16,6 +16,8 @@ void OptimizerSettings::declare(Options& o) {
   o.add("wd", &weight_decay, "decoupled weight decay of matrices").alias({"weight-decay"}).range(0, 10);
   o.add("beta1", &beta1, "adamw, lion; default 0.9").alias({"adam-beta1"}).range(0, 1);
   o.add("beta2", &beta2, "adamw, lion; default 0.95, for lion 0.99").alias({"adam-beta2"}).range(0, 1);
+  o.add("moments", &moments, "what adamw keeps its two averages in; bf16, rounded by chance, takes half the memory").choices({"f32", "bf16"});
+  o.add("master", &master, "adamw's f32 copy of bf16 weights; none: the weights themselves are updated, and rounded by chance").choices({"f32", "none"});
   o.add("momentum", &momentum, "sgd").range(0, 1);
   o.rule([this, &o]() -> std::string {
     const auto unused = [&](const char* option, std::initializer_list<const char*> users) {
@@ -23,6 +25,8 @@ void OptimizerSettings::declare(Options& o) {
     };
     for (const char* option : {"beta1", "beta2"})
       if (unused(option, {"adamw", "lion"})) return fmt::format("--{} has no effect with --optimizer {}; adamw and lion have betas", option, name);
+    for (const char* option : {"moments", "master"})
+      if (unused(option, {"adamw"})) return fmt::format("--{} has no effect with --optimizer {}; it is for adamw", option, name);
     if (unused("momentum", {"sgd"})) return fmt::format("--momentum has no effect with --optimizer {}; sgd has one", name);
     return {};
   });
@@ -33,23 +37,25 @@ std::unique_ptr<Optimizer> OptimizerSettings::make(Module& model) const {
   if (name == "lion") return std::make_unique<Lion>(groups, LionOptions{.beta1 = first(), .beta2 = second()});
   if (name == "adafactor") return std::make_unique<Adafactor>(groups);
   if (name == "sgd") return std::make_unique<Sgd>(groups, SgdOptions{.momentum = momentum});
-  return std::make_unique<AdamW>(groups, AdamWOptions{.beta1 = first(), .beta2 = second()});
+  return std::make_unique<AdamW>(groups, AdamWOptions{.beta1 = first(), .beta2 = second(), .bf16_moments = moments == "bf16", .master = master == "f32"});
 }
 
 double OptimizerSettings::state_bytes(const Parameter& p) const {
   const Shape& s = p.value().shape();
   const auto n = static_cast<double>(s.numel());
-  const double master = p.value().dtype() == DType::bf16 ? 4 * n : 0;
+  const double copy = p.value().dtype() == DType::bf16 ? 4 * n : 0;
   if (name == "sgd") return momentum > 0 ? 4 * n : 0;
-  if (name == "lion") return master + 4 * n;
-  if (name == "adafactor") return master + 4 * (s.rank == 2 && std::min(s[0], s[1]) >= AdafactorOptions{}.least_factored ? static_cast<double>(s[0] + s[1]) : n);
-  return master + 8 * n;
+  if (name == "lion") return copy + 4 * n;
+  if (name == "adafactor") return copy + 4 * (s.rank == 2 && std::min(s[0], s[1]) >= AdafactorOptions{}.least_factored ? static_cast<double>(s[0] + s[1]) : n);
+  return (master == "f32" ? copy : 0) + (moments == "bf16" ? 4 : 8) * n;
 }
 
 std::map<std::string, std::string> OptimizerSettings::identity() const {
   std::map<std::string, std::string> settings = {{"wd", fmt::format("{}", weight_decay)}};
   if (name != "adamw") settings["optimizer"] = name;  // runs from before there was a choice are AdamW's
   if (name == "adamw" || name == "lion") settings.insert({{"beta1", fmt::format("{}", first())}, {"beta2", fmt::format("{}", second())}});
+  if (name == "adamw" && moments != "f32") settings["moments"] = moments;
+  if (name == "adamw" && master != "f32") settings["master"] = master;
   if (name == "sgd") settings["momentum"] = fmt::format("{}", momentum);
   return settings;
 }

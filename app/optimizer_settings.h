@@ -1,4 +1,4 @@
-// Which optimizer a run uses, with its settings: --optimizer, --wd, --beta1, --beta2, --momentum.
+// Which optimizer a run uses, with its settings: --optimizer, --wd, --beta1, --beta2, --moments, --master, --momentum.
 #pragma once
 #include <map>
 #include <memory>
@@ -14,6 +14,7 @@ namespace facet::app {
 struct OptimizerSettings {
   std::string name = "adamw";
   double weight_decay = 0, momentum = 0.9;
+  std::string moments = "f32", master = "f32";  ///< adamw: what m and v are kept in; "none": bf16 weights have no f32 copy
   std::optional<double> beta1, beta2;  ///< absent: 0.9 and 0.95, Lion: 0.9 and 0.99
 
   void declare(Options&);

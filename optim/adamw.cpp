@@ -11,14 +11,17 @@ AdamW::AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& opti
     fail(Kind::usage, "AdamW: beta1 {}, beta2 {}, eps {}, eps_root {}: expected 0 <= beta < 1 and eps >= 0", options.beta1,
          options.beta2, options.eps, options.eps_root);
   for (Item& i : items_) {
-    const DType t = acc_dtype(i.dtype);
-    i.buffers[0] = Tensor::zeros(i.shape, t, i.parameter->value().device());
-    i.buffers[1] = Tensor::zeros(i.shape, t, i.parameter->value().device());
-    i.buffers[2] = master_of(i);
+    const DType t = acc_dtype(i.dtype), moments = options.bf16_moments ? DType::bf16 : t;
+    if (options.bf16_moments && i.dtype == DType::f64)
+      fail(Kind::usage, "AdamW: parameter \"{}\" is f64 and its moments would be bf16; f64 is for exact gradients, leave them f64", i.parameter->name);
+    i.buffers[0] = Tensor::zeros(i.shape, moments, i.parameter->value().device());
+    i.buffers[1] = Tensor::zeros(i.shape, moments, i.parameter->value().device());
+    if (options.master) i.buffers[2] = master_of(i);
   }
 }
 
 void AdamW::update(Item& i, View grad, double lr, double grad_scale) {
+  const Key key = fold_in(options_.key, static_cast<uint32_t>(&i - items_.data()));
   adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(),
         AdamwStep{.lr = lr,
                   .beta1 = options_.beta1,
@@ -27,7 +30,10 @@ void AdamW::update(Item& i, View grad, double lr, double grad_scale) {
                   .eps_root = options_.eps_root,
                   .weight_decay = i.weight_decay,
                   .grad_scale = grad_scale,
-                  .t = steps_});
+                  .t = steps_,
+                  .stochastic = i.dtype == DType::bf16 && !i.buffers[2],
+                  .key_hi = key.hi,
+                  .key_lo = key.lo});
 }
 
 }  // namespace facet

@@ -8,12 +8,12 @@ namespace {
 
 constexpr int64_t grain = 1 << 15;  // elements per task
 
-// Rounds master's lanes of elements i, i + 1, ... by chance.
-FACET_INLINE vf rounded(vf w, uint32_t hi, uint32_t lo, int64_t i) {
+// Rounds the lanes of elements i, i + 1, ... by chance, with the draws at counters that begin with `draws`.
+FACET_INLINE vf rounded(vf w, uint32_t hi, uint32_t lo, int64_t i, uint32_t draws) {
   vu a, b, part;
   for (int k = 0; k < lanes; ++k) {
     const uint64_t block = static_cast<uint64_t>(i + k) >> 2;
-    a[k] = static_cast<uint32_t>(block >> 32);
+    a[k] = static_cast<uint32_t>(block >> 32) | draws;
     b[k] = static_cast<uint32_t>(block);
     part[k] = static_cast<uint32_t>(i + k) & 3;
   }
@@ -23,13 +23,13 @@ FACET_INLINE vf rounded(vf w, uint32_t hi, uint32_t lo, int64_t i) {
   return __builtin_bit_cast(vf, (u & 0x7f800000u) == 0x7f800000u ? u : up);  // the store after it is then exact, and keeps NaN
 }
 
-// P: the stored parameter, A: everything that is computed.
-template <class P, class A>
+// P: the stored parameter, M: the stored moments, A: everything that is computed.
+template <class P, class M, class A>
 void adamw_as(const Out& p, const Out& master, const View& g, const Out& m, const Out& v, const AdamwStep& s) {
-  constexpr bool narrow = !std::is_same_v<P, A>;
+  constexpr bool narrow = !std::is_same_v<P, A>, narrow_moments = !std::is_same_v<M, A>;
   P* pp = p.as<P>();
-  A* pm = m.as<A>();
-  A* pv = v.as<A>();
+  M* pm = m.as<M>();
+  M* pv = v.as<M>();
   A* pw = narrow ? master.as<A>() : nullptr;
   const A* pg = g.as<A>();
   const AdamwConstants<A> c = adamw_constants<A>(s);
@@ -43,15 +43,20 @@ void adamw_as(const Out& p, const Out& master, const View& g, const Out& m, cons
       const Vec<A> d = load(pg + i, part) * scale;
       const Vec<A> first = load(pm + i, part) * b1 + d * a1;
       const Vec<A> second = load(pv + i, part) * b2 + d * d * a2;
-      store(pm + i, first, part);
-      store(pv + i, second, part);
+      if constexpr (narrow_moments) {
+        store(pm + i, rounded(first, c.key_hi, c.key_lo, i, adamw_draws_of_m), part);
+        store(pv + i, rounded(second, c.key_hi, c.key_lo, i, adamw_draws_of_v), part);
+      } else {
+        store(pm + i, first, part);
+        store(pv + i, second, part);
+      }
       Vec<A> w;
       if (narrow && pw) w = load(pw + i, part);
       else w = load(pp + i, part);
       w = w - (rate * first / (sqrt(second * unbias + root) + eps) + decay * w);
       if (narrow && pw) store(pw + i, w, part);
       if constexpr (narrow)
-        if (c.stochastic) w = rounded(w, c.key_hi, c.key_lo, i);
+        if (c.stochastic) w = rounded(w, c.key_hi, c.key_lo, i, 0);
       store(pp + i, w, part);
     });
   });
@@ -81,9 +86,12 @@ void squares_as(const View& x, double* sums) {
 }  // namespace
 
 void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) {
-  if (p.dtype == DType::bf16) adamw_as<bf16, float>(p, master, g, m, v, step);
-  else if (p.dtype == DType::f64) adamw_as<double, double>(p, master, g, m, v, step);
-  else adamw_as<float, float>(p, master, g, m, v, step);
+  const bool narrow = p.dtype == DType::bf16, narrow_moments = m.dtype == DType::bf16;
+  if (p.dtype == DType::f64) adamw_as<double, double, double>(p, master, g, m, v, step);
+  else if (narrow && narrow_moments) adamw_as<bf16, bf16, float>(p, master, g, m, v, step);
+  else if (narrow) adamw_as<bf16, float, float>(p, master, g, m, v, step);
+  else if (narrow_moments) adamw_as<float, bf16, float>(p, master, g, m, v, step);
+  else adamw_as<float, float, float>(p, master, g, m, v, step);
 }
 
 void sum_of_squares(View x, Out sums) {

@@ -1,5 +1,5 @@
 // adamw, sum_of_squares. Bound by memory: adamw moves 28 bytes a parameter in f32, 30 with a bf16 value beside its master, 22 without a
-// master. A thread has four elements: three or four loads of 16 bytes under way. Predicted 88% of copy rate.
+// master, 8 less with bf16 moments. A thread has four elements: three or four loads of 16 bytes under way. Predicted 88% of copy rate.
 #include "tensor/kernels/adamw.h"
 
 #include "tensor/gpu/rows.h"
@@ -9,9 +9,9 @@ namespace {
 
 constexpr int threads = 256;
 
-// Rounds the f32 values of elements 4 block ... 4 block + 3 by chance: four 16-bit halves of one draw.
-__device__ inline void chances(const AdamwConstants<float>& c, int64_t block, uint32_t (&r)[4]) {
-  uint32_t a = static_cast<uint32_t>(static_cast<uint64_t>(block) >> 32), b = static_cast<uint32_t>(block);
+// For elements 4 block ... 4 block + 3: four 16-bit halves of one draw, at a counter that begins with `draws`.
+__device__ inline void chances(const AdamwConstants<float>& c, int64_t block, uint32_t draws, uint32_t (&r)[4]) {
+  uint32_t a = static_cast<uint32_t>(static_cast<uint64_t>(block) >> 32) | draws, b = static_cast<uint32_t>(block);
   threefry_rounds<1>(c.key_hi, c.key_lo, &a, &b);
   r[0] = a & 0xffffu, r[1] = a >> 16, r[2] = b & 0xffffu, r[3] = b >> 16;
 }
@@ -21,32 +21,47 @@ __device__ inline bf16 rounded(float w, uint32_t r) {
   return bf16{static_cast<uint16_t>((u + r) >> 16)};
 }
 
-template <class P>
+// Rounds N values from element i on by chance.
+template <int N>
+__device__ inline Pack<bf16, N> rounded(const AdamwConstants<float>& c, const Pack<float, N>& w, int64_t i, uint32_t draws) {
+  uint32_t r[4];
+  chances(c, i / 4, draws, r);
+  Pack<bf16, N> p;
+#pragma unroll
+  for (int j = 0; j < N; ++j) p[j] = rounded(w[j], N == 4 ? r[j] : r[i & 3]);
+  return p;
+}
+template <int N>
+__device__ inline Pack<float, N> widened(const Pack<bf16, N>& p) {
+  Pack<float, N> w;
+#pragma unroll
+  for (int j = 0; j < N; ++j) w[j] = widen(p[j]);
+  return w;
+}
+
+template <class P, class M>
 struct Update {
   P* p;
   float* master;  // null: p is what is updated
   const float* g;
-  float *m, *v;
+  M *m, *v;
   int64_t n;
   AdamwConstants<float> own;
   const AdamwConstants<float>* constants;  // null: own
 };
 
-template <class P, int N>
-__global__ void __launch_bounds__(threads) update(Update<P> a) {
+template <class P, class M, int N>
+__global__ void __launch_bounds__(threads) update(Update<P, M> a) {
   const AdamwConstants<float> c = a.constants ? *a.constants : a.own;
   if (c.skip) return;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x) * N; i < a.n; i += static_cast<int64_t>(gridDim.x) * threads * N) {
     const Pack<float, N> g = load_pack<float, N>(a.g + i);
-    Pack<float, N> m = load_pack<float, N>(a.m + i), v = load_pack<float, N>(a.v + i), w;
+    Pack<float, N> m, v, w;
+    if constexpr (sizeof(M) == 2) m = widened(load_pack<M, N>(a.m + i)), v = widened(load_pack<M, N>(a.v + i));
+    else m = load_pack<M, N>(a.m + i), v = load_pack<M, N>(a.v + i);
     Pack<P, N> p;
-    if (a.master) {
-      w = load_pack<float, N>(a.master + i);
-    } else {
-      p = load_pack<P, N>(a.p + i);
-#pragma unroll
-      for (int j = 0; j < N; ++j) w[j] = widen(p[j]);
-    }
+    if constexpr (sizeof(P) == 2) w = a.master ? load_pack<float, N>(a.master + i) : widened(load_pack<P, N>(a.p + i));
+    else w = load_pack<P, N>(a.p + i);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       const float d = g[j] * c.grad_scale;
@@ -55,34 +70,35 @@ __global__ void __launch_bounds__(threads) update(Update<P> a) {
       w[j] = w[j] - (c.rate * m[j] / (__builtin_sqrtf(v[j] * c.unbias + c.eps_root) + c.eps) + c.decay * w[j]);
       p[j] = narrow<P>(w[j]);
     }
-    store_pack(a.m + i, m);
-    store_pack(a.v + i, v);
-    if (a.master) store_pack(a.master + i, w);
+    if constexpr (sizeof(M) == 2) {
+      store_pack(a.m + i, rounded(c, m, i, adamw_draws_of_m));
+      store_pack(a.v + i, rounded(c, v, i, adamw_draws_of_v));
+    } else {
+      store_pack(a.m + i, m);
+      store_pack(a.v + i, v);
+    }
     if constexpr (sizeof(P) == 2) {
-      if (c.stochastic) {
-        uint32_t r[4];
-        chances(c, i / 4, r);
-#pragma unroll
-        for (int j = 0; j < N; ++j) p[j] = rounded(w[j], N == 4 ? r[j] : r[i & 3]);
-      }
+      if (a.master) store_pack(a.master + i, w);
+      if (c.stochastic) p = rounded(c, w, i, 0);
     }
     store_pack(a.p + i, p);
   }
 }
 
-template <class P>
+template <class P, class M>
 void run(const Out& p, const Out& master, const View& g, const Out& m, const Out& v, const AdamwConstants<float>& own,
          const AdamwConstants<float>* constants) {
-  const Update<P> a{p.as<P>(), sizeof(P) == 2 ? master.as<float>() : nullptr, g.as<float>(), m.as<float>(), v.as<float>(), p.numel(), own, constants};
-  const auto fits = [&](const View& x) { return packable<float, 4>(x, a.n); };
-  if (packable<P, 4>(p, a.n) && fits(master) && fits(g) && fits(m) && fits(v)) launch("adamw", update<P, 4>, blocks_for(a.n, threads * 4), threads, 0, a);
-  else launch("adamw", update<P, 1>, blocks_for(a.n, threads), threads, 0, a);
+  const Update<P, M> a{p.as<P>(), sizeof(P) == 2 ? master.as<float>() : nullptr, g.as<float>(), m.as<M>(), v.as<M>(), p.numel(), own, constants};
+  const bool fit = packable<P, 4>(p, a.n) && packable<float, 4>(master, a.n) && packable<float, 4>(g, a.n) && packable<M, 4>(m, a.n) && packable<M, 4>(v, a.n);
+  if (fit) launch("adamw", update<P, M, 4>, blocks_for(a.n, threads * 4), threads, 0, a);
+  else launch("adamw", update<P, M, 1>, blocks_for(a.n, threads), threads, 0, a);
 }
 
 void any(const Out& p, const Out& master, const View& g, const Out& m, const Out& v, const AdamwConstants<float>& own,
          const AdamwConstants<float>* constants) {
-  if (p.dtype == DType::bf16) run<bf16>(p, master, g, m, v, own, constants);
-  else run<float>(p, master, g, m, v, own, constants);
+  const bool narrow = m.dtype == DType::bf16;
+  if (p.dtype == DType::bf16) (narrow ? run<bf16, bf16> : run<bf16, float>)(p, master, g, m, v, own, constants);
+  else (narrow ? run<float, bf16> : run<float, float>)(p, master, g, m, v, own, constants);
 }
 
 // ---- norms

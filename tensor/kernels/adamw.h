@@ -4,7 +4,7 @@
 //   m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
 //   p <- p - lr * ( m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t) + eps_root) + eps) + weight_decay * p )
 //
-// p f32, f64 or bf16; m and v f32 (f64 for f64); g in the dtype of m. All dense and of one size. A bf16 p needs `master`, the f32
+// p f32, f64 or bf16; m and v both f32 or both bf16 (f64 for f64); g f32 (f64 for f64). All dense and of one size. A bf16 p needs `master`, the f32
 // value that is really updated; p becomes master rounded to nearest even (updates below half an ulp of bf16 add up in master).
 // Otherwise master is null.
 //
@@ -13,8 +13,11 @@
 // tensor/rng.h, element i takes the lower half of a, the upper half of a, the lower and the upper half of b, by i % 4. Infinities and NaN
 // stay what they are. Then master may be null: p itself, widened, is what is updated.
 //
+// bf16 m and v are rounded by chance in the same way, always: to nearest, v would stand still wherever its change, a share 1 - beta2 of it,
+// is below half an ulp, 2^-9. Their r are those of counters i / 4 + 2^62 for m and i / 4 + 2^63 for v. p sees them before they are rounded.
+//
 // A grad_scale that is not finite (a gradient overflowed): nothing is written. In place by nature: p, master, m and v are read and written, and none may overlap another or g.
-// Rounding: f32 throughout (f64 for f64), the step's constants are computed in f64 and rounded once. 28 bytes a parameter in f32.
+// Rounding: f32 throughout (f64 for f64), the step's constants are computed in f64 and rounded once. 28 bytes a parameter in f32, 20 with bf16 m and v.
 //
 // sum_of_squares: sums[i] = sum of x^2 over the i-th block of squares_block elements of a dense x (f32 or f64); sums f64. Adding
 // them up in order gives the same bits on any number of threads.
@@ -33,6 +36,8 @@ struct AdamwStep {
   bool stochastic = false;
   uint32_t key_hi = 0, key_lo = 0;  ///< of stochastic rounding; another one for each parameter
 };
+/// The upper word of the counters that m's and v's roundings draw at.
+inline constexpr uint32_t adamw_draws_of_m = 1u << 30, adamw_draws_of_v = 1u << 31;
 
 /// What a step comes to: its constants in the type A that is computed in.
 template <class A>

@@ -34,6 +34,13 @@ KernelCheck adamw_check(Random& r, int64_t n, DType p, bool master) {
   return k;
 }
 
+/// w of element i rounded by chance, as the kernel's page has it.
+float by_chance(float w, Key of_step, int64_t i, uint32_t draws = 0) {
+  const Words d = threefry2x32(of_step, {static_cast<uint32_t>(static_cast<uint64_t>(i) >> 34) | draws, static_cast<uint32_t>(i / 4)});
+  const uint32_t word = i % 4 < 2 ? d.a : d.b, half = i % 2 ? word >> 16 : word & 0xffff;
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(w) + half) & 0xffff0000u);
+}
+
 /// A value in device memory.
 template <class T>
 class OnGpu {
@@ -72,11 +79,6 @@ TEST_CASE("adamw: stochastic rounding takes the same chances on cpu and gpu") {
   s.stochastic = true;
   s.key_hi = 5, s.key_lo = 9;
   const Key of_step = fold_in(Key{5, 9}, 3);
-  const auto by_hand = [&](float w, int64_t i) {
-    const Words d = threefry2x32(of_step, {static_cast<uint32_t>(static_cast<uint64_t>(i) >> 34), static_cast<uint32_t>(i / 4)});
-    const uint32_t word = i % 4 < 2 ? d.a : d.b, half = i % 2 ? word >> 16 : word & 0xffff;
-    return std::bit_cast<float>((std::bit_cast<uint32_t>(w) + half) & 0xffff0000u);
-  };
   int sample = 0;
   for (const int64_t n : sizes) {
     for (const bool master : {true, false}) {
@@ -91,13 +93,43 @@ TEST_CASE("adamw: stochastic rounding takes the same chances on cpu and gpu") {
       adamw(p.out(), w.out(), k.in[0].base.view(), m.out(), v.out(), s);
       int up = 0;
       for (int64_t i = 0; i < n; ++i) {
-        CHECK(p.at({i}) == by_hand(w.view().as<float>()[i], i));
-        CHECK(on_gpu[0].at({i}) == by_hand(static_cast<float>(on_gpu[1].at({i})), i));
+        CHECK(p.at({i}) == by_chance(w.view().as<float>()[i], of_step, i));
+        CHECK(on_gpu[0].at({i}) == by_chance(static_cast<float>(on_gpu[1].at({i})), of_step, i));
         up += std::abs(p.at({i})) > std::abs(w.at({i}));
       }
       if (n > 4000) CHECK(std::abs(up - static_cast<double>(n) / 2) < 200);
     }
   }
+}
+
+TEST_CASE("adamw: bf16 moments are those of f32, rounded by chances of their own, on cpu and gpu") {
+  gpu::emulate(true);
+  Random r(3);
+  AdamwStep s = step_3;
+  s.key_hi = 5, s.key_lo = 9;
+  const Key of_step = fold_in(Key{5, 9}, 3);
+  for (const Device device : {Device::cpu, Device::gpu})
+    for (const int64_t n : sizes)
+      for (const DType t : {DType::f32, DType::bf16}) {
+        const Tensor start = r.normal({n}, DType::f32), g = r.normal({n}, DType::f32).to(device);
+        const Tensor m0 = r.normal({n}, DType::f32).to(DType::bf16), v0 = r.uniform({n}, 0, 1, DType::f32).to(DType::bf16);
+        std::vector<double> values[2];
+        Tensor m[2], v[2];
+        for (const bool narrow : {false, true}) {
+          const DType kept = narrow ? DType::bf16 : DType::f32;
+          const Tensor p = start.to(t).clone().to(device), master = t == DType::bf16 ? start.clone().to(device) : Tensor{};
+          m[narrow] = m0.to(kept).clone().to(device), v[narrow] = v0.to(kept).clone().to(device);
+          adamw(p.out(), master ? master.out() : Out{}, g.view(), m[narrow].out(), v[narrow].out(), s);
+          values[narrow] = p.to_vector();
+        }
+        INFO(name_of(device) << " " << name_of(t) << n);
+        CHECK(values[1] == values[0]);
+        const auto m32 = m[0].to_vector(), v32 = v[0].to_vector(), m16 = m[1].to_vector(), v16 = v[1].to_vector();
+        for (size_t i = 0; i < m32.size(); ++i) {
+          CHECK(m16[i] == by_chance(static_cast<float>(m32[i]), of_step, static_cast<int64_t>(i), adamw_draws_of_m));
+          CHECK(v16[i] == by_chance(static_cast<float>(v32[i]), of_step, static_cast<int64_t>(i), adamw_draws_of_v));
+        }
+      }
 }
 
 TEST_CASE("adamw: stochastic rounding is right on average, and keeps infinities and NaN") {
