@@ -17,6 +17,7 @@
 #include "tensor/io/file.h"
 #include "tensor/io/text.h"
 #include "tensor/parallel.h"
+#include "tensor/size_classes.h"
 #include "train/signals.h"
 
 namespace facet::app {
@@ -125,10 +126,11 @@ std::string MemoryPlan::text() const {
 MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSettings& optimizer) {
   MemoryPlan plan;
   for (Parameter* p : parameters(model)) {
-    const auto n = static_cast<double>(p->value().numel());
-    plan.weights += n * static_cast<double>(size_of(p->value().dtype()));
+    const DType dtype = p->value().dtype();
+    const auto bytes = [n = p->value().numel()](DType t) { return static_cast<double>(size_classes::rounded(static_cast<size_t>(n * size_of(t)))); };
+    plan.weights += bytes(dtype);
     if (!p->trains()) continue;
-    plan.gradients += 4 * n;
+    plan.gradients += bytes(acc_dtype(dtype));
     plan.moments += optimizer.state_bytes(*p);
   }
   plan.recompute = model.recompute;

@@ -20,4 +20,7 @@ constexpr int class_of(size_t bytes) {
   return c;
 }
 
+/// What a request takes of the pool.
+constexpr size_t rounded(size_t bytes) { return bytes_of(class_of(bytes)); }
+
 }  // namespace facet::size_classes

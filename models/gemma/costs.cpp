@@ -3,6 +3,7 @@
 
 #include "autograd/ops/linear_loss.h"
 #include "models/gemma/model.h"
+#include "tensor/size_classes.h"
 
 namespace facet {
 namespace {
@@ -68,10 +69,14 @@ double Gemma::step_flops(double n, double t, double head_rows) const {
 }
 
 double Gemma::activation_bytes(double tokens, Recompute r) const {
-  const auto D = static_cast<double>(config.width), F = static_cast<double>(config.hidden);
-  const auto q = static_cast<double>(config.heads * config.head_dim), kv = static_cast<double>(config.kv_heads * config.head_dim);
-  // A token: left by forward for backward, in all; of one block: computed again as a whole, and the product of gate and up when not kept.
-  double kept = 0, again = 0, product = 0;
+  const auto size = static_cast<double>(size_of(compute()));
+  // What the pool gives for a tensor with so many elements a token.
+  const auto bytes = [&](double elements) { return elements > 0 ? static_cast<double>(size_classes::rounded(static_cast<size_t>(tokens * elements * size))) : 0; };
+  const double D = bytes(static_cast<double>(config.width)), F = bytes(static_cast<double>(config.hidden));
+  const double q = bytes(static_cast<double>(config.heads * config.head_dim)), kv = bytes(static_cast<double>(config.kv_heads * config.head_dim));
+  const bool on_gpu = device() == Device::gpu;
+  // Left by forward for backward, in all; of one block: computed again as a whole, and what its backward has beside it at most.
+  double kept = 0, again = 0, beside = 0;
   for (const auto& b : blocks) {
     const GemmaAttention& a = b->attention;
     const GatedMlp& m = b->mlp;
@@ -85,22 +90,25 @@ double Gemma::activation_bytes(double tokens, Recompute r) const {
     if (trains(a.q_proj) || trains(a.k_proj) || trains(a.v_proj)) cheap_attention += D;
     if (trains(m.gate_proj) || trains(m.up_proj)) cheap_mlp += D;
     if (trains(m.down_proj)) cheap_mlp += F;
-    if (r == Recompute::norms || !trains(m.down_proj)) product = F;
-    for (const Linear* l : {&a.q_proj, &a.k_proj, &a.v_proj, &a.o_proj}) attention += cost_of(*l).kept, cheap_attention += cost_of(*l).dropped;
-    for (const Linear* l : {&m.gate_proj, &m.up_proj, &m.down_proj}) mlp += cost_of(*l).kept, cheap_mlp += cost_of(*l).dropped;
+    for (const Linear* l : {&a.q_proj, &a.k_proj, &a.v_proj, &a.o_proj}) attention += bytes(cost_of(*l).kept), cheap_attention += bytes(cost_of(*l).dropped);
+    for (const Linear* l : {&m.gate_proj, &m.up_proj, &m.down_proj}) mlp += bytes(cost_of(*l).kept), cheap_mlp += bytes(cost_of(*l).dropped);
     switch (r) {
       case Recompute::none: kept += attention + cheap_attention + mlp + cheap_mlp; break;
       case Recompute::norms: kept += attention + mlp; break;
       case Recompute::mlp: kept += attention + D, again = std::max(again, mlp + cheap_mlp); break;
       case Recompute::block: kept += D, again = std::max(again, attention + cheap_attention + mlp + cheap_mlp); break;
     }
+    // Beside the gradients of gate and up and two of the residual: that of their product, which takes the product's place if that was kept;
+    // or, the product gone, that of what both read, with its norm computed again, or with the f32 sum that a bf16 one is rounded from.
+    const bool product_kept = r != Recompute::norms && trains(m.down_proj);
+    const double sum = on_gpu && compute() == DType::bf16 ? bytes(2 * static_cast<double>(config.width)) : r == Recompute::norms ? D : 0;
+    beside = std::max({beside, product_kept ? 0 : F, D + sum - (product_kept ? F : 0)});
   }
-  // The most is in use either in the feed-forward block of the last layer, when the gradients of gate and up come to the two of the
-  // residual and to that of their product, which takes the product's place if that was kept; or in the head: the last norm's input and output, the gradient, and a block of logits.
-  const double in_block = tokens * (again + product + 2 * F + 2 * D);
+  // The most is in use either in the feed-forward block of the last layer, or in the head: the last norm's input and output, the gradient,
+  // and a block of logits. Recorded passes hand the gradient of their output over in memory of its own.
   const auto rows = static_cast<int64_t>(std::max(1.0, tokens));
-  const double in_head = tokens * 3 * D + static_cast<double>(linear_loss_chunk(rows, config.vocab, device(), size_of(compute())) * config.vocab);
-  return static_cast<double>(size_of(compute())) * (tokens * kept + std::max(in_block, in_head));
+  const auto logits = size * static_cast<double>(linear_loss_chunk(rows, config.vocab, device(), size_of(compute())) * config.vocab);
+  return kept + std::max(again + beside + 2 * F + 2 * D, 3 * D + logits) + (graphs ? D : 0);
 }
 
 }  // namespace facet

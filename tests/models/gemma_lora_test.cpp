@@ -188,7 +188,7 @@ TEST_CASE("lora: the model knows what its passes cost") {
   CHECK(model->step_flops(N, 0, 0) == 3 * forward);
   CHECK(counted(*model) == 3 * forward);
   CHECK(model->step_flops(N, 0, N) == 3 * model->forward_flops(N, 0, N));
-  const double all = model->activation_bytes(N, Recompute::none);
+  const double tokens = 1024, all = model->activation_bytes(tokens, Recompute::none);  // the pool rounds nothing of such a size
 
   Adapters adapters(*model);
   adapters.add("all", {.rank = 4, .targets = {"all-linear", "embedding"}}, key(1));
@@ -197,10 +197,9 @@ TEST_CASE("lora: the model knows what its passes cost") {
   CHECK(step < 0.8 * 3 * forward);
   CHECK(counted(*model) == Approx(step).epsilon(1e-3));
   CHECK(model->step_flops(N, 0, N) - step == 2 * N * 2 * 512 * 64);  // no gradient of the table
-  CHECK(model->activation_bytes(N, Recompute::none) == all + 4 * N * 7 * 7 * 4);
+  CHECK(model->activation_bytes(tokens, Recompute::none) == all + 4 * tokens * 7 * 7 * 4);
   adapters.add("few", {.rank = 4, .targets = {"q"}}, key(2));
-  CHECK(model->activation_bytes(N, Recompute::none) == all + 4 * N * 7 * (4 - 64 - 128));
-  CHECK(model->activation_bytes(N, Recompute::none) < all);
+  CHECK(model->activation_bytes(tokens, Recompute::none) == all + 4 * tokens * 7 * (4 - 64 - 128));
 }
 
 TEST_CASE("lora: recomputation replays the masks, even when backward runs outside the scope") {
