@@ -18,4 +18,7 @@ struct Rings {
 /// nowhere). Two tokens of a row must not share a slot.
 Tensor norm_rope_write(const QueryKeyValue&, double eps, const Tensor& positions, const RopeTable&, const Rings&);
 
+/// geglu(x w_gate^T, x w_up^T): x [.., I], weights [F, I] -> [.., F]. The dtypes of linear.
+Tensor linear_geglu(const Tensor& x, const Tensor& w_gate, const Tensor& w_up);
+
 }  // namespace facet

@@ -115,6 +115,8 @@ struct SumNorm {
   Tensor sum, norm;
 };
 SumNorm add_rms_norm(const Tensor& x, const Tensor& h, const Tensor& w, double eps);
+/// The same of sum = x + rms_norm(h, w_h, eps).
+SumNorm norm_add_norm(const Tensor& x, const Tensor& h, const Tensor& w_h, const Tensor& w, double eps);
 /// y = (x - mean) * rstd * w + b over the last dimension (SigLIP, GPT-2). w, b [D].
 Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps);
 

@@ -1,5 +1,6 @@
 #include "nn/layers.h"
 
+#include "autograd/inference_ops.h"
 #include "autograd/ops.h"
 #include "nn/tap.h"
 
@@ -56,7 +57,9 @@ std::string Embedding::describe() const {
 RmsNorm::RmsNorm(int64_t width, double e, DType dtype) : weight(Tensor::zeros({width}, dtype)), eps(e) {}
 
 Tensor RmsNorm::operator()(const Tensor& x) const { return rms_norm(x, weight.value(), eps); }
-SumNorm RmsNorm::of_sum(const Tensor& x, const Tensor& h) const { return add_rms_norm(x, h, weight.value(), eps); }
+SumNorm RmsNorm::of_sum(const Tensor& x, const Tensor& h, const RmsNorm* of_h) const {
+  return of_h ? norm_add_norm(x, h, of_h->weight.value(), weight.value(), eps) : add_rms_norm(x, h, weight.value(), eps);
+}
 
 std::string RmsNorm::describe() const { return fmt::format("RMSNorm {} eps {}", weight.value().dim(0), eps); }
 
@@ -64,6 +67,8 @@ GatedMlp::GatedMlp(int64_t width, int64_t hidden, DType dtype)
     : gate_proj(width, hidden, dtype), up_proj(width, hidden, dtype), down_proj(hidden, width, dtype) {}
 
 Tensor GatedMlp::operator()(const Tensor& x) const {
+  const Tensor *gate = gate_proj.weight->plain(), *up = up_proj.weight->plain();
+  if (gate && up && !grad_enabled() && !tapping()) return down_proj(linear_geglu(x, *gate, *up));  // the same bits at once
   const auto y = apply_together(x, {&gate_proj, &up_proj});  // 2 x [.., F]
   tap("gate", y[0]), tap("up", y[1]);
   return down_proj(geglu(y[0], y[1]));                       // [.., D]

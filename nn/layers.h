@@ -34,7 +34,8 @@ struct RmsNorm final : Module {
   double eps;
   RmsNorm(int64_t width, double eps, DType dtype = DType::f32);
   Tensor operator()(const Tensor& x) const;
-  SumNorm of_sum(const Tensor& x, const Tensor& h) const;  ///< x + h and its norm, in one pass
+  /// x + h and its norm, in one pass; with `of_h`, a norm of the same eps, x + of_h(h).
+  SumNorm of_sum(const Tensor& x, const Tensor& h, const RmsNorm* of_h = nullptr) const;
   void visit(Visitor& v) override { v("weight", weight); }
   std::string describe() const override;
 };

@@ -12,6 +12,8 @@ struct Weight : Module {
   virtual void factors(pool_vector<Tensor>&) const = 0;
   /// y = x W^T [.., O] from x [.., I] and its products with factors(), in their order. Takes the products.
   virtual Tensor combine(const Tensor& x, std::span<Tensor> products) const = 0;
+  /// The matrix, where y = x W^T is all there is to it; else null.
+  virtual const Tensor* plain() const { return nullptr; }
   virtual int64_t inputs() const = 0;
   virtual int64_t outputs() const = 0;
   virtual DType compute() const = 0;  ///< of activations: f32 for bf16 weights
@@ -23,6 +25,7 @@ struct DenseWeight final : Weight {
   explicit DenseWeight(Tensor value) : weight(std::move(value)) {}
   void factors(pool_vector<Tensor>& list) const override { list.push_back(weight.value()); }
   Tensor combine(const Tensor&, std::span<Tensor> products) const override { return std::move(products[0]); }
+  const Tensor* plain() const override { return &weight.value(); }
   int64_t inputs() const override { return weight.value().dim(1); }
   int64_t outputs() const override { return weight.value().dim(0); }
   DType compute() const override { return acc_dtype(weight.value().dtype()); }

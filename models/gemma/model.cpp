@@ -75,29 +75,30 @@ GemmaBlock::GemmaBlock(const GemmaConfig& c, int64_t layer, const RopeTable& rop
   post_ffw_norm = std::make_unique<RmsNorm>(c.width, c.norm_eps, dtype);
 }
 
-Tensor GemmaBlock::operator()(const Tensor& x, const Tokens& tokens, LayerCache* cache, Recompute recompute) const {
+SumNorm GemmaBlock::operator()(const SumNorm& x, const RmsNorm* next, const Tokens& tokens, LayerCache* cache, Recompute recompute) const {
   const RecomputeScope scope(recompute == Recompute::norms || recompute == Recompute::mlp);
-  Tensor h = input_norm(x);
-  tap("input_norm", h);
-  h = attention(h, tokens, cache);
-  if (post_attention_norm) h = (*post_attention_norm)(h);
-  tap("post_attn_norm", h);
+  const auto normed = [](const std::unique_ptr<RmsNorm>& norm, const Tensor& h) { return norm ? (*norm)(h) : h; };
+  const Tensor in = x.norm ? x.norm : input_norm(x.sum);
+  tap("input_norm", in);
+  const Tensor h = attention(in, tokens, cache);
+  if (tapping()) tap("post_attn_norm", normed(post_attention_norm, h));
 
-  const auto feed_forward = [this](const Tensor& normed) {
-    tap("pre_ffw_norm", normed);
-    Tensor m = mlp(normed);
+  const auto feed_forward = [this, normed](const Tensor& n) {
+    tap("pre_ffw_norm", n);
+    const Tensor m = mlp(n);
     tap("mlp", m);
-    if (post_ffw_norm) m = (*post_ffw_norm)(m);
-    tap("post_ffw_norm", m);
+    if (tapping()) tap("post_ffw_norm", normed(post_ffw_norm, m));
     return m;
   };
-  if (recompute == Recompute::mlp) {  // the norm too is computed again
-    const Tensor a = add(x, h);
-    const auto branch = [this, feed_forward](const Tensor& t) { return feed_forward(pre_ffw_norm(t)); };
-    return add(a, checkpoint(with_dropout_of_now(branch), a));
+  if (recompute == Recompute::mlp) {  // the norms too are computed again
+    const Tensor a = add(x.sum, normed(post_attention_norm, h));
+    const auto branch = [this, normed, feed_forward](const Tensor& t) { return normed(post_ffw_norm, feed_forward(pre_ffw_norm(t))); };
+    const Tensor m = checkpoint(with_dropout_of_now(branch), a);
+    return next ? next->of_sum(a, m) : SumNorm{add(a, m), {}};
   }
-  const SumNorm a = pre_ffw_norm.of_sum(x, h);
-  return add(a.sum, feed_forward(a.norm));
+  const SumNorm a = pre_ffw_norm.of_sum(x.sum, h, post_attention_norm.get());
+  const Tensor m = feed_forward(a.norm);
+  return next ? next->of_sum(a.sum, m, post_ffw_norm.get()) : SumNorm{add(a.sum, normed(post_ffw_norm, m)), {}};
 }
 
 void GemmaBlock::visit(Visitor& v) {
@@ -152,18 +153,19 @@ Tensor Gemma::hidden(const Tokens& given, KvCache* cache) {
   const Tokens tokens = given.on(device(), config.vocab);
   // HF keeps the factor in the dtype it computes in: sqrt(D) is rounded to f32, not to bf16, when activations are f32.
   const double scale = Tensor::scalar(std::sqrt(static_cast<double>(config.width)), compute()).item();
-  Tensor x = embed_tokens(tokens.ids, scale, compute());  // [B, T, D]
-  tap("embed", x);
+  SumNorm x{embed_tokens(tokens.ids, scale, compute()), {}};  // [B, T, D]
+  tap("embed", x.sum);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const TapScope scope("layers", static_cast<int64_t>(i));
     LayerCache* layer = cache ? &cache->layers[i] : nullptr;
-    const auto block = [&b = *blocks[i], tokens, layer, r = recompute](const Tensor& t) { return b(t, tokens, layer, r); };
-    x = recompute == Recompute::block ? checkpoint(with_dropout_of_now(block), x) : block(x);
-    tap("out", x);
+    const auto block = [&b = *blocks[i], tokens, layer, r = recompute](const SumNorm& s, const RmsNorm* next) { return b(s, next, tokens, layer, r); };
+    if (recompute == Recompute::block) x.sum = checkpoint(with_dropout_of_now([block](const Tensor& t) { return block({t, {}}, nullptr).sum; }), x.sum);
+    else x = block(x, i + 1 < blocks.size() ? &blocks[i + 1]->input_norm : &norm);
+    tap("out", x.sum);
   }
-  x = norm(x);
-  tap("final_norm", x);
-  return x;
+  const Tensor y = x.norm ? x.norm : norm(x.sum);
+  tap("final_norm", y);
+  return y;
 }
 
 KvCache Gemma::new_cache(int64_t batch, int64_t capacity, int64_t chunk) const {

@@ -24,7 +24,9 @@ struct GemmaAttention final : Module {
 
 struct GemmaBlock final : Module {
   GemmaBlock(const GemmaConfig&, int64_t layer, const RopeTable& rope, DType);
-  Tensor operator()(const Tensor& x, const Tokens&, LayerCache*, Recompute) const;
+  /// x: the residual sum [B, T, D] and, unless this is the first to need it, input_norm of it. So is what comes back, with `next` the norm
+  /// of whoever reads it: a sum and its norm are one pass over memory. Without `next`, the sum alone.
+  SumNorm operator()(const SumNorm& x, const RmsNorm* next, const Tokens&, LayerCache*, Recompute) const;
   void visit(Visitor&) override;
 
   RmsNorm input_norm;

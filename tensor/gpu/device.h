@@ -46,6 +46,7 @@
 //   void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row);
 //   void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);   m16n8k16, row.col, f32 accumulate: c += a b
 //
+//   float add_apart(float a, float b);   a + b, not contracted with a product that a or b is
 //   float fast_exp2(float);   ex2.approx: 2 ulp         float fast_reciprocal(float);   1 ulp         float fast_rsqrt(float)
 //   void grid_wait();  void grid_launch_dependents();   programmatic dependent launch; no-ops without it
 

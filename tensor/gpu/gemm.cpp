@@ -16,7 +16,9 @@
 #include "tensor/gpu/lt.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/kernels/copy.h"
+#include "tensor/kernels/geglu.h"
 #include "tensor/kernels/gemm.h"
+#include "tensor/kernels/linear_geglu.h"
 #include "tensor/pool_vector.h"
 #include "tensor/profile.h"
 
@@ -232,6 +234,23 @@ void linear(View x, std::span<const View> w, std::span<const Out> y) {
   }
   if (!few.empty()) product_skinny("linear", few);
   for (const Product& g : large) run("linear", g);
+}
+
+void linear_geglu(View x, View w_gate, View w_up, Out y) {
+  constexpr const char* op = "linear_geglu";
+  const Product gate = product_of(op, x, facet::transposed(w_gate), y, 1), up = product_of(op, x, facet::transposed(w_up), y, 1);
+  if (gate.empty()) return;
+  const bool narrow = x.dtype == DType::bf16 && w_gate.dtype == DType::bf16;
+  if (narrow && !gate.zero() && fits_skinny(gate) && fits_skinny(up)) {
+    count(gate), count(up);
+    return product_skinny_geglu(op, gate, up);
+  }
+  const size_t bytes = static_cast<size_t>(y.numel() * size_of(y.dtype));
+  const Scratch gate_space(bytes, "gates"), up_space(bytes, "what goes through gates");
+  const Out products[] = {window(gate_space.as<void>(), y.dtype, y.shape[0], y.shape[1]), window(up_space.as<void>(), y.dtype, y.shape[0], y.shape[1])};
+  const View weights[] = {w_gate, w_up};
+  gpu::linear(x, weights, products);
+  gpu::geglu(products[0], products[1], y);
 }
 
 void linear_dx(std::span<const View> dy, std::span<const View> w, Out dx) {

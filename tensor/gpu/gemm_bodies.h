@@ -17,6 +17,8 @@ void product_mma(const char* op, const Product&);
 /// b bf16 with any a, or all b f32 with a f32.
 inline constexpr int skinny_rows = 16, skinny_products = 4;
 void product_skinny(const char* op, std::span<const Product>);
+/// geglu of two such products of one shape, all bf16, into gate.c.
+void product_skinny_geglu(const char* op, const Product& gate, const Product& up);
 
 /// f32 [lines, length] with strides (line_step, step) as three bf16 matrices whose sum is exactly x (gemm_terms.cu): terms[t] is
 /// [lines, length] with strides (pitch, 1), pitch a multiple of 8 >= length, one after the other `lines * pitch` elements apart.

@@ -1,5 +1,6 @@
 // A few rows against large weights: y[r, o] = sum over i of x[r, i] w[o, i] for up to 16 rows, the products of decoding. Several weights
-// (q, k and v; gate and up) are one launch. Bound by reading w once: predicted >= 85% of copy bandwidth from 4 MB of weights on.
+// (q, k and v; gate and up) are one launch. Bound by reading w once: predicted >= 85% of copy bandwidth from 4 MB of weights on. Gate and up
+// may end in their GeGLU: a block then has the same outputs of both, and their products never see memory.
 //
 // bf16 weights (gemm_skinny_mma): a row of w lies along the terms, which is how mma.sync wants its second operand, so weights go from
 // memory to the tensor cores through registers only: lane 4g + t loads 16 bytes, terms 8t .. 8t + 7 of weight row g, and uses them as
@@ -9,6 +10,7 @@
 //
 // The terms are split over the warps of a block: step s of 32 (128) terms belongs to warp s modulo their number. Their sums meet in
 // shared memory in the order of the warps. Nothing of this depends on the number of rows, outputs or weights: neither do the bits.
+#include "tensor/gpu/fast_math.h"
 #include "tensor/gpu/gemm_bodies.h"
 #include "tensor/gpu/gemm_device.h"
 #include "tensor/gpu/gemm_terms.h"
@@ -38,17 +40,36 @@ __device__ inline int which(const Skinny& s) {
   return i;
 }
 
-// Adds up the warps' sums of a block's outputs and stores them. sums: [warps][outputs][skinny_rows]
+// A block's sums: [warps][outputs][skinny_rows]. The warps' are added in order.
+template <int warps, int outputs>
+__device__ inline float total(const float* sums, int output, int row) {
+  float t = 0;
+#pragma unroll
+  for (int v = 0; v < warps; ++v) t += sums[(v * outputs + output) * skinny_rows + row];
+  return t;
+}
+
+// Adds up the sums of a block's outputs and stores them.
 template <int warps, int outputs>
 __device__ inline void finish(const float* sums, const Weights& w, int64_t first_output, int rows) {
   sync_block();
   for (int i = static_cast<int>(threadIdx.x); i < outputs * skinny_rows; i += warps * 32) {
     const int row = i / outputs, output = i % outputs;
     if (row >= rows || first_output + output >= w.outputs) continue;
-    float total = 0;
-#pragma unroll
-    for (int v = 0; v < warps; ++v) total += sums[(v * outputs + output) * skinny_rows + row];
-    put_element(w.y, row * w.y.row + (first_output + output) * w.y.column, w.alpha * total, w.accumulate);
+    put_element(w.y, row * w.y.row + (first_output + output) * w.y.column, w.alpha * total<warps, outputs>(sums, output, row), w.accumulate);
+  }
+}
+
+// The same where the first half of the outputs are gates and the second what goes through them; both are rounded to bf16 first.
+template <int warps, int outputs>
+__device__ inline void finish_geglu(const float* sums, const Weights& gate, int64_t first_output, int rows) {
+  constexpr int half = outputs / 2;
+  sync_block();
+  for (int i = static_cast<int>(threadIdx.x); i < half * skinny_rows; i += warps * 32) {
+    const int row = i / half, output = i % half;
+    if (row >= rows || first_output + output >= gate.outputs) continue;
+    const float g = widen(narrow<bf16>(total<warps, outputs>(sums, output, row))), u = widen(narrow<bf16>(total<warps, outputs>(sums, half + output, row)));
+    put_element(gate.y, row * gate.y.row + (first_output + output) * gate.y.column, gelu_tanh_for<bf16>(g) * u, false);
   }
 }
 
@@ -77,14 +98,16 @@ __device__ inline void load_x(Words (&to)[terms], const void* x, int64_t element
 
 constexpr int mma_warps = 8;
 
-// Each block: 8 * tiles outputs. Loads of `ahead` steps are in flight at once: with tiles = 1 four of 512 bytes a warp, else eight.
-template <int terms, int tiles>
+// Each block: 8 * tiles outputs; with `geglu` half of them of the first weight, half of the second. Loads of `ahead` steps are in flight at
+// once: with tiles <= 2 four of 512 bytes a warp, else eight.
+template <int terms, int tiles, bool geglu = false>
 __global__ __launch_bounds__(mma_warps * 32) void gemm_skinny_mma(Skinny s) {
   constexpr int ahead = tiles == 1 ? 4 : 2, outputs = 8 * tiles;
   FACET_SHARED(float, sums, [mma_warps * outputs * skinny_rows]);
-  const int mine = which(s);
+  constexpr int own = geglu ? outputs / 2 : outputs;  // of one weight
+  const int mine = geglu ? 0 : which(s);
   const Weights& w = s.each[mine];
-  const int64_t first = static_cast<int64_t>(blockIdx.x - s.first[mine]) * outputs;
+  const int64_t first = static_cast<int64_t>(blockIdx.x - s.first[mine]) * own;
   const int g = lane_id() / 4, t = lane_id() % 4, warp = warp_id();
   const int64_t steps = (s.terms + 31) / 32;
   float sum[tiles][4] = {};
@@ -95,8 +118,9 @@ __global__ __launch_bounds__(mma_warps * 32) void gemm_skinny_mma(Skinny s) {
       const int64_t k = (step + u * mma_warps) * 32 + t * 8;
 #pragma unroll
       for (int i = 0; i < tiles; ++i) {
-        const int64_t o = first + i * 8 + g;
-        wv[u][i] = words(w.w, o * w.w_row + k, k < s.terms && o < w.outputs);
+        const Weights& from = i * 8 < own ? w : s.each[1];
+        const int64_t o = first + i * 8 % own + g;
+        wv[u][i] = words(from.w, o * from.w_row + k, k < s.terms && o < from.outputs);
       }
     }
 #pragma unroll
@@ -123,7 +147,8 @@ __global__ __launch_bounds__(mma_warps * 32) void gemm_skinny_mma(Skinny s) {
   for (int i = 0; i < tiles; ++i)
 #pragma unroll
     for (int e = 0; e < 4; ++e) sums[(warp * outputs + i * 8 + t * 2 + e % 2) * skinny_rows + g + e / 2 * 8] = sum[i][e];
-  finish<mma_warps, outputs>(sums, w, first, s.rows);
+  if constexpr (geglu) finish_geglu<mma_warps, outputs>(sums, w, first, s.rows);
+  else finish<mma_warps, outputs>(sums, w, first, s.rows);
 }
 
 constexpr int fma_warps = 4, fma_outputs = 4;
@@ -183,33 +208,50 @@ __global__ __launch_bounds__(fma_warps * 32) void gemm_skinny_fma(Skinny s) {
   finish<fma_warps, fma_outputs>(sums, w, first, s.rows);
 }
 
-}  // namespace
-
-void product_skinny(const char* op, std::span<const Product> products) {
+// All but the blocks.
+Skinny skinny_of(std::span<const Product> products) {
   Skinny s;
   const Product& any = products[0];
   s.x = any.a.data;
   s.x_row = any.a.row;
   s.terms = any.p;
   s.rows = static_cast<int>(any.m);
-  int64_t outputs = 0;
-  for (const Product& g : products) outputs += g.n;
-  const bool bf16_weights = any.b.dtype == DType::bf16, bf16_rows = any.a.dtype == DType::bf16;
-  // Enough blocks for every processor twice, then wider ones: they read x once for 32 outputs.
-  const bool wide = outputs >= 8192;
-  const int64_t each = !bf16_weights ? fma_outputs : wide ? 32 : 8;
-  unsigned blocks = 0;
   for (size_t i = 0; i < products.size(); ++i) {
     const Product& g = products[i];
     s.each[i] = {g.b.data, g.c, g.b.column, g.n, g.alpha, g.accumulate};
+  }
+  return s;
+}
+
+constexpr int64_t wide_from = 8192;  // outputs. Enough blocks for every processor twice, then wider ones: they read x once for 32 outputs
+
+}  // namespace
+
+void product_skinny(const char* op, std::span<const Product> products) {
+  Skinny s = skinny_of(products);
+  const Product& any = products[0];
+  int64_t outputs = 0;
+  for (const Product& g : products) outputs += g.n;
+  const bool bf16_weights = any.b.dtype == DType::bf16, bf16_rows = any.a.dtype == DType::bf16;
+  const bool wide = outputs >= wide_from;
+  const int64_t each = !bf16_weights ? fma_outputs : wide ? 32 : 8;
+  unsigned blocks = 0;
+  for (size_t i = 0; i < products.size(); ++i) {
     s.first[i] = blocks;
-    blocks += static_cast<unsigned>((g.n + each - 1) / each);
+    blocks += static_cast<unsigned>((products[i].n + each - 1) / each);
   }
   for (size_t i = products.size(); i <= skinny_products; ++i) s.first[i] = blocks;
   const auto kernel = !bf16_weights ? (s.rows <= 4 ? gemm_skinny_fma<4> : gemm_skinny_fma<16>)
                       : bf16_rows   ? (wide ? gemm_skinny_mma<1, 4> : gemm_skinny_mma<1, 1>)
                                     : (wide ? gemm_skinny_mma<3, 4> : gemm_skinny_mma<3, 1>);
   launch(op, kernel, blocks, bf16_weights ? mma_warps * 32 : fma_warps * 32, 0, s);
+}
+
+void product_skinny_geglu(const char* op, const Product& gate, const Product& up) {
+  const Product both[] = {gate, up};
+  const bool wide = gate.n + up.n >= wide_from;
+  const unsigned blocks = blocks_for(gate.n, wide ? 16 : 8, INT32_MAX);
+  launch(op, wide ? gemm_skinny_mma<1, 4, true> : gemm_skinny_mma<1, 2, true>, blocks, mma_warps * 32, 0, skinny_of(both));
 }
 
 }  // namespace facet::gpu

@@ -1,6 +1,6 @@
 // rms_norm. Bound by memory: forward reads and writes a row once (bf16: 4 bytes an element), backward reads dy and x and writes dx
 // (6 bytes). Predicted 88% of copy rate forward; 85% backward, where partial sums of dw add some 2 MB each way. add_rms_norm reads x and h
-// and writes their sum and its norm: 8 bytes an element where the two kernels apart take 10.
+// and writes their sum and its norm: 8 bytes an element where two kernels take 10, and three, with a norm of h before, 14.
 #include "tensor/kernels/rms_norm.h"
 
 #include "tensor/kernels/add_rms_norm.h"
@@ -11,25 +11,43 @@
 namespace facet::gpu {
 namespace {
 
+// What a row is: x; x + h; x + rms_norm(h). Sums are rounded and kept.
+enum class Row { x, plus_h, plus_normed_h };
+
 template <class T>
 struct Norm {
   Rows rows, h_rows;
   RowShape shape;
   const T *x, *h;
-  Weights w;
+  Weights w_h, w;
   float eps;
   T *sum, *y;
   bool accumulate;
-  float* rstd;  // null: skipped
+  float *rstd_h, *rstd;  // null: skipped
 };
 
 template <class T>
+__device__ inline T normed(T x, float root, float w) {
+  return narrow<T>(widen(x) * root * (1 + w));
+}
+template <class T>
 __device__ inline T rounded_sum(T x, T h) {
-  return narrow<T>(widen(x) + widen(h));
+  return narrow<T>(add_apart(widen(x), widen(h)));
 }
 
-// A thread holds K packs of each of R rows. With `add` a row is x + h, rounded and kept in `sum`.
-template <class T, int K, int R, bool add>
+// v, sums of squares of R rows, become 1 / rms; all threads of the block call it.
+template <int R>
+__device__ inline void inverse_roots(float (&v)[R], const RowShape& shape, float* slots, int64_t d, float eps, float* rstd, int64_t first, int64_t n) {
+  row_sums(v, shape.warps, slots);
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    v[r] = inverse_root(v[r], d, eps);
+    if (rstd && threadIdx.x == 0 && first + r < n) rstd[first + r] = v[r];
+  }
+}
+
+// A thread holds K packs of each of R rows.
+template <class T, int K, int R, Row row>
 __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
   constexpr int N = pack_of<T>;
   FACET_SHARED(float, slots, [8 * R]);
@@ -41,7 +59,7 @@ __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
 #pragma unroll
     for (int k = 0; k < K; ++k)
       v[r][k] = first + r < a.rows.n ? load_in_row<N>(a.x + a.rows.at(first + r), column<N>(k), d) : zero_pack<T, N>();
-  if constexpr (add) {
+  if constexpr (row != Row::x) {
     Pack<T, N> h[R][K];
     const T* h_row[R];  // found before anything is loaded: the division behind it is a call, around which live values would be saved
 #pragma unroll
@@ -51,6 +69,26 @@ __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
 #pragma unroll
       for (int k = 0; k < K; ++k)
         h[r][k] = first + r < a.rows.n ? load_in_row<N>(h_row[r], column<N>(k), d) : zero_pack<T, N>();
+    if constexpr (row == Row::plus_normed_h) {
+      float root[R] = {};
+#pragma unroll
+      for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int k = 0; k < K; ++k)
+#pragma unroll
+          for (int j = 0; j < N; ++j) root[r] += widen(h[r][k][j]) * widen(h[r][k][j]);
+      inverse_roots(root, a.shape, slots, d, a.eps, a.rstd_h, first, a.rows.n);
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        if (column<N>(k) >= d) continue;
+        float scale[N];
+        a.w_h.load(column<N>(k), scale);
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+#pragma unroll
+          for (int j = 0; j < N; ++j) h[r][k][j] = normed(h[r][k][j], root[r], scale[j]);
+      }
+    }
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
@@ -66,12 +104,7 @@ __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
     for (int k = 0; k < K; ++k)
 #pragma unroll
       for (int j = 0; j < N; ++j) sum[r] += widen(v[r][k][j]) * widen(v[r][k][j]);
-  row_sums(sum, a.shape.warps, slots);
-#pragma unroll
-  for (int r = 0; r < R; ++r) {
-    sum[r] = inverse_root(sum[r], d, a.eps);
-    if (a.rstd && threadIdx.x == 0 && first + r < a.rows.n) a.rstd[first + r] = sum[r];
-  }
+  inverse_roots(sum, a.shape, slots, d, a.eps, a.rstd, first, a.rows.n);
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const int64_t i = column<N>(k);
@@ -90,39 +123,46 @@ __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
 }
 
 // Rows that do not fit packs, or are wider than registers: a block a row, one element at a time.
-template <class T, bool add>
+template <class T, Row row>
 __global__ void __launch_bounds__(row_threads, 4) norm_rows_any(Norm<T> a) {
   FACET_SHARED(float, slots, [8]);
   const int64_t d = a.rows.d;
   for (int64_t r = blockIdx.x; r < a.rows.n; r += gridDim.x) {
     const T* x = a.x + a.rows.at(r);
-    if constexpr (add) {
+    const auto root_of = [&](const T* v, float* rstd) {
+      float sum = 0;
+      for (int64_t i = threadIdx.x; i < d; i += row_threads) sum += widen(v[i]) * widen(v[i]);
+      const float root = inverse_root(block_sum<row_threads>(sum, slots), d, a.eps);
+      if (rstd && threadIdx.x == 0) rstd[r] = root;
+      return root;
+    };
+    if constexpr (row != Row::x) {
       const T* const h = a.h + a.h_rows.at(r);
-      for (int64_t i = threadIdx.x; i < d; i += row_threads) a.sum[r * d + i] = rounded_sum(x[i], h[i]);  // a thread reads its own again
+      const float root = row == Row::plus_normed_h ? root_of(h, a.rstd_h) : 0;
+      for (int64_t i = threadIdx.x; i < d; i += row_threads)  // a thread reads its own again
+        a.sum[r * d + i] = rounded_sum(x[i], row == Row::plus_normed_h ? normed(h[i], root, a.w_h.at(i)) : h[i]);
       x = a.sum + r * d;
     }
-    float sum = 0;
-    for (int64_t i = threadIdx.x; i < d; i += row_threads) sum += widen(x[i]) * widen(x[i]);
-    const float root = inverse_root(block_sum<row_threads>(sum, slots), d, a.eps);
-    if (a.rstd && threadIdx.x == 0) a.rstd[r] = root;
+    const float root = root_of(x, a.rstd);
     for (int64_t i = threadIdx.x; i < d; i += row_threads) put(a.y + r * d + i, widen(x[i]) * root * (1 + a.w.at(i)), a.accumulate);
   }
 }
 
-template <class T, bool add>
-void forward(const char* op, const View& x, const View& h, const View& w, double eps, const Out& sum, const Out& y, const Out& rstd) {
+template <class T, Row row>
+void forward(const char* op, const View& x, const View& h, const View& w_h, const View& w, double eps, const Out& sum, const Out& y, const Out& rstd_h,
+             const Out& rstd) {
   const Rows rows(x), h_rows(h);
   const auto run = [&](auto kernel, const RowShape& shape, int rows_at_once) {
-    const Norm<T> a{rows,      h_rows,    shape,        x.as<T>(),        h.as<T>(), Weights(w), static_cast<float>(eps),
-                    sum.as<T>(), y.as<T>(), y.accumulate, rstd.as<float>()};
+    const Norm<T> a{rows,        h_rows,    shape,        x.as<T>(),          h.as<T>(),       Weights(w_h), Weights(w), static_cast<float>(eps),
+                    sum.as<T>(), y.as<T>(), y.accumulate, rstd_h.as<float>(), rstd.as<float>()};
     launch(op, kernel, blocks_for(rows.n, rows_at_once * shape.groups, INT32_MAX), shape.block(), 0, a);
   };
   const bool even = packable<T>(rows, x.data) && packable<T>(h_rows, h.data) && packable<T>(sum, rows.d) && packable<T>(y, rows.d);
   const bool packs = even && by_packs(rows.d / pack_of<T>, [&](auto k) {
-    constexpr int K = k(), R = (add ? 2 : 4) / K > 0 ? (add ? 2 : 4) / K : 1;
-    run(norm_rows<T, K, R, add>, RowShape(rows.d / pack_of<T>, K), R);
+    constexpr int K = k(), most = row == Row::x ? 4 : 2, R = most > K ? most / K : 1;
+    run(norm_rows<T, K, R, row>, RowShape(rows.d / pack_of<T>, K), R);
   });
-  if (!packs) run(norm_rows_any<T, add>, RowShape::block_a_row(), 1);
+  if (!packs) run(norm_rows_any<T, row>, RowShape::block_a_row(), 1);
 }
 
 // ---- backward
@@ -242,12 +282,14 @@ void backward(const View& dy, const View& x, const View& w, const View& rstd, co
 }  // namespace
 
 void rms_norm(View x, View w, double eps, Out y, Out rstd) {
-  if (x.dtype == DType::bf16) forward<bf16, false>("rms_norm", x, x, w, eps, {}, y, rstd);
-  else forward<float, false>("rms_norm", x, x, w, eps, {}, y, rstd);
+  const auto call = x.dtype == DType::bf16 ? forward<bf16, Row::x> : forward<float, Row::x>;
+  call("rms_norm", x, x, {}, w, eps, {}, y, {}, rstd);
 }
-void add_rms_norm(View x, View h, View w, double eps, Out r, Out y, Out rstd) {
-  if (x.dtype == DType::bf16) forward<bf16, true>("add_rms_norm", x, h, w, eps, r, y, rstd);
-  else forward<float, true>("add_rms_norm", x, h, w, eps, r, y, rstd);
+void add_rms_norm(View x, View h, View w_h, View w, double eps, Out r, Out y, Out rstd_h, Out rstd) {
+  const bool narrow = x.dtype == DType::bf16;
+  const auto call = w_h ? (narrow ? forward<bf16, Row::plus_normed_h> : forward<float, Row::plus_normed_h>)
+                        : (narrow ? forward<bf16, Row::plus_h> : forward<float, Row::plus_h>);
+  call("add_rms_norm", x, h, w_h, w, eps, r, y, rstd_h, rstd);
 }
 void rms_norm_backward(View dy, View x, View w, View rstd, Out dx, Out dw) {
   if (x.dtype == DType::bf16) backward<bf16>(dy, x, w, rstd, dx, dw);

@@ -6,6 +6,7 @@
 #include "tensor/kernels/add_rms_norm.h"
 #include "tensor/kernels/geglu.h"
 #include "tensor/kernels/layer_norm.h"
+#include "tensor/kernels/linear_geglu.h"
 #include "tensor/kernels/norm_rope.h"
 #include "tensor/kernels/norm_rope_write.h"
 #include "tensor/kernels/rms_norm.h"
@@ -72,14 +73,19 @@ TEST_CASE("add_rms_norm: gpu as cpu") {
     for (const DType t : {DType::f32, DType::bf16}) {
       ++sample;
       const Input x = wide_rows(r, {c.n, c.d}, t, c.extra), h = wide_rows(r, {c.n, c.d}, t, sample % 3 == 0 ? 8 : 0);
-      KernelCheck k{words("add_rms_norm", t, c), {x, h, r.normal({c.d}, t, 0.3)}, {{{c.n, c.d}, t}, {{c.n, c.d}, t}, {{c.n}}}};
-      k.limits = limits_of(t, false);
-      k.out[0].limits = same_bits;
-      k.out[2].limits = f32_sums;
-      k.out[2].absent = sample % 2;
-      k.shift = sample % 5 == 4;
-      k.body = [](const Views& in, const Outs& out) { add_rms_norm(in[0], in[1], in[2], 1e-3, out[0], out[1], out[2]); };
-      check_kernel(k);
+      const Input w = r.normal({c.d}, t, 0.3);
+      for (const bool norm_h : {false, true}) {
+        const Input w_h = !norm_h ? Input() : sample % 4 == 3 ? strided_weight(r, c.d, t) : Input(r.normal({c.d}, DType::f32, 0.3));
+        KernelCheck k{words(norm_h ? "norm_add_norm" : "add_rms_norm", t, c), {x, h, w_h, w}, {{{c.n, c.d}, t}, {{c.n, c.d}, t}, {{c.n}}, {{c.n}}}};
+        k.limits = limits_of(t, false);
+        if (!norm_h) k.out[0].limits = same_bits;
+        k.out[2].limits = k.out[3].limits = f32_sums;
+        k.out[2].absent = !norm_h || sample % 3 == 1;
+        k.out[3].absent = sample % 2;
+        k.shift = sample % 5 == 4;
+        k.body = [](const Views& in, const Outs& out) { add_rms_norm(in[0], in[1], in[2], in[3], 1e-3, out[0], out[1], out[2], out[3]); };
+        check_kernel(k);
+      }
     }
   }
 }
@@ -137,6 +143,22 @@ TEST_CASE("geglu: gpu as cpu") {
       if (sample % 5 == 1) b.out[0].absent = true;
       if (sample % 5 == 2) b.out[1].absent = true;
       check_kernel(b);
+    }
+  }
+}
+
+TEST_CASE("linear_geglu: gpu as cpu") {
+  Random r(13);
+  struct Case {
+    int64_t n, in, f;
+  };
+  for (const Case& c : {Case{1, 64, 24}, Case{16, 1152, 40}, Case{7, 264, 129}, Case{20, 64, 24}, Case{2, 63, 16}, Case{1, 16, 4100}, Case{0, 8, 8}, Case{3, 8, 3}}) {
+    for (const DType t : {DType::f32, DType::bf16}) {
+      const double scale = 1 / std::sqrt(static_cast<double>(c.in));
+      KernelCheck k{words("linear_geglu", t, {c.n, c.in, c.f}), {r.normal({c.n, c.in}, t), r.normal({c.f, c.in}, t, 3 * scale), r.normal({c.f, c.in}, t, scale)}, {{{c.n, c.f}, t}}};
+      k.limits = t == DType::f32 ? f32_sums : Limits{4e-5, 4e-2, 1e-2};  // products near a half of an ulp are rounded either way
+      k.body = [](const Views& in, const Outs& out) { linear_geglu(in[0], in[1], in[2], out[0]); };
+      check_kernel(k);
     }
   }
 }

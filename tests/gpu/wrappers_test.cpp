@@ -313,6 +313,7 @@ TEST_CASE("wrappers: narrow rounds to nearest even and keeps NaN") {
   CHECK(narrow<bf16>(-__builtin_inff()).bits == 0xff80);
   CHECK(narrow<bf16>(__builtin_nanf("")).bits == 0x7fff);
   CHECK(fast_exp2(10) == 1024);
+  CHECK(add_apart(0x1.000002p0f * 0x1.000002p0f, -1.f) == 0x1p-22f);  // the product was rounded first
   CHECK(fast_reciprocal(4) == 0.25f);
   CHECK(fast_rsqrt(16) == 0.25f);
 }

@@ -1,7 +1,9 @@
 #include <cmath>
 
+#include "autograd/inference_ops.h"
 #include "autograd/ops.h"
 #include "tests/contracts/ops/list.h"
+#include "tests/support/composite_linear.h"
 
 namespace facet::test {
 
@@ -27,7 +29,22 @@ Contracts geglu_contracts() {
       y[i] = 0.5 * g[i] * (1 + std::tanh(std::sqrt(2 / M_PI) * (g[i] + 0.044715 * g[i] * g[i] * g[i]))) * u[i];
     return Tensor::from(y, x[0].shape());
   };
-  return {c};
+
+  Contract products;  // x, w_gate, w_up
+  products.name = "linear_geglu";
+  products.samples = 17;
+  products.differentiable = false;
+  products.bf16_nmse = 4e-5;  // the products are rounded, too
+  products.inputs = [](Random& r, int s) -> Tensors {
+    const int64_t in = s == 16 ? 640 : s % 2 ? 8 * awkward_size(s) : awkward_size(s), f = s == 16 ? 520 : awkward_size(s + 5);
+    const Shape lead = s % 3 == 0 ? Shape{1, in} : s % 3 == 1 ? Shape{2, 3, in} : Shape{16 + s % 2, in};
+    const double scale = 1 / std::sqrt(static_cast<double>(in));
+    return {with_layout(r.normal(lead), all_layouts[s % 5]), with_layout(r.normal({f, in}, DType::f64, 2 * scale), all_layouts[s % 4]),
+            with_layout(r.normal({f, in}, DType::f64, scale), all_layouts[s % 3])};
+  };
+  products.fused = [](const Tensors& x) { return linear_geglu(x[0], x[1], x[2]); };
+  products.composite = [twin = c.composite](const Tensors& x) { return twin({slow_linear(x[0], x[1]), slow_linear(x[0], x[2])}); };
+  return {c, products};
 }
 
 }  // namespace facet::test
