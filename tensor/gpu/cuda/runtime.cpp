@@ -261,7 +261,7 @@ Timer::~Timer() {
 void Timer::start() { check(cudaEventRecord(static_cast<cudaEvent_t>(begin_), ctx().stream), "an event"); }
 double Timer::seconds() {
   check(cudaEventRecord(static_cast<cudaEvent_t>(end_), ctx().stream), "an event");
-  ++sync_count;
+  about_to_wait(last_op, "a timer");
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(end_)), "waiting for a timer");
   float ms = 0;
   check(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(begin_), static_cast<cudaEvent_t>(end_)), "reading a timer");
