@@ -45,16 +45,24 @@ Outcome cached_is_full(const Conformance& c, DType dtype) {
           {{"positions", static_cast<double>(positions)}, {"largest_difference_of_rms", worst / rms}}};
 }
 
-std::vector<Generation> answers(const Conformance& c, Device device, double temperature) {
-  const auto model = small_model(c, DType::f32, device);
+std::vector<std::vector<int32_t>> some_prompts(const Conformance& c, int64_t vocab) {
   std::vector<std::vector<int32_t>> prompts;
-  for (int64_t row = 0; row < (c.tiny ? 2 : 8); ++row) prompts.push_back(some_tokens((c.tiny ? 3 : 20) + row, model->vocab(), row));
+  for (int64_t row = 0; row < (c.tiny ? 2 : 8); ++row) prompts.push_back(some_tokens((c.tiny ? 3 : 20) + row, vocab, row));
+  return prompts;
+}
+
+GenerateOptions options(const Conformance& c, double temperature) {
   GenerateOptions o;
   o.sampling.temperature = static_cast<float>(temperature);
   o.max_new = c.tiny ? 8 : 64;
   o.seed = c.seed;
   o.ignore_stop = true;
-  return generate(*model, prompts, o);
+  return o;
+}
+
+std::vector<Generation> answers(const Conformance& c, Device device, double temperature) {
+  const auto model = small_model(c, DType::f32, device);
+  return generate(*model, some_prompts(c, model->vocab()), options(c, temperature));
 }
 
 Outcome same_tokens(const Conformance& c, double temperature) {
@@ -72,6 +80,33 @@ Outcome same_tokens(const Conformance& c, double temperature) {
           {{"tokens", static_cast<double>(tokens)}, {"largest_log_prob_difference", log_prob}}};
 }
 
+// Replayed steps that draw and feed back by themselves, against the host's feeding and drawing token by token: the same bits.
+Outcome without_host(const Conformance& c, double temperature) {
+  const auto model = small_model(c, DType::bf16, Device::gpu);
+  const auto prompts = some_prompts(c, model->vocab());
+  const GenerateOptions o = options(c, temperature);
+  const auto got = generate(*model, prompts, o);
+  Generator g(*model, std::ssize(prompts), std::ssize(prompts.back()) + o.max_new);
+  std::vector<int64_t> rows;
+  for (int64_t row = 0; row < std::ssize(prompts); ++row) rows.push_back(row);
+  std::vector<std::vector<int32_t>> next = prompts;
+  for (size_t t = 0; t < static_cast<size_t>(o.max_new); ++t) {
+    g.feed(rows, next);
+    for (int64_t row : rows) {
+      const Tensor logits = Tensor::from(g.logits(row), {1, model->vocab()}).to(Device::gpu);
+      const DrawRow key_of{fold_in(fold_in(key(o.seed), static_cast<uint32_t>(row)), static_cast<uint32_t>(g.length(row)))};
+      Draw want;
+      draw(logits, 0, o.sampling, {&key_of, 1}, {&want, 1});
+      const Generation& have = got[static_cast<size_t>(row)];
+      if (have.tokens.at(t) != want.id || have.log_probs.at(t) != want.log_prob)
+        return {false, fmt::format("row {} differs at token {}: {} ({:.9g}), with the host {} ({:.9g})", row, t, have.tokens[t], have.log_probs[t], want.id,
+                                   want.log_prob)};
+      next[static_cast<size_t>(row)] = {want.id};
+    }
+  }
+  return {true, fmt::format("{} tokens of {} rows", o.max_new, rows.size()), {{"tokens", static_cast<double>(o.max_new * std::ssize(rows))}}};
+}
+
 }  // namespace
 
 void conform_decode(Conformance& c) {
@@ -81,6 +116,8 @@ void conform_decode(Conformance& c) {
   c.check("cached = full forward, bf16", [&] { return cached_is_full(c, DType::bf16); });
   c.check("greedy tokens are the CPU's", [&] { return same_tokens(c, 0); });
   c.check("sampled tokens are the CPU's", [&] { return same_tokens(c, 0.9); });
+  c.check("steps without the host = with it, greedy", [&] { return without_host(c, 0); });
+  c.check("steps without the host = with it, sampled", [&] { return without_host(c, 0.9); });
   c.check("memory returned after decoding", [&] {
     const int64_t held = device_bytes() - before;
     return Outcome{held == 0, fmt::format("{} bytes still held", held), {{"held_bytes", static_cast<double>(held)}}};
