@@ -47,16 +47,23 @@ int run(Settings& s, Options&, Console& console) {
   struct Place {
     int64_t position;
     std::unique_ptr<Generator> generator;
+    int32_t last;  // drawn, not computed yet
     std::vector<double> seconds;
   };
+  GenerateOptions greedy;
+  greedy.sampling.temperature = 0;
+  greedy.ignore_stop = true;
+  greedy.max_new = model.device() == Device::gpu ? greedy.poll : 1;  // tokens between two looks of the host
   std::vector<Place> places;
   for (const int64_t position : {64, 512, 1024, 2048}) {
-    if (position + s.rounds + 1 > config.context) continue;
-    places.push_back({position, std::make_unique<Generator>(model, 1, position + s.rounds + 1), {}});
-    places.back().generator->feed(0, some_tokens(position, config.vocab));
+    const int64_t capacity = position + s.rounds * greedy.max_new + 1;
+    if (capacity > config.context) continue;
+    places.push_back({position, std::make_unique<Generator>(model, 1, capacity), 0, {}});
+    Generator& g = *places.back().generator;
+    g.feed(0, some_tokens(position, config.vocab));
+    places.back().last = draw(g.logits(0), greedy.sampling, {}).id;
   }
-  const SamplingOptions greedy{.temperature = 0};
-  const auto decode = [&](Generator& g) { g.feed(0, {draw(g.logits(0), greedy, {}).id}); };
+  const auto decode = [&](Place& p) { p.last = continue_rows(*p.generator, {0}, {{p.last}}, greedy).front().tokens.back(); };
 
   const Products products(weights, s.prompt, &model.head());  // of the prompt alone
   const int64_t capacity = s.prompt + 1;
@@ -73,7 +80,7 @@ int run(Settings& s, Options&, Console& console) {
   for (int64_t round = 0; round < s.rounds; ++round) {
     console.progress("measuring", round, s.rounds);
     read.push_back(seconds([&] { read_all(weights); }));
-    for (Place& p : places) p.seconds.push_back(seconds([&] { decode(*p.generator); }));
+    for (Place& p : places) p.seconds.push_back(seconds([&] { decode(p); }) / static_cast<double>(greedy.max_new));
     decode_share.push_back(read.back() / places.front().seconds.back());
     product.push_back(seconds(products));
     fill.push_back(seconds(prefill));

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(threads) square_sums(Args<P> a) {
   for (int64_t r = begin; r < end; ++r) {
     const float factor = a.row_factor(r);
     const int64_t count = a.count(r);
-#pragma unroll 4
+#pragma unroll 2
     for (int64_t c = threadIdx.x; c < count; c += threads) {
       const int64_t i = r * a.width + c;
       if (!a.rows) {
