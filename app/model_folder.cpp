@@ -39,6 +39,8 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
   ModelFolder folder;
   folder.path = path;
   folder.home = fs::is_directory(path) ? path : fs::absolute(path).parent_path().string();
+  for (const char* other : {"/adapter_config.json", "/final"})  // an adapter, a run: read_hf_config says what it is and what to do
+    if (!fs::exists(path + "/config.json") && fs::exists(path + other)) read_hf_config(path);
   const TensorFiles weights(path);
   GemmaConfig config = read_config(path, weights);
   for (const auto& [key, value] : overrides) set_field(config, key, value);

@@ -113,7 +113,8 @@ __global__ void __launch_bounds__(threads) square_sums(Args<P> a) {
   }
   uu = block_sum<threads>(uu, slots);
   ww = block_sum<threads>(ww, slots);
-  if (threadIdx.x == 0) a.squares[2 * blockIdx.x] = uu, a.squares[2 * blockIdx.x + 1] = ww;
+  double* const to = a.squares + int64_t{blockIdx.x} * 2;
+  if (threadIdx.x == 0) to[0] = uu, to[1] = ww;
 }
 
 template <class P>

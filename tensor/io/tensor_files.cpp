@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t piece_bytes = uint64_t{4} << 20;  // what a conversion holds beside its destination
+constexpr uint64_t piece_bytes = uint64_t{2} << 20;  // what a conversion holds beside its destination
 
 // All types of the formats that fill whole bytes; any of them is listed, see decode() for those that load.
 struct TypeRow {
