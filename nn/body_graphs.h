@@ -1,14 +1,14 @@
-// Training passes over a model's body (all but the head), recorded once per batch shape as CUDA graphs and replayed: hundreds of launches
-// become two. The head stays outside, since how many rows carry loss differs from batch to batch.
+// Training passes over a model's body (all but the head), recorded once as CUDA graphs and replayed: hundreds of launches become two.
+// The head stays outside, since how many rows carry loss differs from batch to batch.
 //
 //   model.graphs = std::make_shared<BodyGraphs>(model);
 //   TrainingPass pass(model, tokens);   // pass.h: hidden rows [B, T, D]
 //   loss(pass.h);                       // runs its backward pass down to h
 //   pass.finish();                      // from h on; nothing to do after an eager pass
 //
-// One shape is recorded, the first to come often enough: packed rows all have it. On the CPU, under taps, and the first times a shape comes, passes run eagerly; replaying gives the same bits. Gradients of
-// parameters must keep their addresses (Optimizer::keep_gradients); where they do not, the shape is recorded anew. Dropout draws by
-// keys of the host and refuses to be recorded: models that drop are not for this.
+// One shape is recorded, the first to come often enough: packed rows all have it. On the CPU, under taps, and the first times a shape comes,
+// passes run eagerly; replaying gives the same bits. Gradients of parameters must keep their addresses (Optimizer::keep_gradients); where
+// they do not, the shape is recorded anew. Dropout draws by keys of the host and refuses to be recorded: models that drop are not for this.
 #pragma once
 #include <memory>
 #include <vector>
