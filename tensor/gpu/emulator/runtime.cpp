@@ -50,8 +50,8 @@ Runtime& runtime() {
 }
 
 const std::string closed_text =
-    "This program was built without CUDA. Build it where the CUDA toolkit is installed (nvcc), or set FACET_GPU=emulated to run the kernels "
-    "slowly on the CPU.";
+    "this program was built without CUDA; build it where the CUDA toolkit is installed (nvcc), or use --device cpu (FACET_GPU=emulated runs "
+    "the kernels on the CPU, slowly)";
 const std::string open_text;
 bool& is_open() {
   static bool open = [] {
@@ -103,7 +103,7 @@ void wait(const char* call) {
 const std::string& why_not() { return is_open() ? open_text : closed_text; }
 
 const DeviceInfo& device() {
-  if (!available()) fail(Kind::environment, "{}", why_not());
+  if (!available()) fail(Kind::environment, "--device cuda: {}", why_not());
   static const DeviceInfo info = [] {
     DeviceInfo d;
     d.name = "emulated GPU";
