@@ -5,6 +5,7 @@
 #include "autograd/ops/linear_loss.h"
 #include "nn/tap.h"
 #include "tensor/gpu/graph.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/kernels/decode_rows.h"
 #include "tensor/kernels/gemm.h"
 
@@ -143,6 +144,7 @@ int64_t DecodeLoop::start(int64_t first, std::span<const Row> rows, const DrawRu
 
 std::span<const Draw> DecodeLoop::draws() {
   if (!started_) return draws_;
+  const gpu::MaySync wait;  // for the tokens of all steps since the last look
   const Tensor here = std::exchange(started_, nullptr)->log.slice(0, 0, steps_).to(Device::cpu);
   const double* told = here.data<double>().data();
   draws_.resize(static_cast<size_t>(here.numel() / 4));

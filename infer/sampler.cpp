@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "tensor/error.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/kernels/logit_rows.h"
 #include "tensor/kernels/sample.h"
 #include "tensor/pool_vector.h"
@@ -115,6 +116,7 @@ void draw(const Tensor& products, double cap, const SamplingOptions& o, std::spa
   }
   const Tensor told = Tensor::empty({n, 4}, DType::f64, products.device());
   Sampler(o, products.device())(products, cap, u, rows, told.out());
+  const gpu::MaySync wait;  // for the tokens that are drawn
   const Tensor here = told.to(Device::cpu);  // all that leaves the device
   for (int64_t r = 0; r < n; ++r) draws[static_cast<size_t>(r)] = read_draw(here.data<double>().data() + 4 * r, V);
 }

@@ -11,6 +11,7 @@
 #include "app/verifier_settings.h"
 #include "data/chat.h"
 #include "nn/tap.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/io/safetensors.h"
 #include "train/signals.h"
 
@@ -19,7 +20,7 @@ namespace {
 
 struct Settings : Common, SamplingSettings, VerifierSettings {
   std::string model, adapter, prompt, prompts, system, dump, out;
-  bool raw = false, chat = false, logprobs = false;
+  bool raw = false, chat = false, logprobs = false, assert_no_sync = false;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
     o.add("model", &model, "folder of the model").positional().required();
@@ -32,6 +33,7 @@ struct Settings : Common, SamplingSettings, VerifierSettings {
     o.add("logprobs", &logprobs, "print each token with its log-probability");
     o.add("dump", &dump, "write the intermediate values of the prompt's forward pass that match, e.g. 'layers.*.out', to --out");
     o.add("out", &out, "safetensors file for --dump");
+    o.add("assert-no-sync", &assert_no_sync, "for finding faults: a wait for the GPU that is not for tokens drawn ends the run and is named").transient();
     declare_sampling(o);
     declare_verifiers(o);
     o.pass_through("model", overrides);
@@ -63,6 +65,7 @@ int run(Settings& s, Options&, Console& console) {
   ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter, s.where());
   const Tokenizer& tokenizer = folder.tokenizer;
   const GenerateOptions options = s.options(tokenizer, static_cast<uint64_t>(s.seed));
+  const gpu::NoSync strict(s.assert_no_sync);
 
   if (!s.prompts.empty()) {
     const auto questions = read_questions(s.prompts, tokenizer);

@@ -32,3 +32,11 @@ TEST_CASE("program: benchmarks compute on the GPU", "[full]") {
                                     "bench infer --preset tiny --prompt 8 --rounds 1", "bench rollout --prompts 2 --group 2 --rows 4 --max-new 2 --decode 2 --rounds 1"})
     CHECK(told(command + small)["device"] == "cuda");
 }
+
+TEST_CASE("program: generation waits for the GPU for its tokens and for nothing else", "[full]") {
+  const std::string generate = std::string("generate ") + FACET_GOLDENS + "/gemma3-tiny -p Hello -n 12 --quiet --device cuda";
+  const Result strict = run_facet(generate + " --assert-no-sync", "FACET_GPU=emulated"), free = run_facet(generate, "FACET_GPU=emulated");
+  INFO(strict.err);
+  CHECK(strict.code == 0);
+  CHECK(strict.out == free.out);
+}
