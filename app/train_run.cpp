@@ -212,8 +212,8 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
     for (const std::string& pattern : *patterns)
       if (set_trains(model, pattern == "final_norm" ? "norm" : pattern, option[0] == 't') == 0)  // as taps and papers call it
         fail(Kind::usage, "--{} {}: no parameter has such a name; facet inspect model lists them", option, pattern);
-  if (const int64_t trained = count_parameters(model, true); !s.train.empty())
-    console.note("{} of {} parameters train", grouped(static_cast<uint64_t>(trained)), grouped(static_cast<uint64_t>(count_parameters(model))));
+  if (!s.train.empty())
+    console.note("{} of {} parameters train", grouped(static_cast<uint64_t>(count_parameters(model, true))), grouped(static_cast<uint64_t>(count_parameters(model))));
   model.recompute = recompute_of(s.recompute);
   model.to(model.device());  // the adapter follows
   const bool drops = s.adapter != "none" && s.lora.dropout > 0;  // masks are drawn by keys of the host, which a replay would not change

@@ -119,17 +119,22 @@ void widen(Header& h, std::span<const uint8_t> extra, const std::string& where, 
   }
 }
 
-Header read_entry(Cursor& c) {
-  Header h;
-  const uint64_t at = c.offset();
-  if (c.get<uint32_t>("directory entry") != entry_sign) fail(Kind::file, "{}: byte {}: not a directory entry", c.where(), grouped(at));
-  c.skip(4, "versions");
+// What a directory entry and the header before the data say alike.
+void read_sizes(Cursor& c, Header& h) {
   h.flags = c.get<uint16_t>("flags");
   h.method = c.get<uint16_t>("method");
   c.skip(4, "time");
   h.crc = c.get<uint32_t>("checksum");
   h.packed = c.get<uint32_t>("packed size");
   h.bytes = c.get<uint32_t>("size");
+}
+
+Header read_entry(Cursor& c) {
+  Header h;
+  const uint64_t at = c.offset();
+  if (c.get<uint32_t>("directory entry") != entry_sign) fail(Kind::file, "{}: byte {}: not a directory entry", c.where(), grouped(at));
+  c.skip(4, "versions");
+  read_sizes(c, h);
   const auto name = c.get<uint16_t>("name length"), extra = c.get<uint16_t>("extra length"), comment = c.get<uint16_t>("comment length");
   const auto disk = c.get<uint16_t>("disk");
   c.skip(6, "attributes");
@@ -164,12 +169,7 @@ uint64_t check_local(const InputFile& file, const Header& entry) {
   if (c.get<uint32_t>("local header") != local_sign)
     fail(Kind::file, "{}: byte {}: no member here, the directory names \"{}\"", where, grouped(entry.local_at), printable(entry.name));
   c.skip(2, "version");
-  h.flags = c.get<uint16_t>("flags");
-  h.method = c.get<uint16_t>("method");
-  c.skip(4, "time");
-  h.crc = c.get<uint32_t>("checksum");
-  h.packed = c.get<uint32_t>("packed size");
-  h.bytes = c.get<uint32_t>("size");
+  read_sizes(c, h);
   const auto name = c.get<uint16_t>("name length"), extra = c.get<uint16_t>("extra length");
   const std::vector<uint8_t> rest = read_bytes(file, entry.local_at + local_size, uint64_t{name} + extra);
   h.name.assign(rest.begin(), rest.begin() + name);

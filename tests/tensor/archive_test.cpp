@@ -7,24 +7,13 @@
 #include "tests/support/goldens.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/zip_maker.h"
+#include "tests/tensor/says.h"
 
 using namespace facet;
 using namespace facet::test;
 using Catch::Matchers::Contains;
 
 namespace {
-
-// What is said of a file; empty when it is read to the last byte.
-std::string says(const std::string& path) {
-  try {
-    const TensorFiles f(path);
-    for (const auto& [name, info] : f.tensors()) f.bytes(name);
-  } catch (const Error& e) {
-    CHECK(e.kind() == Kind::file);
-    return e.what();
-  }
-  return "";
-}
 
 std::string npy(const std::string& dict, const std::string& data, int version = 1) {
   return "\x93NUMPY" + little(static_cast<uint64_t>(version), 2) + little(dict.size(), version == 1 ? 2 : 4) + dict + data;

@@ -6,23 +6,13 @@
 #include "tests/support/goldens.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/zip_maker.h"
+#include "tests/tensor/says.h"
 
 using namespace facet;
 using namespace facet::test;
 using Catch::Matchers::Contains;
 
 namespace {
-
-std::string says(const std::string& path) {
-  try {
-    const TensorFiles f(path);
-    for (const auto& [name, info] : f.tensors()) f.bytes(name);
-  } catch (const Error& e) {
-    CHECK(e.kind() == Kind::file);
-    return e.what();
-  }
-  return "";
-}
 
 }  // namespace
 
