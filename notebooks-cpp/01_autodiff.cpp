@@ -100,7 +100,8 @@ Scalar tanh(Scalar x) {
 
 // %% [markdown]
 // Two functions to study. They are templates, so that the same text runs on plain numbers, on our scalars, and further
-// down on tensors.
+// down on tensors. And a shorthand: random tensors in f32, made where `--device` says. What needs double precision stays on
+// the CPU, since the GPU here knows none; that is every tensor marked `f64` below.
 
 // %%
 template <class X>
@@ -112,6 +113,8 @@ template <class X>
 X wave(X x) {
   return exp(sin(x));
 }
+
+Tensor gaussian(uint64_t seed, const Shape& shape) { return normal(key(seed), shape, DType::f32, nb::device()); }
 
 bool near(double found, double expected, double tolerance) {
   return std::abs(found - expected) <= tolerance * std::max(1.0, std::abs(expected));
@@ -288,8 +291,8 @@ const auto tape_of = [](const Tensor& result, const std::string& title) {
 
 // %%
 NB_CELL
-const Tensor input = normal(key(1), {4, 3}), target = normal(key(2), {4, 2});
-const Tensor w = leaf(normal(key(3), {2, 3})), bias = leaf(Tensor::zeros({2}));
+const Tensor input = gaussian(1, {4, 3}), target = gaussian(2, {4, 2});
+const Tensor w = leaf(gaussian(3, {2, 3})), bias = leaf(Tensor::zeros({2}, DType::f32, nb::device()));
 const Tensor error = mean(square(tanh(linear(input, w) + bias) - target));
 nb::graph(tape_of(error, "mean((tanh(x wᵀ + bias) - target)²)"));
 backward(error);
@@ -306,7 +309,8 @@ const auto largest_difference = [](const Tensor& p, const Tensor& q) {
   return max(reshape(abs(p - q), {-1})).item();
 };
 
-const Tensor rows = leaf(Tensor::zeros({4, 2})), shared = leaf(Tensor::zeros({2}));
+const Tensor rows = leaf(Tensor::zeros({4, 2}, DType::f32, nb::device()));
+const Tensor shared = leaf(Tensor::zeros({2}, DType::f32, nb::device()));
 backward(sum((rows + shared) * target));
 const double broadcast_error = largest_difference(grad_of(shared), sum(grad_of(rows), {0}));
 nb::check(broadcast_error < 1e-6, "the gradient of a broadcast is the sum over its copies");
@@ -411,13 +415,13 @@ nb::check(softmax_error < 1e-9, "so has a chain of the library's");
 // %%
 NB_CELL
 const int depth = 8;
-const Tensor mixing = leaf(normal(key(5), {16, 16}) * 0.1);
+const Tensor mixing = leaf(gaussian(5, {16, 16}) * 0.1);
 const auto walk = [&](const std::function<Tensor(const Tensor&)>& branch) {
-  const Tensor start = leaf(normal(key(6), {4, 16}));
+  const Tensor start = leaf(gaussian(6, {4, 16}));
   tape_stats() = {};
   Tensor h = start;
   for (int i = 0; i < depth; ++i) h = h + branch(h);
-  backward(h, Tensor::full({4, 16}, 1));
+  backward(h, Tensor::full({4, 16}, 1, DType::f32, nb::device()));
   return tape_stats();
 };
 const TapeStats one = walk([&](const Tensor& h) { return linear(h, mixing); });
@@ -535,25 +539,25 @@ NB_CELL
 const int64_t tokens = 128, width = 16, inner = 64;
 std::vector<Parameter> up, down;
 for (uint32_t i = 0; i < 8; ++i) {
-  up.emplace_back(normal(key(100 + i), {inner, width}) * 0.2);
-  down.emplace_back(normal(key(200 + i), {width, inner}) * 0.1);
+  up.emplace_back(gaussian(100 + i, {inner, width}) * 0.2);
+  down.emplace_back(gaussian(200 + i, {width, inner}) * 0.1);
 }
 struct Pass {
   double kept_kb;
   Tensor dx, dw;
 };
 const auto pass = [&](int layers, bool recompute) {
-  const Tensor x = leaf(normal(key(9), {tokens, width}));
+  const Tensor x = leaf(gaussian(9, {tokens, width}));
   Tensor h = x;
-  const double before = static_cast<double>(pool_stats().live_bytes);
+  const double before = static_cast<double>(pool_stats(nb::device()).live_bytes);
   for (int i = 0; i < layers; ++i) {
     const auto block = [&, i](const Tensor& t) {
       return t + linear(gelu_tanh(linear(t, up[i].value())), down[i].value());
     };
     h = recompute ? checkpoint(block, h) : block(h);
   }
-  const double kept = static_cast<double>(pool_stats().live_bytes) - before;
-  backward(h, Tensor::full(h.shape(), 1));
+  const double kept = static_cast<double>(pool_stats(nb::device()).live_bytes) - before;
+  backward(h, Tensor::full(h.shape(), 1, DType::f32, nb::device()));
   const Pass result{kept / 1024, grad_of(x), up[0].grad()};
   for (int i = 0; i < layers; ++i) up[i].clear_grad(), down[i].clear_grad();
   return result;

@@ -5,6 +5,9 @@
 #include <exception>
 #include <iostream>
 
+#include "tensor/error.h"
+#include "tensor/gpu/runtime.h"
+
 #if defined(FACET_NB_KERNEL) && __has_include("xcpp/xdisplay.hpp")
 #include "xcpp/xdisplay.hpp"
 #define FACET_NB_DISPLAY
@@ -14,6 +17,7 @@ namespace nb {
 
 struct State {
   bool records = false, quick = false;
+  facet::Device device = facet::Device::cpu;
   int held = 0, failed = 0;
   int pictures = 0;
 };
@@ -48,16 +52,26 @@ void record(const char* kind, std::string rest = "") {
   std::_Exit(1);
 }
 
+void open_device(const std::string& name) {
+  if (name == "cpu") return;
+  if (name != "cuda") facet::fail(facet::Kind::usage, "--device {}: expected cpu or cuda", name);
+  facet::gpu::device();
+  state().device = facet::Device::gpu;
+}
+
 void start(int argc, char** argv) {
   std::set_terminate(stop_on_exception);
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--quick") state().quick = true;
-    else if (arg == "--records") state().records = true;
-    else {
-      std::fprintf(stderr, "usage: %s [--quick] [--records]\n", argv[0]);
-      std::exit(2);
+  try {
+    for (int i = 1; i < argc; ++i) {
+      const std::string arg = argv[i];
+      if (arg == "--quick") state().quick = true;
+      else if (arg == "--records") state().records = true;
+      else if (arg == "--device" && i + 1 < argc) open_device(argv[++i]);
+      else facet::fail(facet::Kind::usage, "usage: {} [--quick] [--device cpu|cuda] [--records]", argv[0]);
     }
+  } catch (const facet::Error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    std::exit(e.exit_code());
   }
 }
 
@@ -73,6 +87,7 @@ void cell(int line) {
 }
 
 bool quick() { return state().quick; }
+facet::Device device() { return state().device; }
 
 bool check(bool holds, const std::string& claim) {
   State& s = state();

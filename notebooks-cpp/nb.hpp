@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/view.h"
+
 // xeus-cling and xeus-cpp announce themselves; for another kernel, define FACET_NB_KERNEL before the include.
 #if (defined(__CLING__) || defined(__CLANG_REPL__)) && !defined(FACET_NB_KERNEL)
 #define FACET_NB_KERNEL
@@ -22,13 +24,16 @@
 
 namespace nb {
 
-/// Reads --quick and --records; ends the program with exit code 2 on anything else.
+/// Reads --quick, --device cpu|cuda and --records. Ends the program with exit code 2 on anything else, with 5 and a message when
+/// there is no GPU to compute on.
 void start(int argc, char** argv);
 /// The exit code: 0 when every check held.
 int finish();
 void cell(int line);
 /// True with --quick: fewer steps and points, the same checks.
 bool quick();
+/// Of --device: where a lesson makes its f32 tensors. What needs f64, gradient checks above all, stays on the CPU: the GPU has none.
+facet::Device device();
 /// A claim of the lesson. A false one is shown red and makes finish() return 1; the program goes on. Returns `holds`.
 bool check(bool holds, const std::string& claim);
 
