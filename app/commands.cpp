@@ -10,6 +10,7 @@ Command bench_infer_command();
 Command bench_rollout_command();
 Command chat_command();
 Command check_blocks_command();
+Command check_discrepancies_command();
 Command check_generation_command();
 Command check_grads_command();
 Command check_logits_command();
@@ -49,6 +50,7 @@ const std::vector<Command>& commands() {
       check_logits_command(),
       check_blocks_command(),
       check_grads_command(),
+      check_discrepancies_command(),
       check_generation_command(),
       check_tokenizer_command(),
       conformance_command(),

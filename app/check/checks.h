@@ -3,6 +3,7 @@
 #include "app/check/reference.h"
 #include "app/check/report.h"
 #include "data/tokenizer.h"
+#include "models/gemma/model.h"
 
 namespace facet::app {
 
@@ -20,6 +21,9 @@ void check_blocks(LanguageModel&, const Reference&, const CheckTolerances&, Chec
 void check_grads(LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&);
 /// Cached decoding of [SET.]prompt, mask, fed with [SET.]generated: logits of every step, and the greedy choice.
 void check_generation(LanguageModel&, const std::vector<std::string>& references, const CheckTolerances&, CheckReport&);
+/// The model and its twin of primitive operations (models/gemma/twin.h) agree with the reference's logits, and each known mistake of that
+/// twin does not: a reference that cannot tell is red. How far other roundings move the logits is printed beside.
+void check_discrepancies(Gemma&, const Reference&, const CheckTolerances&, CheckReport&);
 /// A JSON file with "encode", "decode" or "cases" (chats): ids, pieces, text.
 void check_tokenizer(const Tokenizer&, const std::string& json_path, CheckReport&);
 

@@ -4,8 +4,7 @@
 
 #include "app/check/checks.h"
 #include "autograd/ops.h"
-#include "models/gemma/model.h"
-#include "models/gemma/names.h"
+#include "models/gemma/twin.h"
 #include "nn/tap.h"
 
 namespace facet::app {
@@ -15,24 +14,6 @@ using Values = std::map<std::string, Tensor>;
 
 bool ends_with(const std::string& s, const std::string& end) {
   return s.size() >= end.size() && s.compare(s.size() - end.size(), end.size(), end) == 0;
-}
-
-// softmax of the masked scores, written out: what the fused path never holds. q [B, T, H, Dh], k [B, T, K, Dh] -> [B, H, T, T].
-Tensor probabilities(const GemmaAttention& a, const Tensor& q, const Tensor& k, const Tokens& tokens) {
-  const int64_t B = q.dim(0), T = q.dim(1), H = a.heads, K = a.kv_heads, Dh = a.head_dim;
-  const Tensor keys = reshape(expand(reshape(k, {B, T, K, 1, Dh}), {B, T, K, H / K, Dh}), {B, T, H, Dh});
-  Tensor scores = mul(einsum("bqhd,bkhd->bhqk", {q, keys}), a.scale);
-  if (a.cap > 0) scores = softcap(scores, a.cap);
-  const Tensor visible = Tensor::zeros({B, 1, T, T}, DType::i32);
-  int32_t* v = visible.out().as<int32_t>();
-  for (int64_t b = 0; b < B; ++b)
-    for (int64_t i = 0; i < T; ++i)
-      for (int64_t j = 0; j < T; ++j, ++v) {
-        const double qi = tokens.positions.at({b, i}), kj = tokens.positions.at({b, j});
-        *v = qi >= 0 && kj >= 0 && kj <= qi && (a.window == 0 || qi - kj < static_cast<double>(a.window));
-      }
-  const Tensor masked = where(expand(visible.to(scores.device()), scores.shape()), scores, Tensor::full({1}, -1e30, scores.dtype(), scores.device()));
-  return softmax(masked, -1);
 }
 
 // Runs the model forward and keeps the taps that `wanted` names, with those that the reference spells differently.
@@ -48,7 +29,9 @@ Values forward(LanguageModel& model, const Tokens& tokens, bool with_probs) {
     const std::string layer = "layers." + std::to_string(i) + ".";
     const NoGrad off;
     if (with_probs) {
-      const Tensor p = probabilities(gemma->blocks[static_cast<size_t>(i)]->attention, values[layer + "q_rope"], values[layer + "k_rope"], tokens);
+      const GemmaAttention& a = gemma->blocks[static_cast<size_t>(i)]->attention;  // its probabilities, which the fused path never holds
+      const Tensor p = attention_probabilities(values[layer + "q_rope"], repeat_heads(values[layer + "k_rope"], a.heads), tokens.positions, a.window,
+                                               a.scale, a.cap);
       values[layer + "probs"] = p;
       values[layer + "probs_bthk"] = p.permute({0, 2, 1, 3}).clone();
     }

@@ -36,11 +36,16 @@ int run_model(Settings& s, Options&, Console& console) {
   const ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::optional, s.adapter, s.where());
   CheckReport report = s.report();
   const CheckTolerances tolerance{.absolute = s.tol};
-  if constexpr (std::is_invocable_v<decltype(check), LanguageModel&, const Reference&, const CheckTolerances&, CheckReport&>)
+  if constexpr (std::is_invocable_v<decltype(check), Gemma&, const Reference&, const CheckTolerances&, CheckReport&>)
     check(*folder.model, Reference(s.ref, !s.adapter.empty()), tolerance, report);
   else check(*folder.model, s.ref, tolerance, report);
   report.finish();
   return 0;
+}
+
+int run_discrepancies(Settings& s, Options& o, Console& console) {
+  if (!s.adapter.empty()) fail(Kind::usage, "check discrepancies: no --adapter: the mistakes are those of a model; `facet merge` makes one of both");
+  return run_model<check_discrepancies>(s, o, console);
 }
 
 int run_tokenizer(Settings& s, Options&, Console&) {
@@ -64,6 +69,10 @@ Command check_blocks_command() {
 }
 Command check_grads_command() {
   return command<Settings>("check grads", "Compare the gradient of every parameter with a reference", details, run_model<check_grads>);
+}
+Command check_discrepancies_command() {
+  return command<Settings>("check discrepancies", "Make every known mistake, and see whether a reference notices",
+                           "Each line of docs/discrepancies.md is one of them: --only gelu_erf.", run_discrepancies);
 }
 Command check_generation_command() {
   return command<Settings>("check generation", "Compare cached greedy decoding with a reference", details, run_model<check_generation>);

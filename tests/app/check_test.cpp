@@ -108,6 +108,17 @@ TEST_CASE("check: a wrong constant is red and the first bad value is named") {
   CHECK(check("tokenizer", model, goldens + "/tokenizer/pieces.json").code != 0);
 }
 
+TEST_CASE("check: a mistake is made, and the reference notices") {
+  const Result all = check("discrepancies", model, taps);
+  INFO(all.out << all.err);
+  CHECK(all.code == 0);
+  const Result one = check("discrepancies", model, taps, "--only gelu_erf");
+  CHECK_THAT(one.out, Contains("a.gelu_erf") && Contains("moves logits by 8.0e-03") && Contains("6 compared, 0 red"));  // of two sets each: model, twin, mistake
+  CHECK(check("discrepancies", model, taps, "--only gelu_erf --tol 0.1").code == 1);  // too coarse to notice
+  CHECK(check("discrepancies", model, taps, "--set model.sliding_window=9").code == 1);
+  CHECK(check("discrepancies", model, taps, "--adapter " + goldens + "/gemma3-tiny-lora").code == 2);
+}
+
 TEST_CASE("check: --tol, --only, --json") {
   CHECK(check("logits", model, taps, "--tol 1e-9").code == 1);
   CHECK(check("logits", model, taps, "--tol 1e-3").code == 0);
