@@ -14,6 +14,7 @@ Command check_discrepancies_command();
 Command check_generation_command();
 Command check_grads_command();
 Command check_logits_command();
+Command check_ops_command();
 Command check_tokenizer_command();
 Command conformance_command();
 Command convert_command();
@@ -52,6 +53,7 @@ const std::vector<Command>& commands() {
       check_grads_command(),
       check_discrepancies_command(),
       check_generation_command(),
+      check_ops_command(),
       check_tokenizer_command(),
       conformance_command(),
       convert_command(),

@@ -24,6 +24,8 @@ void check_generation(LanguageModel&, const std::vector<std::string>& references
 /// The model and its twin of primitive operations (models/gemma/twin.h) agree with the reference's logits, and each known mistake of that
 /// twin does not: a reference that cannot tell is red. How far other roundings move the logits is printed beside.
 void check_discrepancies(Gemma&, const Reference&, const CheckTolerances&, CheckReport&);
+/// Every contract of an operation (tests/contracts): on the CPU in f64 against its slow twin and central differences, on the GPU against the CPU.
+void check_ops(Device, CheckReport&);
 /// A JSON file with "encode", "decode" or "cases" (chats): ids, pieces, text.
 void check_tokenizer(const Tokenizer&, const std::string& json_path, CheckReport&);
 

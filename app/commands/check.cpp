@@ -56,6 +56,27 @@ int run_tokenizer(Settings& s, Options&, Console&) {
   return 0;
 }
 
+// There is no model here.
+struct OpsSettings : Common {
+  std::string only;
+  bool first_fail = false;
+  void declare(Options& o) {
+    o.add("only", &only, "operations to look at, * stands for anything");
+    o.add("first-fail", &first_fail, "stop at the first red row");
+  }
+};
+
+int run_ops(OpsSettings& s, Options&, Console& console) {
+  use_threads(s.threads, console);
+  CheckReport report;
+  report.json = s.json;
+  report.first_fail = s.first_fail;
+  report.only = s.only;
+  check_ops(s.where(), report);
+  report.finish();
+  return 0;
+}
+
 constexpr const char* details =
     "References are safetensors files with [SET.]input_ids, attention_mask, position_ids and what came out of them\n"
     "(tools/dump_hf.py and tools/dump_jax.py write such files). Exit code 1 when anything is red.\n"
@@ -76,6 +97,10 @@ Command check_discrepancies_command() {
 }
 Command check_generation_command() {
   return command<Settings>("check generation", "Compare cached greedy decoding with a reference", details, run_model<check_generation>);
+}
+Command check_ops_command() {
+  return command<OpsSettings>("check ops", "Compare every operation and its gradient with slow twins and finite differences",
+                              "With --device cuda: with the CPU, in f32 and bf16.\n  facet check ops --only 'rms_norm*'", run_ops);
 }
 Command check_tokenizer_command() {
   return command<Settings>("check tokenizer", "Compare token ids, texts and chat renderings with a reference",

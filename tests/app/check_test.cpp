@@ -119,6 +119,13 @@ TEST_CASE("check: a mistake is made, and the reference notices") {
   CHECK(check("discrepancies", model, taps, "--adapter " + goldens + "/gemma3-tiny-lora").code == 2);
 }
 
+TEST_CASE("check: operations without a model") {
+  const Result r = run_facet("check ops --only 'rms_norm*'");
+  CHECK(r.code == 0);
+  CHECK_THAT(r.out, Contains("rms_norm") && Contains("gradients against central differences") && Contains("0 red"));
+  CHECK(run_facet("check ops --only nothing").code == 1);
+}
+
 TEST_CASE("check: --tol, --only, --json") {
   CHECK(check("logits", model, taps, "--tol 1e-9").code == 1);
   CHECK(check("logits", model, taps, "--tol 1e-3").code == 0);
