@@ -33,6 +33,7 @@
 #include "autograd/ops.h"
 #include "autograd/parameter.h"
 #include "notebooks-cpp/nb.hpp"
+#include "notebooks-cpp/numbers.h"
 #include "tensor/rng.h"
 
 using namespace facet;
@@ -100,8 +101,8 @@ Scalar tanh(Scalar x) {
 
 // %% [markdown]
 // Two functions to study. They are templates, so that the same text runs on plain numbers, on our scalars, and further
-// down on tensors. And a shorthand: random tensors in f32, made where `--device` says. What needs double precision stays on
-// the CPU, since the GPU here knows none; that is every tensor marked `f64` below.
+// down on tensors. Tensors in single precision are made where `--device` says, random ones by `nb::gaussian(seed, shape)`.
+// What needs double precision stays on the CPU, since the GPU here knows none; that is every tensor marked `f64` below.
 
 // %%
 template <class X>
@@ -113,8 +114,6 @@ template <class X>
 X wave(X x) {
   return exp(sin(x));
 }
-
-Tensor gaussian(uint64_t seed, const Shape& shape) { return normal(key(seed), shape, DType::f32, nb::device()); }
 
 bool near(double found, double expected, double tolerance) {
   return std::abs(found - expected) <= tolerance * std::max(1.0, std::abs(expected));
@@ -291,8 +290,8 @@ const auto tape_of = [](const Tensor& result, const std::string& title) {
 
 // %%
 NB_CELL
-const Tensor input = gaussian(1, {4, 3}), target = gaussian(2, {4, 2});
-const Tensor w = leaf(gaussian(3, {2, 3})), bias = leaf(Tensor::zeros({2}, DType::f32, nb::device()));
+const Tensor input = nb::gaussian(1, {4, 3}), target = nb::gaussian(2, {4, 2});
+const Tensor w = leaf(nb::gaussian(3, {2, 3})), bias = leaf(Tensor::zeros({2}, DType::f32, nb::device()));
 const Tensor error = mean(square(tanh(linear(input, w) + bias) - target));
 nb::graph(tape_of(error, "mean((tanh(x wᵀ + bias) - target)²)"));
 backward(error);
@@ -415,9 +414,9 @@ nb::check(softmax_error < 1e-9, "so has a chain of the library's");
 // %%
 NB_CELL
 const int depth = 8;
-const Tensor mixing = leaf(gaussian(5, {16, 16}) * 0.1);
+const Tensor mixing = leaf(nb::gaussian(5, {16, 16}) * 0.1);
 const auto walk = [&](const std::function<Tensor(const Tensor&)>& branch) {
-  const Tensor start = leaf(gaussian(6, {4, 16}));
+  const Tensor start = leaf(nb::gaussian(6, {4, 16}));
   tape_stats() = {};
   Tensor h = start;
   for (int i = 0; i < depth; ++i) h = h + branch(h);
@@ -539,15 +538,15 @@ NB_CELL
 const int64_t tokens = 128, width = 16, inner = 64;
 std::vector<Parameter> up, down;
 for (uint32_t i = 0; i < 8; ++i) {
-  up.emplace_back(gaussian(100 + i, {inner, width}) * 0.2);
-  down.emplace_back(gaussian(200 + i, {width, inner}) * 0.1);
+  up.emplace_back(nb::gaussian(100 + i, {inner, width}) * 0.2);
+  down.emplace_back(nb::gaussian(200 + i, {width, inner}) * 0.1);
 }
 struct Pass {
   double kept_kb;
   Tensor dx, dw;
 };
 const auto pass = [&](int layers, bool recompute) {
-  const Tensor x = leaf(gaussian(9, {tokens, width}));
+  const Tensor x = leaf(nb::gaussian(9, {tokens, width}));
   Tensor h = x;
   const double before = static_cast<double>(pool_stats(nb::device()).live_bytes);
   for (int i = 0; i < layers; ++i) {

@@ -162,7 +162,7 @@ double Tensor::item() const {
 std::vector<double> Tensor::to_vector() const {
   std::vector<double> r(static_cast<size_t>(numel()));
   if (r.empty()) return r;
-  if (device() == Device::gpu) return to(Device::cpu).to_vector();
+  if (device() == Device::gpu) return detach().to(Device::cpu).to_vector();
   Out o;
   o.data = r.data();
   o.dtype = DType::f64;
