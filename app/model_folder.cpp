@@ -39,15 +39,13 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
   ModelFolder folder;
   folder.path = path;
   folder.home = fs::is_directory(path) ? path : fs::absolute(path).parent_path().string();
-  for (const char* other : {"/adapter_config.json", "/final"})  // an adapter, a run: read_hf_config says what it is and what to do
-    if (!fs::exists(path + "/config.json") && fs::exists(path + other)) read_hf_config(path);
-  const TensorFiles weights(path);
+  const TensorFiles weights = open_weights(path);
   GemmaConfig config = read_config(path, weights);
   for (const auto& [key, value] : overrides) set_field(config, key, value);
-  check_weights(weights, config);
+  const WeightMap places = check_weights(weights, config);
   const DType storage = dtype == "auto" && device == Device::gpu ? stored_dtype(weights) : weight_dtype(dtype);
   folder.model = std::make_unique<Gemma>(config, storage);
-  load_weights(weights, config, named_values(*folder.model));
+  load_weights(weights, places, config, named_values(*folder.model));
   if (need == TokenizerNeed::required || fs::exists(folder.home + "/tokenizer.model")) {
     folder.tokenizer = Tokenizer::load(folder.home);
     if (folder.tokenizer.vocab_size() > config.vocab)

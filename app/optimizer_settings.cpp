@@ -32,12 +32,13 @@ void OptimizerSettings::declare(Options& o) {
   });
 }
 
-std::unique_ptr<Optimizer> OptimizerSettings::make(Module& model) const {
+std::unique_ptr<Optimizer> OptimizerSettings::make(Module& model, uint64_t seed) const {
   const auto groups = parameter_groups(model, weight_decay);
   if (name == "lion") return std::make_unique<Lion>(groups, LionOptions{.beta1 = first(), .beta2 = second()});
   if (name == "adafactor") return std::make_unique<Adafactor>(groups);
   if (name == "sgd") return std::make_unique<Sgd>(groups, SgdOptions{.momentum = momentum});
-  return std::make_unique<AdamW>(groups, AdamWOptions{.beta1 = first(), .beta2 = second(), .bf16_moments = moments == "bf16", .master = master == "f32"});
+  return std::make_unique<AdamW>(groups, AdamWOptions{.beta1 = first(), .beta2 = second(), .bf16_moments = moments == "bf16",
+                                                      .master = master == "f32", .key = fold_in(key(seed), 0xadab16u)});
 }
 
 double OptimizerSettings::state_bytes(const Parameter& p) const {
@@ -46,7 +47,7 @@ double OptimizerSettings::state_bytes(const Parameter& p) const {
   const double copy = p.value().dtype() == DType::bf16 ? 4 * n : 0;
   if (name == "sgd") return momentum > 0 ? 4 * n : 0;
   if (name == "lion") return copy + 4 * n;
-  if (name == "adafactor") return copy + 4 * (s.rank == 2 && std::min(s[0], s[1]) >= AdafactorOptions{}.least_factored ? static_cast<double>(s[0] + s[1]) : n);
+  if (name == "adafactor") return copy + 4 * (is_factored(s, {}) ? static_cast<double>(s[0] + s[1]) : n);
   return (master == "f32" ? copy : 0) + (moments == "bf16" ? 4 : 8) * n;
 }
 

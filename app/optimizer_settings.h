@@ -18,8 +18,8 @@ struct OptimizerSettings {
   std::optional<double> beta1, beta2;  ///< absent: 0.9 and 0.95, Lion: 0.9 and 0.99
 
   void declare(Options&);
-  /// Over the parameters that train.
-  std::unique_ptr<Optimizer> make(Module&) const;
+  /// Over the parameters that train. `seed`: of what is rounded by chance.
+  std::unique_ptr<Optimizer> make(Module&, uint64_t seed) const;
   /// What make() will hold for such a parameter.
   double state_bytes(const Parameter&) const;
   /// Default rates are AdamW's times this: Lion moves every element by the rate, Adafactor's rates are shares of a parameter's size, and

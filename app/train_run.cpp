@@ -243,7 +243,7 @@ Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed) {
 TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& folder, const Training& training, const Options& options, Console& console) {
   Gemma& model = *folder.model;
   // Before anything is written: it takes the memory and checks the settings.
-  const std::unique_ptr<Optimizer> optimizer = s.optimizer.make(model);
+  const std::unique_ptr<Optimizer> optimizer = s.optimizer.make(model, seed);
   optimizer->keep_gradients(model.device() == Device::gpu);  // captured passes add to them by address
   RunFolder run(s.out, s.resume);
   run.watcher = [&console](const std::string& line, bool transient) { transient ? console.status(line) : console.note("{}", line); };

@@ -7,6 +7,8 @@
 
 namespace facet {
 
+bool is_factored(const Shape& s, const AdafactorOptions& o) { return s.rank == 2 && std::min(s[0], s[1]) >= o.least_factored; }
+
 Adafactor::Adafactor(const std::vector<ParameterGroup>& groups, const AdafactorOptions& o)
     : Optimizer("Adafactor", groups, {"rows", "cols", "v", "master"}), options_(o) {
   if (!(o.decay_power > 0 && o.decay_power <= 1) || !(o.eps >= 0) || !(o.clip >= 0) || !(o.min_scale >= 0))
@@ -16,7 +18,7 @@ Adafactor::Adafactor(const std::vector<ParameterGroup>& groups, const AdafactorO
     const DType t = acc_dtype(i.dtype);
     const Device device = i.parameter->value().device();
     const Shape& s = i.shape;
-    if (s.rank == 2 && std::min(s[0], s[1]) >= o.least_factored) {
+    if (is_factored(s, o)) {
       i.buffers[0] = Tensor::zeros({s[0]}, t, device);
       i.buffers[1] = Tensor::zeros({s[1]}, t, device);
     } else {

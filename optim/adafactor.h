@@ -13,6 +13,9 @@ struct AdafactorOptions {
   int64_t least_factored = 128; ///< matrices whose smaller side is below it keep a moment for every element, as vectors do
 };
 
+/// Whether a parameter of this shape has a moment for every row and column instead of every element.
+bool is_factored(const Shape&, const AdafactorOptions&);
+
 /// State per parameter: "rows.NAME" [R] and "cols.NAME" [C], or "v.NAME" of its shape, in f32 (f64 for f64); for bf16 values an f32 master.
 /// The decay counts steps of the optimizer, not updates of a parameter.
 class Adafactor final : public Optimizer {

@@ -78,8 +78,7 @@ struct Plan {
       for (const auto& [name, p] : names.places) items.push_back({name, p, p.info.shape});
     } else {
       config = read_config(path, from);
-      check_weights(from, *config);
-      const WeightMap map = find_weights(from, *config);
+      const WeightMap map = check_weights(from, *config);
       for (const WeightShape& w : weights_of(*config)) items.push_back({hf_name(w.name), map.places.at(w.name), w.shape});
     }
     if (spelling == "Hugging Face")  // in the order of the source files
@@ -117,7 +116,7 @@ std::vector<std::string> companions(const std::string& path, std::string& folder
 int run(Settings& s, Options&, Console& console) {
   if (std::error_code error; fs::exists(s.out, error) && !fs::is_empty(s.out, error))
     fail(Kind::usage, "--out {}: exists and is not empty; choose another or remove it first", s.out);
-  const TensorFiles from(s.model);
+  const TensorFiles from = open_weights(s.model);
   const Plan plan(from, s.model, s.text_only);
   const std::map<std::string, DType> wanted{{"f32", DType::f32}, {"bf16", DType::bf16}, {"f64", DType::f64}};
   const auto target = wanted.find(s.dtype);

@@ -53,7 +53,7 @@ void list(const char* what, const std::vector<std::string>& names, Console& cons
 }
 
 void restore(const Settings& s, Gemma& model, Console& console) {
-  const TensorFiles file(s.from);
+  const TensorFiles file = open_weights(s.from);
   const Restored r = restore_weights(file, model.config, named_values(model), s.restore);
   list("loaded", r.loaded, console);
   list("skipped (in the file, not used)", r.skipped, console);

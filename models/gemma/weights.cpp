@@ -157,12 +157,6 @@ class Finder {
   std::vector<std::string> unknown_, extra_, tree_problems_;
 };
 
-WeightMap checked(const TensorFiles& file, const GemmaConfig& c) {
-  WeightMap map = find_weights(file, c);
-  if (!map.problems.empty()) fail(Kind::file, "{}: {}{}", file.path(), map.problems[0], more(map.problems.size() - 1));
-  return map;
-}
-
 void load_place(const TensorFiles& file, const WeightPlace& p, const GemmaConfig& c, const Tensor& to) {
   file.load_into(p.info, p.name, window_on(to, p.axes, c));
 }
@@ -170,6 +164,15 @@ void load_place(const TensorFiles& file, const WeightPlace& p, const GemmaConfig
 DType dtype_in(const TensorInfo& info) { return info.dtype == "BF16" ? DType::bf16 : info.dtype == "F64" ? DType::f64 : DType::f32; }
 
 }  // namespace
+
+TensorFiles open_weights(const std::string& path) {
+  std::error_code ignored;
+  const fs::path folder(path);
+  if (!fs::exists(folder / "config.json", ignored))
+    for (const char* other : {"adapter_config.json", "final"})  // an adapter, a run: read_hf_config says what it is and what to do
+      if (fs::exists(folder / other, ignored)) read_hf_config(path);
+  return TensorFiles(path);
+}
 
 WeightMap find_weights(const TensorFiles& file, const GemmaConfig& c) { return Finder(file, c).run(); }
 
@@ -180,7 +183,11 @@ DType stored_dtype(const TensorFiles& file) {
   return DType::f32;
 }
 
-LoadReport check_weights(const TensorFiles& file, const GemmaConfig& c) { return checked(file, c).report; }
+WeightMap check_weights(const TensorFiles& file, const GemmaConfig& c) {
+  WeightMap map = find_weights(file, c);
+  if (!map.problems.empty()) fail(Kind::file, "{}: {}{}", file.path(), map.problems[0], more(map.problems.size() - 1));
+  return map;
+}
 
 GemmaConfig read_config(const std::string& path, const TensorFiles& file) {
   std::error_code ignored;
@@ -191,8 +198,7 @@ GemmaConfig read_config(const std::string& path, const TensorFiles& file) {
   return read_hf_config(folder.empty() ? "." : folder.string());  // which says what is missing
 }
 
-LoadReport load_weights(const TensorFiles& file, const GemmaConfig& c, const NamedTensors& destinations) {
-  const WeightMap map = checked(file, c);
+LoadReport load_weights(const TensorFiles& file, const WeightMap& map, const GemmaConfig& c, const NamedTensors& destinations) {
   if (destinations.size() != map.places.size())
     fail(Kind::usage, "load_weights: {} destinations for {} weights", destinations.size(), map.places.size());
   for (const auto& [name, tensor] : destinations) {
@@ -204,12 +210,13 @@ LoadReport load_weights(const TensorFiles& file, const GemmaConfig& c, const Nam
 }
 
 LoadReport load_weights(const std::string& path, const GemmaConfig& c, const NamedTensors& destinations) {
-  return load_weights(TensorFiles(path), c, destinations);
+  const TensorFiles file = open_weights(path);
+  return load_weights(file, check_weights(file, c), c, destinations);
 }
 
 NamedTensors load_weights(const std::string& path, const GemmaConfig& c, LoadDType dtype) {
-  const TensorFiles file(path);
-  const WeightMap map = checked(file, c);
+  const TensorFiles file = open_weights(path);
+  const WeightMap map = check_weights(file, c);
   NamedTensors list;
   for (const WeightShape& w : weights_of(c)) {
     const Tensor t = load_weight(file, map.places.at(w.name), w, c);

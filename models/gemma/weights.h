@@ -26,12 +26,15 @@ struct WeightMap {
 };
 WeightMap find_weights(const TensorFiles&, const GemmaConfig&);
 
+/// The weights of a model at `path`, a folder or a file. Throws Error(Kind::file) for what is none and says what it is: an adapter, a run.
+TensorFiles open_weights(const std::string& path);
+
 /// What the weights are stored in: bf16 or f64 when the embedding is, else f32 (F16 is read as f32).
 DType stored_dtype(const TensorFiles&);
 
 /// Compares the file with the config: every weight present once with the right shape, nothing unknown, a head that equals the
-/// embedding. Throws one Error(Kind::file) that names the first difference and counts the others.
-LoadReport check_weights(const TensorFiles&, const GemmaConfig&);
+/// embedding. Throws one Error(Kind::file) that names the first difference and counts the others; gives what load_weights reads by.
+WeightMap check_weights(const TensorFiles&, const GemmaConfig&);
 
 /// The config of a folder, or of the folder a file lies in; where there is no config.json, the released size whose shapes the
 /// weights have. Throws Error(Kind::file) when there is none.
@@ -39,7 +42,7 @@ GemmaConfig read_config(const std::string& path, const TensorFiles&);
 
 /// Reads the weights into tensors of our names, shaped and typed already: named_values(model). Values are converted to the dtype
 /// of each destination.
-LoadReport load_weights(const TensorFiles&, const GemmaConfig&, const NamedTensors& destinations);
+LoadReport load_weights(const TensorFiles&, const WeightMap&, const GemmaConfig&, const NamedTensors& destinations);
 LoadReport load_weights(const std::string& path, const GemmaConfig&, const NamedTensors& destinations);
 
 enum class LoadDType : uint8_t { keep, f32, bf16 };

@@ -52,7 +52,7 @@ Taken taken(const Case& c) {
   if (gpu) model.graphs = std::make_shared<BodyGraphs>(model);
   app::OptimizerSettings settings;
   if (c.narrow) settings.moments = "bf16", settings.master = "none";
-  const auto optimizer = settings.make(model);
+  const auto optimizer = settings.make(model, 1);
   optimizer->keep_gradients(gpu);
   const Batch batch = app::random_batch(rows, length, config.vocab, 5);
   const double plan = app::plan_memory(model, rows * length, settings).total();

@@ -28,7 +28,7 @@ struct Changed {
     change(tensors);
     save_safetensors(t / "model.safetensors", NamedTensors(tensors.begin(), tensors.end()));
   }
-  LoadReport report() const { return check_weights(Safetensors(t.path.string()), read_hf_config(goldens + "/gemma3-tiny")); }
+  LoadReport report() const { return check_weights(Safetensors(t.path.string()), read_hf_config(goldens + "/gemma3-tiny")).report; }
   std::string says() const {
     try {
       report();
@@ -57,7 +57,7 @@ TEST_CASE("gemma weights: names and shapes follow from the config", "[hf]") {
       n += w.shape.numel();
     }
     CHECK(n == c.count_parameters());
-    CHECK(check_weights(file, c).tensors == static_cast<int64_t>(weights.size()));
+    CHECK(check_weights(file, c).report.tensors == static_cast<int64_t>(weights.size()));
   }
   CHECK(module_name("language_model.model.norm.weight") == "norm.weight");
   CHECK(module_name("model.language_model.layers.3.mlp.up_proj.weight") == "layers.3.mlp.up_proj.weight");

@@ -162,7 +162,7 @@ TEST_CASE("gemma spellings: one model in all of them", "[hf]") {
     for (const auto& [spelling, tree] : trees)
       for (const std::string& path : {as_safetensors(t, tree), as_npz(t, tree), as_pt(t, tree, "")}) {
         INFO(golden << " " << spelling << " " << path);
-        CHECK(check_weights(TensorFiles(path), c).spelling == spelling);
+        CHECK(check_weights(TensorFiles(path), c).report.spelling == spelling);
         CHECK(logits_of(path, c) == want);
       }
     const Named torch = gemma_pytorch_of(c, ours, "embedder.weight"), images = gemma_pytorch_of(c, ours, "text_token_embedder.weight");
@@ -173,7 +173,7 @@ TEST_CASE("gemma spellings: one model in all of them", "[hf]") {
           std::tuple("Hugging Face", hugging_face_of(ours, "model."), "model"), std::tuple("Hugging Face", hugging_face_of(ours, ""), "model_state_dict")}) {
       INFO(golden << " " << spelling << " " << below);
       const std::string path = as_pt(t, tensors, below);
-      CHECK(check_weights(TensorFiles(path), c).spelling == spelling);
+      CHECK(check_weights(TensorFiles(path), c).report.spelling == spelling);
       CHECK(logits_of(path, c) == want);
     }
   }
@@ -206,7 +206,7 @@ TEST_CASE("gemma spellings: the text of a model with images, under three prefixe
   const std::string folder = golden_path("siglip-tiny");
   const GemmaConfig c = read_hf_config(folder);
   const Safetensors file(folder);
-  const LoadReport report = check_weights(file, c);
+  const LoadReport report = check_weights(file, c).report;
   CHECK(report.tensors == 6 * 13 + 2);
   CHECK(report.tensors + report.vision_skipped == static_cast<int64_t>(file.tensors().size()));
   const std::vector<double> want = logits_of(folder, c);
@@ -224,7 +224,7 @@ TEST_CASE("gemma spellings: the text of a model with images, under three prefixe
     }
     const TempFolder t;
     const std::string path = as_safetensors(t, renamed);
-    CHECK(check_weights(TensorFiles(path), c).vision_skipped == report.vision_skipped);
+    CHECK(check_weights(TensorFiles(path), c).report.vision_skipped == report.vision_skipped);
     CHECK(logits_of(path, c) == want);
   }
 }
