@@ -344,13 +344,15 @@ NB_CELL
 const auto bf16_of = [](double v) { return Tensor::scalar(v).to(DType::bf16).item(); };
 nb::Curve table_error{"f64 angles, f32 cosine (here)", {}, {}}, f32_error{"f32 angles", {}, {}},
     bf16_cosine{"cosine in bf16", {}, {}}, bf16_position{"position in bf16", {}, {}};
+const RopeTable wide_table(heads_of, local_base);
+wide_table.reserve(nb::device() == Device::gpu ? 40000 : 0);
 for (double p = 1; p < 40000; p *= 1.3) {
   const auto position = static_cast<int32_t>(p);
   double worst[4] = {};
   // The library's own cosines: turn (1, 0) pairs and read the first half.
   std::vector<float> ones(heads_of, 0);
   std::fill_n(ones.begin(), heads_of / 2, 1.0F);
-  const Head cosines = rope(Tensor::from(ones, {1, 1, 1, static_cast<int64_t>(heads_of)}).to(nb::device()), {position}, RopeTable(heads_of, local_base)).to_vector();
+  const Head cosines = rope(Tensor::from(ones, {1, 1, 1, static_cast<int64_t>(heads_of)}).to(nb::device()), {position}, wide_table).to_vector();
   for (size_t i = 0; i < heads_of / 2; ++i) {
     const double f = frequency(i, heads_of, local_base), exact = std::cos(position * f);
     const float f32_angle = static_cast<float>(position) * static_cast<float>(f);
