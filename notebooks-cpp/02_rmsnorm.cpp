@@ -435,6 +435,7 @@ nb::check(together.sum.to_vector() == apart.to_vector() && together.norm.to_vect
 // - `tensor/cpu/rms_norm.cpp` and `tensor/gpu/rms_norm.cu`: its two bodies
 // - `tensor/kernels/add_rms_norm.h`: the fused forms a Gemma block uses
 // - `tests/contracts/ops/rms_norm.cpp`: what every body must pass
+// - `docs/discrepancies.md`: `norm_eps_1e-5`, `norm_early_downcast`, `norm_w_without_plus_one` and their kin, on whole models
 // - [Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467), section 4; the early rounding:
 //   [transformers 29402](https://github.com/huggingface/transformers/pull/29402)
 //

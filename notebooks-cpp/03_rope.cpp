@@ -393,6 +393,7 @@ nb::check(nb::largest_difference(with_local.y, with_global.y) > 3, "the wrong ba
 // - `tensor/rope_table.h`: the angles, shared by all layers of one base
 // - `models/gemma/config.h`: `rope_base_local`, `rope_base_global`, `rope_factor_global`; which layer has which
 // - `tests/contracts/ops/norm_rope.cpp`: what every body must pass
+// - `docs/discrepancies.md`: `rope_interleaved`, `rope_theta_all_local` and their kin, on whole models
 // - [Su et al. 2021](https://arxiv.org/abs/2104.09864): 3.2 the derivation, 3.4.3 the decay;
 //   [Chen et al. 2023](https://arxiv.org/abs/2306.15595), section 2.3: dividing positions
 //

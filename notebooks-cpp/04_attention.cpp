@@ -492,6 +492,7 @@ nb::check(fused.y[longest] < 2.6 * fused.y[longest - 1] && fused.y[longest] < 0.
 // - `autograd/ops.h`: `AttentionMask`, the rule of visibility in four lines
 // - `tensor/cpu/attention_forward.cpp`, `tensor/gpu/attention_forward.cu`: the bodies
 // - `tests/contracts/ops/attention.cpp`: what every body must pass
+// - `docs/discrepancies.md`: `window_plus_1`, `no_window`, `softcap_after_mask` and their kin, on whole models
 // - [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), 3.2; [Dao et al. 2022](https://arxiv.org/abs/2205.14135), section 3;
 //   [Gemma 3](https://arxiv.org/abs/2503.19786), section 2, for five local layers to a global one
 //

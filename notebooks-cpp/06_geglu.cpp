@@ -37,6 +37,7 @@
 #include <numeric>
 
 #include "autograd/ops.h"
+#include "autograd/parameter.h"
 #include "models/gemma/config.h"
 #include "notebooks-cpp/nb.hpp"
 #include "notebooks-cpp/numbers.h"
