@@ -5,6 +5,7 @@
 #include "app/command.h"
 #include "data/chat.h"
 #include "models/gemma/hf.h"
+#include "models/gemma/load.h"
 #include "models/gemma/peft.h"
 #include "nn/module.h"
 #include "tensor/io/durable.h"
@@ -42,10 +43,8 @@ ModelFolder open_model(const std::string& path, const std::map<std::string, std:
   const TensorFiles weights = open_weights(path);
   GemmaConfig config = read_config(path, weights);
   for (const auto& [key, value] : overrides) set_field(config, key, value);
-  const WeightMap places = check_weights(weights, config);
   const DType storage = dtype == "auto" && device == Device::gpu ? stored_dtype(weights) : weight_dtype(dtype);
-  folder.model = std::make_unique<Gemma>(config, storage);
-  load_weights(weights, places, config, named_values(*folder.model));
+  folder.model = load_gemma(weights, config, storage);
   if (need == TokenizerNeed::required || fs::exists(folder.home + "/tokenizer.model")) {
     folder.tokenizer = Tokenizer::load(folder.home);
     if (folder.tokenizer.vocab_size() > config.vocab)

@@ -1,4 +1,4 @@
-// A lesson as a page: its text, its code, and under each cell what the program printed when it ran just now.
+// A lesson as a page: its text, its code, and under each cell what the program printed when it ran just now. And docs/ as a site.
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
@@ -6,6 +6,7 @@
 #include "app/command.h"
 #include "app/html.h"
 #include "app/notebook.h"
+#include "app/site.h"
 #include "tensor/error.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/file.h"
@@ -15,14 +16,16 @@ namespace facet::app {
 namespace {
 
 struct Settings : Common {
-  std::string notebook, run, out, ipynb;
+  std::string notebook, run, out, ipynb, docs, lessons;
   bool quick = false;
   void declare(Options& o) {
-    o.add("notebook", &notebook, "source of the lesson").metavar("FILE.cpp").positional().required();
+    o.add("notebook", &notebook, "source of the lesson").metavar("FILE.cpp").positional();
     o.add("run", &run, "its program; without it the page has no outputs").metavar("PROGRAM");
-    o.add("out", &out, "page to write; default: the lesson's name with .html").metavar("FILE.html");
+    o.add("out", &out, "page to write; default: the lesson's name with .html. Of --docs: a folder").metavar("FILE.html");
     o.add("ipynb", &ipynb, "also write a Jupyter notebook with outputs").metavar("FILE.ipynb");
     o.add("quick", &quick, "run the program with --quick");
+    o.add("docs", &docs, "instead of a lesson: the pages linked from its index.md; exit code 1 when a link is dead").metavar("FOLDER");
+    o.add("lessons", &lessons, "of --docs: where the pages of lessons lie").metavar("FOLDER");
   }
 };
 
@@ -128,7 +131,18 @@ std::string ipynb(const std::vector<Cell>& cells, const NotebookRun& run) {
   return book.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
+int run_docs(const Settings& s, Console& console) {
+  const std::string out = s.out.empty() ? "site" : s.out;
+  const Site site = write_site(s.docs, s.lessons, out);
+  for (const std::string& p : site.problems) console.warn("{}", p);
+  if (console.json()) console.line("{}", Json{{"out", out}, {"pages", site.pages}, {"lessons", site.lessons}, {"problems", site.problems}}.dump());
+  else if (site.problems.empty()) console.note("{}/index.html: {} pages, {} of them lessons that ran", out, site.pages, site.lessons);
+  return site.problems.empty() ? 0 : static_cast<int>(Kind::check);
+}
+
 int run(Settings& s, Options&, Console& console) {
+  if (s.docs.empty() == s.notebook.empty()) fail(Kind::usage, "report: expected a lesson (FILE.cpp) or --docs FOLDER, one of them");
+  if (!s.docs.empty()) return run_docs(s, console);
   const std::vector<Cell> cells = read_cells(read_file(s.notebook), s.notebook);
   const std::string name = std::filesystem::path(s.notebook).stem().string();
   NotebookRun result;
@@ -158,7 +172,8 @@ int run(Settings& s, Options&, Console& console) {
 Command report_command() {
   return command<Settings>("report", "Run a lesson and write it as a page with its outputs",
                            "The page is one file, readable offline. The exit code is 1 when a check of the lesson does not hold.\n\n"
-                           "  facet report --notebook notebooks-cpp/01_autodiff.cpp --run build/notebooks/01_autodiff --out 01_autodiff.html",
+                           "  facet report --notebook notebooks-cpp/01_autodiff.cpp --run build/notebooks/01_autodiff --out 01_autodiff.html\n"
+                           "  facet report --docs docs --lessons build/notebooks --out site",
                            run);
 }
 
