@@ -1,5 +1,6 @@
 #include "tensor/kernels/geglu.h"
 
+#include "autograd/joined_ops.h"
 #include "autograd/ops.h"
 #include "autograd/ops/rows.h"
 
@@ -16,6 +17,19 @@ struct GegluGrad {
   Tensor recompute(uint16_t) const { return geglu(gate.get(), up.get()); }
 };
 
+struct GegluHalvesGrad {
+  Saved x;
+  void operator()(Grads dy, Sinks dx) {
+    if (!dx[0]) return;
+    const View v = x.view();
+    const int64_t F = dy[0].dim(-1);
+    const Out whole = dx[0].dst(dy[0].dtype());
+    geglu_backward(dy[0].view(), columns(v, 0, F), columns(v, F, 2 * F), columns(whole, 0, F), columns(whole, F, 2 * F));
+  }
+  bool recomputes(uint16_t) const { return true; }
+  Tensor recompute(uint16_t) const { return geglu_halves(x.get()); }
+};
+
 }  // namespace
 
 Tensor geglu(const Tensor& gate, const Tensor& up) {
@@ -28,6 +42,18 @@ Tensor geglu(const Tensor& gate, const Tensor& up) {
   const Tensor g = with_dense_rows(gate), u = with_dense_rows(up);
   geglu(g.view(), u.view(), y.out());
   if (tracing(gate, up)) attach("geglu", {&y}, {&gate, &up}, GegluGrad{g, u});
+  return y;
+}
+
+Tensor geglu_halves(const Tensor& x) {
+  check_floating("geglu_halves", "x", x);
+  if (x.rank() < 1 || x.dim(-1) % 2) fail(Kind::usage, "geglu_halves: x {}: expected [.., 2F]", to_string(x.shape()));
+  Shape shape = x.shape();
+  const int64_t F = shape[-1] /= 2;
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  const Tensor rows = with_dense_rows(x);
+  geglu(columns(rows.view(), 0, F), columns(rows.view(), F, 2 * F), y.out());
+  if (tracing(x)) attach("geglu_halves", {&y}, {&x}, GegluHalvesGrad{rows});
   return y;
 }
 

@@ -1,7 +1,9 @@
-#include <algorithm>
+#include <type_traits>
 
+#include "autograd/joined_ops.h"
 #include "autograd/ops.h"
 #include "autograd/ops/rows.h"
+#include "tensor/gpu/side_by_side.h"
 #include "tensor/kernels/gemm.h"
 
 namespace facet {
@@ -15,6 +17,15 @@ void check(const Tensor& x, const Tensor& w) {
     fail(Kind::usage, "linear: x is {}, w is {}: expected one floating dtype, or bf16 weights under f32; cast one of them",
          name_of(x.dtype()), name_of(w.dtype()));
 }
+
+// x as rows, from a dense copy where its leading dimensions do not follow each other.
+struct RowsOf {
+  Tensor dense;
+  View view;
+  explicit RowsOf(Tensor x) : dense(std::move(x)), view(as_rows(dense.view())) {
+    if (!view) view = as_rows((dense = dense.dense()).view());
+  }
+};
 
 // dx = sum_i dy_i w_i; dw_i = dy_i^T x, straight into the parameter's gradient. Inputs: x, w_0, w_1, ...
 struct LinearGrad {
@@ -30,18 +41,112 @@ struct LinearGrad {
     }
     if (dx[0]) linear_dx(dys, ws, as_rows(dx[0].dst()));
     if (!x) return;
-    Tensor rows = x.get();
-    View vx = as_rows(rows.view());
-    if (!vx) vx = as_rows((rows = rows.dense()).view());
+    const RowsOf rows(x.get());
     for (size_t i = 0, n = 0; i < dy.size(); ++i) {
       if (!dy[i]) continue;
-      if (dx[1 + i]) linear_dw(dys[n], vx, dx[1 + i].dst());
+      if (dx[1 + i]) linear_dw(dys[n], rows.view, dx[1 + i].dst());
       ++n;
     }
   }
 };
 
+/// Matrices [O_i, I], windows to read or to write, as the one they are when each begins where the one before it ends; else absent.
+template <class V>
+V stacked(std::span<const V> parts) {
+  V all = parts[0];
+  for (const V& p : parts) {
+    if (!p || !p.contiguous() || p.dtype != all.dtype || p.device != all.device || p.shape[1] != all.shape[1]) return {};
+    if constexpr (std::is_same_v<V, Out>)
+      if (p.accumulate != all.accumulate) return {};
+    if (&p == parts.data()) continue;
+    if (p.data != all.template as<char>() + all.numel() * size_of(all.dtype)) return {};
+    all.shape[0] += p.shape[0];
+  }
+  return all;
+}
+
+/// The columns of y that belong to each weight.
+template <class V>
+pool_vector<V> parts_of(const V& y, std::span<const View> w) {
+  pool_vector<V> parts;
+  int64_t begin = 0;
+  for (const View& v : w) {
+    parts.push_back(columns(y, begin, begin + v.shape[0]));
+    begin += v.shape[0];
+  }
+  return parts;
+}
+
+// dx = dy [w_0; w_1; ...]; [dw_0; dw_1; ...] = dy^T x. Inputs: x, w_0, w_1, ...
+struct LinearJoinedGrad {
+  Kept x;  // when some w trains
+  pool_vector<Saved> w;
+
+  void operator()(Grads dy, Sinks dx) {
+    const View d = as_rows(dy[0].view());
+    pool_vector<View> ws;
+    for (const Saved& s : w) ws.push_back(s.view());
+    const pool_vector<View> ds = parts_of(d, ws);
+    if (dx[0]) {
+      const Out to = as_rows(dx[0].dst());
+      if (const View all = stacked<View>(ws)) linear_dx({&d, 1}, {&all, 1}, to);
+      else linear_dx(ds, ws, to);
+    }
+    if (!x) return;
+    const RowsOf rows(x.get());
+    const pool_vector<Out> dws = destinations(dx.subspan(1), ws);
+    if (const Out all = stacked<Out>(dws)) return linear_dw(d, rows.view, all);
+    for (size_t i = 0; i < dws.size(); ++i)
+      if (dws[i]) linear_dw(ds[i], rows.view, dws[i]);
+  }
+
+  // Gradients that do not exist yet come to lie side by side, and stay so.
+  static pool_vector<Out> destinations(Sinks dw, std::span<const View> w) {
+    size_t bytes = 0;
+    for (const View& v : w) bytes += static_cast<size_t>(v.numel() * size_of(acc_dtype(v.dtype)));
+    const gpu::SideBySide row(bytes);
+    pool_vector<Out> list;
+    for (Sink& s : dw) list.push_back(s.dst());
+    return list;
+  }
+};
+
 }  // namespace
+
+bool side_by_side(std::span<const Tensor> w) {
+  pool_vector<View> views;
+  for (const Tensor& t : w) views.push_back(t.view());
+  return !views.empty() && static_cast<bool>(stacked<View>(views));
+}
+
+Tensor linear_joined(const Tensor& x, std::span<const Tensor> w) {
+  if (w.empty()) fail(Kind::usage, "linear_joined: no weights");
+  Shape shape = x.shape();
+  pool_vector<View> ws;
+  pool_vector<const Tensor*> inputs{&x};
+  bool trains = false;
+  for (const Tensor& t : w) {
+    check(x, t);
+    ws.push_back(t.view());
+    inputs.push_back(&t);
+    trains = trains || t.slot();
+  }
+  shape[-1] = 0;
+  for (const View& v : ws) shape[-1] += v.shape[0];
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  const RowsOf rows(x.detach());
+  const Out whole = as_rows(y.out());
+  if (const View all = stacked<View>(ws)) linear(rows.view, {&all, 1}, {&whole, 1});
+  else linear(rows.view, ws, parts_of(whole, ws));
+  if (grad_enabled() && (x.slot() || trains)) {
+    LinearJoinedGrad grad;
+    if (trains) grad.x = x;
+    grad.w.assign(w.begin(), w.end());
+    Tensor* outputs[] = {&y};
+    attach<LinearJoinedGrad>("linear_joined", outputs, inputs, std::move(grad));
+  }
+  return y;
+}
 
 pool_vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w) {
   pool_vector<Tensor> y(w.size());

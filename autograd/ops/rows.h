@@ -30,6 +30,14 @@ V as_rows(V v) {
   return v;
 }
 
+/// Elements [begin, end) of the last dimension.
+template <class V>
+V columns(V v, int64_t begin, int64_t end) {
+  v.data = static_cast<const char*>(v.data) + begin * v.stride[-1] * size_of(v.dtype);
+  v.shape[-1] = end - begin;
+  return v;
+}
+
 inline void check_floating(const char* op, const char* name, const Tensor& x) {
   if (!x) fail(Kind::usage, "{}: {} is absent", op, name);
   if (x.dtype() == DType::i32) fail(Kind::usage, "{}: {} {} is i32, expected f32, bf16 or f64", op, name, to_string(x.shape()));

@@ -24,14 +24,14 @@ void forward(const View& gate, const View& up, const Out& y) {
 
 template <class T>
 void backward(const View& dy, const View& gate, const View& up, const Out& dgate, const Out& dup) {
-  const Rows rows(gate), up_rows(up), dy_rows(dy);
+  const Rows rows(gate), up_rows(up), dy_rows(dy), dgate_rows(dgate ? dgate : gate), dup_rows(dup ? dup : gate);
   parallel_for(rows.n, rows.chunk(), 16 * rows.d, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T* const g = gate.as<T>() + rows.at(r);
       const T* const u = up.as<T>() + up_rows.at(r);
       const T* const d = dy.as<T>() + dy_rows.at(r);
-      T* const dg = dgate ? dgate.as<T>() + r * rows.d : nullptr;
-      T* const du = dup ? dup.as<T>() + r * rows.d : nullptr;
+      T* const dg = dgate ? dgate.as<T>() + dgate_rows.at(r) : nullptr;
+      T* const du = dup ? dup.as<T>() + dup_rows.at(r) : nullptr;
       for_row<T>(rows.d, [&](int64_t i, auto part) {
         const math::Pair<Vec<T>> gelu = math::gelu_tanh_pair(load(g + i, part));
         const Vec<T> dv = load(d + i, part);

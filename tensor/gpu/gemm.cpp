@@ -245,9 +245,13 @@ void linear_geglu(View x, View w_gate, View w_up, Out y) {
     count(gate), count(up);
     return product_skinny_geglu(op, gate, up);
   }
-  const size_t bytes = static_cast<size_t>(y.numel() * size_of(y.dtype));
-  const Scratch gate_space(bytes, "gates"), up_space(bytes, "what goes through gates");
-  const Out products[] = {window(gate_space.as<void>(), y.dtype, y.shape[0], y.shape[1]), window(up_space.as<void>(), y.dtype, y.shape[0], y.shape[1])};
+  const int64_t F = y.shape[1];
+  const Scratch space(static_cast<size_t>(2 * y.numel() * size_of(y.dtype)), "gates and what goes through them");
+  Out products[2];  // rows side by side: of weights that are, too, they are one product
+  for (int i = 0; i < 2; ++i) {
+    products[i] = window(space.as<char>() + i * F * size_of(y.dtype), y.dtype, y.shape[0], F);
+    products[i].stride[0] = 2 * F;
+  }
   const View weights[] = {w_gate, w_up};
   gpu::linear(x, weights, products);
   gpu::geglu(products[0], products[1], y);

@@ -10,6 +10,7 @@
 
 #include "tensor/error.h"
 #include "tensor/gpu/runtime.h"
+#include "tensor/gpu/side_by_side.h"
 #include "tensor/size_classes.h"
 #include "tensor/tensor.h"
 
@@ -19,17 +20,28 @@ namespace {
 constexpr size_t sentinel_bytes = 1024;
 constexpr int sentinel_byte = 0xa5, unwritten_byte = 0xff;
 
+std::string name_of(const Purpose& p) { return p.shape.rank ? fmt::format("{} {}{}", p.what, facet::name_of(p.dtype), to_string(p.shape)) : p.what; }
+
 struct Block {
   int size_class, arena;
   size_t bytes;
   bool live, guarded;
   Purpose purpose;
   void* data;
-  Block* next;  // in its free list
+  Block* next;      // in its free list
+  int holders = 0;  // of a block that several tensors share: those that live, and the scope that hands it out
+};
 
-  std::string name() const {
-    return purpose.shape.rank ? fmt::format("{} {}{}", purpose.what, name_of(purpose.dtype), to_string(purpose.shape)) : purpose.what;
-  }
+// A tensor of a SideBySide.
+struct Piece {
+  Block* block;
+  size_t bytes;
+  Purpose purpose;
+};
+// The one that is open, if any.
+struct Row {
+  size_t bytes = 0, used = 0;
+  Block* block = nullptr;
 };
 
 struct FreeLists {
@@ -39,6 +51,8 @@ struct FreeLists {
 struct Pool {
   std::mutex mutex;
   std::unordered_map<void*, Block> blocks;  // grows only when the driver is asked
+  std::unordered_map<void*, Piece> pieces;
+  Row row;
   std::map<int, FreeLists> arenas;
   int arena = 0, next_arena = 1;
   PoolStats stats{};
@@ -79,7 +93,7 @@ struct Pool {
       for (size_t i = sentinel_bytes; i-- > 0;)
         if (found[i] != sentinel_byte) ++bad, first = i;
       if (bad == 0) continue;
-      broken.push_back(fmt::format("{} {}{}: {} bytes written {} its {} bytes, the first {} bytes {}", b.purpose.what, name_of(b.purpose.dtype),
+      broken.push_back(fmt::format("{} {}{}: {} bytes written {} its {} bytes, the first {} bytes {}", b.purpose.what, facet::name_of(b.purpose.dtype),
                                    to_string(b.purpose.shape), bad, after ? "behind" : "before", b.bytes, after ? first : sentinel_bytes - first,
                                    after ? "behind the end" : "before the beginning"));
     }
@@ -117,18 +131,65 @@ struct Pool {
     return &(blocks[data] = Block{c, arena, size, false, guarding(), {}, data, nullptr});
   }
 
+  Block& take(size_t bytes, const Purpose& purpose) {
+    if (bytes > (size_t{1} << 46)) fail(Kind::memory, "GPU memory: a request of {} bytes cannot be served", bytes);
+    const int c = size_classes::class_of(bytes);
+    const size_t size = exact() || guarding() ? bytes : size_classes::bytes_of(c);
+    Block*& list = arenas[arena].of_class[c];
+    Block* b = guarding() ? nullptr : list;
+    if (b) list = b->next;
+    else b = fresh(c, size);
+    if (!b) {
+      fail(Kind::memory, "GPU memory: {} more bytes needed for {}, {} of {} in use; try a smaller batch, --accum or --recompute block. Live buffers:\n{}",
+           size, purpose.what, stats.live_bytes, limit ? limit : device().total_bytes, table());
+    }
+    b->live = true;
+    b->purpose = purpose;
+    stats.live_bytes += b->bytes;
+    stats.peak_bytes = std::max(stats.peak_bytes, stats.live_bytes);
+    return *b;
+  }
+  void put_back(Block& b) {
+    b.live = false;
+    stats.live_bytes -= b.bytes;
+    if (b.guarded || (b.arena == 0 && emulated)) return release(b);
+    Block*& list = arenas[b.arena].of_class[b.size_class];
+    b.next = list;
+    list = &b;
+  }
+
+  // The next piece of the open row; null when it serves no such request.
+  void* piece(size_t bytes, const Purpose& purpose) {
+    constexpr size_t alignment = 16;
+    if (bytes == 0 || row.used % alignment || row.used + bytes > row.bytes || guarding()) return nullptr;
+    if (!row.block) {
+      row.block = &take(row.bytes, {"tensors side by side", {}, purpose.dtype});
+      row.block->holders = 1;
+    }
+    void* data = static_cast<char*>(row.block->data) + row.used;
+    row.used += bytes;
+    ++row.block->holders;
+    pieces[data] = {row.block, bytes, purpose};
+    return data;
+  }
+  void let_go(Block* shared) {
+    if (shared && --shared->holders == 0) put_back(*shared);
+  }
+
   std::string table() const {
     struct Line {
       size_t bytes = 0;
       int count = 0;
     };
     std::map<std::string, Line> lines;
-    for (const auto& [data, b] : blocks) {
-      if (!b.live) continue;
-      Line& l = lines[b.name()];
-      l.bytes += b.bytes;
+    const auto add = [&lines](const Purpose& p, size_t bytes) {
+      Line& l = lines[name_of(p)];
+      l.bytes += bytes;
       ++l.count;
-    }
+    };
+    for (const auto& [data, b] : blocks)
+      if (b.live && b.holders == 0) add(b.purpose, b.bytes);
+    for (const auto& [data, p] : pieces) add(p.purpose, p.bytes);
     std::vector<std::pair<std::string, Line>> sorted(lines.begin(), lines.end());
     std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return std::tie(b.second.bytes, a.first) < std::tie(a.second.bytes, b.first); });
     constexpr size_t most = 20;
@@ -152,38 +213,31 @@ Pool& pool() {
 }  // namespace
 
 void* pool_alloc(size_t bytes, const Purpose& purpose) {
-  if (bytes > (size_t{1} << 46)) fail(Kind::memory, "GPU memory: a request of {} bytes cannot be served", bytes);
-  const int c = size_classes::class_of(bytes);
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
-  const size_t size = p.exact() || p.guarding() ? bytes : size_classes::bytes_of(c);
   ++p.stats.pool_allocs;
-  Block*& list = p.arenas[p.arena].of_class[c];
-  Block* b = p.guarding() ? nullptr : list;
-  if (b) list = b->next;
-  else b = p.fresh(c, size);
-  if (!b) {
-    fail(Kind::memory, "GPU memory: {} more bytes needed for {}, {} of {} in use; try a smaller batch, --accum or --recompute block. Live buffers:\n{}",
-         size, purpose.what, p.stats.live_bytes, p.limit ? p.limit : device().total_bytes, p.table());
-  }
-  b->live = true;
-  b->purpose = purpose;
-  p.stats.live_bytes += b->bytes;
-  p.stats.peak_bytes = std::max(p.stats.peak_bytes, p.stats.live_bytes);
-  return b->data;
+  if (void* piece = p.piece(bytes, purpose)) return piece;
+  return p.take(bytes, purpose).data;
 }
 
 void pool_free(void* data) noexcept {
   if (!data) return;
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
-  Block& b = p.blocks.at(data);
-  b.live = false;
-  p.stats.live_bytes -= b.bytes;
-  if (b.guarded || (b.arena == 0 && p.emulated)) return p.release(b);
-  Block*& list = p.arenas[b.arena].of_class[b.size_class];
-  b.next = list;
-  list = &b;
+  const auto piece = p.pieces.find(data);
+  if (piece == p.pieces.end()) return p.put_back(p.blocks.at(data));
+  Block* shared = piece->second.block;
+  p.pieces.erase(piece);
+  p.let_go(shared);
+}
+
+SideBySide::SideBySide(size_t bytes) {
+  std::lock_guard lock(pool().mutex);
+  pool().let_go(std::exchange(pool().row, {bytes, 0, nullptr}).block);
+}
+SideBySide::~SideBySide() {
+  std::lock_guard lock(pool().mutex);
+  pool().let_go(std::exchange(pool().row, {}).block);
 }
 
 PoolStats pool_stats() {
@@ -213,11 +267,16 @@ std::string live_buffers() {
 
 std::string describe_live_buffer(const void* p) {
   std::lock_guard lock(pool().mutex);
-  for (const auto& [data, b] : pool().blocks) {
-    const auto* begin = static_cast<const char*>(b.data);
-    if (b.live && p >= begin && p < begin + b.bytes)
-      return fmt::format("byte {} of {} ({} bytes)", static_cast<const char*>(p) - begin, b.name(), b.bytes);
-  }
+  const auto* at = static_cast<const char*>(p);
+  const auto found = [at](const void* data, size_t bytes, const Purpose& purpose) {
+    const auto* begin = static_cast<const char*>(data);
+    return at >= begin && at < begin + bytes ? fmt::format("byte {} of {} ({} bytes)", at - begin, name_of(purpose), bytes) : std::string();
+  };
+  for (const auto& [data, piece] : pool().pieces)
+    if (std::string s = found(data, piece.bytes, piece.purpose); !s.empty()) return s;
+  for (const auto& [data, b] : pool().blocks)
+    if (b.live)
+      if (std::string s = found(b.data, b.bytes, b.purpose); !s.empty()) return s;
   return {};
 }
 

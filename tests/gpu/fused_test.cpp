@@ -143,6 +143,19 @@ TEST_CASE("geglu: gpu as cpu") {
       if (sample % 5 == 1) b.out[0].absent = true;
       if (sample % 5 == 2) b.out[1].absent = true;
       check_kernel(b);
+
+      // Both gradients as halves of one.
+      KernelCheck halves{words("geglu_backward halves", t, c), b.in, {{{c.n, 2 * c.d}, t}}};
+      halves.limits = b.limits;
+      halves.shift = sample % 5 == 3;
+      halves.body = [d](const Views& in, const Outs& out) {
+        Out half[] = {out[0], out[0]};
+        half[1].data = half[1].as<char>() + d * size_of(half[1].dtype);
+        for (Out& o : half) o.shape[1] = d;
+        geglu_backward(in[0], in[1], in[2], half[0], half[1]);
+      };
+      if (sample % 3 == 0) halves.out[0].start = r.normal({c.n, 2 * c.d}, t), halves.out[0].add = true;
+      check_kernel(halves);
     }
   }
 }

@@ -148,8 +148,10 @@ int64_t launches_of_step(GemmaConfig config, int64_t layers, int64_t rows, int64
   const Tokens step{Tensor::full({rows, 1}, 3, DType::i32), Tensor::full({rows, 1}, 0, DType::i32), {}};
   cache.reach_all();  // as a recorded step has it
   model.hidden(step, &cache);
+  gpu::synchronize();  // a device that works late counts late
   const int64_t before = gpu::emulator::counters().launches;
   model.hidden(step, &cache);
+  gpu::synchronize();
   return gpu::emulator::counters().launches - before;
 }
 
@@ -166,7 +168,7 @@ TEST_CASE("model on the GPU: how many kernels a layer launches in decoding") {
   CHECK(each("gemma3-1b", 1, 64) == 8);
   CHECK(each("gemma3-1b", 1, 300) == 9);  // pieces of the cache are joined
   CHECK(each("gemma3-1b", 16, 300) == 9);
-  CHECK(each("gemma3-1b", 17, 300) == 13);  // more rows than one kernel takes against several weights
+  CHECK(each("gemma3-1b", 17, 300) == 10);  // more rows than the kernel that has GeGLU in it takes
   CHECK(each("gemma2-2b", 1, 64) == 8);
   CHECK(each("gemma1-2b", 1, 64) == 8);   // no norms behind attention and feed-forward
 }

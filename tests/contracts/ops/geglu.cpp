@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "autograd/inference_ops.h"
+#include "autograd/joined_ops.h"
 #include "autograd/ops.h"
 #include "tests/contracts/ops/list.h"
 #include "tests/support/composite_linear.h"
@@ -30,6 +31,18 @@ Contracts geglu_contracts() {
     return Tensor::from(y, x[0].shape());
   };
 
+  Contract halves = c;
+  halves.name = "geglu_halves";
+  halves.inputs = [](Random& r, int sample) -> Tensors {
+    const int64_t f = sample == 16 ? 4099 : awkward_size(sample), n = sample == 16 ? 2 : 1 + sample % 5;
+    return {with_layout(r.normal({n, 2 * f}, DType::f64, 2), all_layouts[sample % 5])};
+  };
+  halves.fused = [](const Tensors& x) { return geglu_halves(x[0]); };
+  halves.composite = [twin = c.composite](const Tensors& x) {
+    const int64_t f = x[0].dim(-1) / 2;
+    return twin({x[0].detach().slice(1, 0, f), x[0].detach().slice(1, f, 2 * f)});
+  };
+
   Contract products;  // x, w_gate, w_up
   products.name = "linear_geglu";
   products.samples = 17;
@@ -44,7 +57,7 @@ Contracts geglu_contracts() {
   };
   products.fused = [](const Tensors& x) { return linear_geglu(x[0], x[1], x[2]); };
   products.composite = [twin = c.composite](const Tensors& x) { return twin({slow_linear(x[0], x[1]), slow_linear(x[0], x[2])}); };
-  return {c, products};
+  return {c, halves, products};
 }
 
 }  // namespace facet::test
