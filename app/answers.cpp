@@ -30,7 +30,7 @@ std::vector<std::vector<Answer>> answer_all(LanguageModel& model, const Tokenize
       Ids ids = g.tokens;
       if (g.stop == Stop::stop_token) ids.pop_back();
       texts.push_back({&questions[static_cast<size_t>(i / k)], tokenizer.decode(ids)});
-      result[static_cast<size_t>(i / k)].push_back({.text = texts.back().completion, .verdict = {}, .error = {}, .stop = g.stop});
+      result[static_cast<size_t>(i / k)].push_back({.text = texts.back().completion, .verdict = {}, .error = {}, .stop = g.stop, .tokens = g.tokens, .log_probs = g.log_probs});
     }
     const std::vector<Reward> judged = rewards.judge(texts);
     for (int64_t i = begin; i < end && rewards.size() > 0; ++i) {

@@ -17,6 +17,8 @@ struct Answer {
   std::string verdict;  ///< "correct", "wrong", ...
   std::string error;    ///< not empty: a verifier failed, there is no reward
   Stop stop = Stop::running;
+  Ids tokens = {};            ///< a stop token included
+  std::vector<float> log_probs = {};
 };
 
 /// answers[i][j]: the j-th of k answers to question i; greedy ones are all alike, so k is 1 then. `progress` gets answered and total.

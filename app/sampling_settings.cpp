@@ -2,7 +2,7 @@
 
 namespace facet::app {
 
-void SamplingSettings::declare_sampling(Options& o) {
+Option& SamplingSettings::declare_sampling(Options& o) {
   o.section("sampling");
   o.add("max-new", &max_new, "most new tokens").alias({"max-tokens", "max-new-tokens", "n-predict"}).letter('n').range(1, 1 << 24);
   o.add("temp", &temp, "temperature; 0 takes the most likely token").alias({"temperature"}).range(0, 100);
@@ -13,13 +13,14 @@ void SamplingSettings::declare_sampling(Options& o) {
   o.add("repetition-penalty", &repetition_penalty, "above 1 makes tokens seen before less likely").range(1e-3, 1e3);
   o.add("stop", &stop, "a piece that ends the answer, besides the model's own stop tokens; may be repeated").verbatim();
   o.add("forbid", &forbid, "a piece that is never produced; may be repeated").verbatim();
-  o.add("context", &context, "most tokens in all; 0: what the model was made for").range(0, 1 << 24);
+  return o.add("context", &context, "most tokens in all; 0: what the model was made for").range(0, 1 << 24);
 }
 
 GenerateOptions SamplingSettings::options(const Tokenizer& tokenizer, uint64_t seed) const {
   GenerateOptions g;
   g.sampling = {.temperature = greedy ? 0 : temp, .top_k = top_k, .top_p = top_p, .min_p = min_p, .repetition_penalty = repetition_penalty};
   g.max_new = max_new;
+  g.context = context;
   g.seed = seed;
   g.stop = tokenizer.stop_ids();
   const auto piece = [&](const char* flag, const std::string& text) {

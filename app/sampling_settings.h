@@ -12,7 +12,8 @@ struct SamplingSettings {
   bool greedy = false;
   Values stop, forbid;
 
-  void declare_sampling(Options&);
+  /// Returns --context: where nothing else is called so, --max-len is another name for it.
+  Option& declare_sampling(Options&);
   /// Stop and forbidden texts become tokens: each must be a single piece. Throws Error(Kind::usage) otherwise.
   GenerateOptions options(const Tokenizer&, uint64_t seed) const;
 };

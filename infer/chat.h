@@ -1,38 +1,54 @@
-// A conversation that keeps its cache: every turn computes only what is new.
+// A conversation that keeps its cache: every turn computes only what is new. When the context is full its oldest exchanges are forgotten,
+// whole, and whoever asks is told.
 #pragma once
-#include <functional>
-#include <string>
-#include <string_view>
-
 #include "data/chat.h"
-#include "infer/generator.h"
+#include "infer/text.h"
 
 namespace facet {
 
 class Chat {
  public:
-  /// `context`: most tokens of the whole conversation (0: the model's). Throws Error(Kind::usage) when the tokenizer has no turn
-  /// tags: such a model was never taught to take turns.
-  Chat(LanguageModel&, Tokenizer, GenerateOptions, int64_t context = 0);
+  /// options.context: most tokens of the whole conversation. Throws Error(Kind::usage) when the tokenizer has no turn tags: such a model
+  /// was never taught to take turns.
+  Chat(LanguageModel&, Tokenizer, GenerateOptions);
 
-  /// Put before the first user message.
+  /// Put before the first user message, also when that is forgotten; from the next turn on.
   void set_system(std::string text) { system_ = std::move(text); }
-  /// Sends a message and returns the answer, without its end tag; `on_text` gets it piece by piece, whole characters only, and
-  /// may return false to end it. Throws Error(Kind::usage), leaving the conversation as it was, when the context is full.
-  std::string say(const std::string& message, const std::function<bool(std::string_view)>& on_text = {});
+  /// Sends a message and returns the answer, without its end tag; `on_text` gets it piece by piece. What then follows has the tokens of a
+  /// conversation that began with the first exchange still remembered. Throws Error(Kind::usage), leaving the conversation as it was, when
+  /// the message alone fills the context.
+  std::string say(const std::string& message, const OnText& on_text = {});
   /// Starts anew.
   void clear();
 
-  const std::vector<int32_t>& tokens() const { return tokens_; }  ///< the whole conversation
+  /// What a turn had to forget to find room: its message and an answer of max_new tokens, or of a quarter of the context if that is less.
+  struct Forgotten {
+    int64_t exchanges = 0;  ///< a message and its answer each, the oldest ones
+    int64_t tokens = 0;
+  };
+  const Forgotten& last_forgotten() const { return forgotten_; }
+  const std::vector<int32_t>& tokens() const { return tokens_; }  ///< the whole conversation, as far as it is remembered
+  int64_t context() const { return generator_.capacity(); }
   int64_t last_computed() const { return computed_; }             ///< tokens the last turn fed before its first new token
   Stop last_stop() const { return stop_; }
 
  private:
+  struct Exchange {
+    std::string message;
+    Ids answer;  ///< as drawn, a stop token included
+    Stop stop = Stop::running;
+  };
+  Ids opened(const std::string& message, bool first) const;
+  void append_closed(Ids& to, const Exchange&) const;
+  Ids from_exchange(size_t first, const std::string& message) const;
+
   Tokenizer tokenizer_;
   GenerateOptions options_;
   Generator generator_;
   std::string system_;
-  std::vector<int32_t> tokens_;
+  std::vector<Exchange> exchanges_;  ///< those remembered
+  Ids tokens_;
+  Forgotten forgotten_;
   int64_t computed_ = 0;
   Stop stop_ = Stop::running;
 };

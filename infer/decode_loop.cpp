@@ -52,7 +52,7 @@ struct DecodeLoop::Entry {
 DecodeLoop::DecodeLoop(LanguageModel& m, KvCache& c) : model_(&m), cache_(&c) {}
 DecodeLoop::~DecodeLoop() = default;
 
-bool DecodeLoop::alone(const SamplingOptions& o) const { return model_->device() == Device::gpu && !tapping() && o.repetition_penalty == 1; }
+bool DecodeLoop::alone(const SamplingOptions& o) const { return model_->device() == Device::gpu && !tapping() && o.repetition_penalty == 1 && !o.tell_cut; }
 
 DecodeLoop::Entry& DecodeLoop::entry(int64_t first, int64_t rows) {
   const auto found = std::ranges::find_if(entries_, [&](const auto& e) { return e->first == first && e->rows == rows; });

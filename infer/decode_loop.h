@@ -3,7 +3,8 @@
 // counters of random numbers and the flags of ended rows live in device memory (tensor/kernels/decode_rows.h), tokens gather in a log there,
 // and the host waits once for all of them. Replayed, eager and one by one: the same bits.
 //
-// On the CPU a step is a step. So it is on a GPU under taps and with a repetition penalty, whose history is the host's.
+// On the CPU a step is a step. So it is on a GPU under taps, with a repetition penalty, whose history is the host's, and where draws tell what
+// filters cut.
 #pragma once
 #include <memory>
 #include <optional>

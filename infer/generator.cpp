@@ -249,9 +249,9 @@ std::vector<Generation> generate(LanguageModel& model, const std::vector<std::ve
   if (prompts.empty()) return {};
   int64_t longest = 0;
   for (const auto& p : prompts) longest = std::max(longest, static_cast<int64_t>(p.size()));
-  if (longest > model.context())
-    fail(Kind::usage, "generate: a prompt has {} tokens, the context is {}; shorten it or raise --context", longest, model.context());
-  const int64_t capacity = std::max<int64_t>(1, std::min(longest + o.max_new, model.context()));
+  const int64_t context = o.context > 0 ? o.context : model.context();
+  if (longest > context) fail(Kind::usage, "generate: a prompt has {} tokens, the context is {}; shorten it or raise --context", longest, context);
+  const int64_t capacity = std::max<int64_t>(1, std::min(longest + o.max_new, context));
   Generator g(model, static_cast<int64_t>(prompts.size()), capacity, std::min<int64_t>(256, capacity));
   std::vector<int64_t> rows(prompts.size());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i);

@@ -18,6 +18,7 @@ struct GenerateOptions {
   std::vector<int32_t> stop = {};   ///< tokens that end a row; they are part of its output
   uint64_t seed = 0;
   bool ignore_stop = false;
+  int64_t context = 0;              ///< most tokens of a row, its prompt included; 0: what the model was made for
   /// On a GPU: tokens of a row between two looks of the host, which a caller therefore gets in handfuls. Results are the same for every
   /// number: what comes after the token that ended a row is neither handed over nor remembered. The CPU looks after every token.
   int64_t poll = 8;
@@ -96,7 +97,7 @@ class Generator {
 std::vector<Generation> continue_rows(Generator&, const std::vector<int64_t>& rows, const std::vector<std::vector<int32_t>>& tokens,
                                       const GenerateOptions&, const OnToken& = {});
 
-/// Continues every prompt in a cache of its own: row r is prompts[r].
+/// Continues every prompt in a cache of its own: row r is prompts[r]. Its size decides no bit.
 std::vector<Generation> generate(LanguageModel&, const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions&,
                                  const OnToken& = {});
 

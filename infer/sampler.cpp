@@ -54,6 +54,19 @@ Tensor uploaded(const List& ids, Device device) {
 bool ranks(const SamplingOptions& o) { return o.top_k > 0 || o.top_p < 1 || o.min_p > 0; }
 RankFilters filters_of(const SamplingOptions& o) { return {o.top_k, o.top_p, o.min_p}; }
 
+// What the filters left of the scores that draw() made.
+void tell_cut(const Tensor& scores, const SamplingOptions& o, std::span<const DrawRow> rows, std::span<Draw> draws) {
+  if (alters(o)) Sampler(o, scores.device()).alter(scores, rows);
+  const Tensor stats = score(scores, 0, 1).to(Device::cpu), here = scores.to(Device::cpu);
+  const auto V = static_cast<size_t>(scores.dim(1));
+  pool_vector<Scored> room;
+  for (size_t r = 0; r < draws.size(); ++r) {
+    const Distribution d(here.data<float>().subspan(r * V, V), stats.data<float>().data() + 5 * r, filters_of(o), room);
+    draws[r].kept = static_cast<int32_t>(std::min(d.kept(), V));
+    draws[r].mass = static_cast<float>(d.kept_share());
+  }
+}
+
 Tensor one_row(std::span<const float> logits) { return Tensor::from(logits, {1, static_cast<int64_t>(logits.size())}); }
 
 }  // namespace
@@ -119,6 +132,7 @@ void draw(const Tensor& products, double cap, const SamplingOptions& o, std::spa
   const gpu::MaySync wait;  // for the tokens that are drawn
   const Tensor here = told.to(Device::cpu);  // all that leaves the device
   for (int64_t r = 0; r < n; ++r) draws[static_cast<size_t>(r)] = read_draw(here.data<double>().data() + 4 * r, V);
+  if (o.tell_cut && ranks(o) && !greedy(o)) tell_cut(products, o, rows, draws);
 }
 
 Draw draw(std::span<const float> logits, const SamplingOptions& o, Key key, std::span<const int32_t> history) {

@@ -18,6 +18,7 @@ struct SamplingOptions {
   double min_p = 0;               ///< keep tokens with at least this share of the most likely one's probability
   double repetition_penalty = 1;  ///< logits of tokens seen before: divided if positive, multiplied if negative
   std::vector<int32_t> forbidden = {}; ///< never drawn
+  bool tell_cut = false;          ///< draws say what top-k, top-p and min-p left (Draw::kept); costs another pass over the scores, on the host
   /// Throws Error(Kind::usage) naming the option, its range and the value.
   void check() const;
   bool operator==(const SamplingOptions&) const = default;
@@ -32,6 +33,8 @@ struct Draw {
   int32_t id;
   float log_prob;  ///< log softmax(logits / temperature)[id] over the whole vocabulary (temperature 1 when greedy)
   float entropy;   ///< of that distribution
+  int32_t kept = 0;  ///< with tell_cut: tokens that the ranking filters left to draw from; 0: not told, or nothing ranks
+  float mass = 1;    ///< and their share of the probability before those filters
 };
 /// One token for each row of `products`, f32 [n, V], whose logits are cap * tanh(products / cap) (cap 0: the products themselves). Overwrites
 /// them. log_prob is to the bit what linear_log_probs (autograd/ops.h) says of the same products, cap and temperature. Throws

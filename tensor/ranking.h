@@ -73,7 +73,7 @@ class Distribution {
  public:
   /// stats: of this row. `list`: memory that rows share one after the other.
   Distribution(std::span<const float> scores, const float* stats, const RankFilters& f, pool_vector<Scored>& list)
-      : ranking_(scores, stats[0], list), top_(stats[0]), mass_(stats[1]) {
+      : ranking_(scores, stats[0], list), top_(stats[0]), all_(stats[1]), mass_(all_) {
     if (f.top_k > 0 && static_cast<size_t>(f.top_k) < scores.size()) {
       const Scored* last = ranking_[static_cast<size_t>(f.top_k) - 1];
       if (last) keep([&, least = last->score](const Scored& t, double, double) { return t.score >= least; });
@@ -85,6 +85,8 @@ class Distribution {
   /// The token in place i and its share; null when there are fewer.
   const Scored* token(size_t i) { return i < count_ ? ranking_[i] : nullptr; }
   double share(const Scored& t) const { return weight(t) / mass_; }
+  size_t kept() const { return count_; }  ///< tokens left; more than there are when no filter looked
+  double kept_share() const { return mass_ / all_; }  ///< of the mass of all tokens
 
  private:
   double weight(const Scored& t) const { return std::exp(static_cast<double>(t.score) - top_); }
@@ -103,7 +105,7 @@ class Distribution {
   }
 
   Ranking ranking_;
-  double top_, mass_;
+  double top_, all_, mass_;
   size_t count_ = SIZE_MAX;
 };
 

@@ -26,7 +26,7 @@ struct Settings : Common, SamplingSettings {
     o.add("model", &model, "folder of the model").positional().required();
     o.add("adapter", &adapter, "folder of an adapter (LoRA or DoRA, as PEFT or --adapter lora writes it) to put over the model");
     o.add("system", &system, "put before the first message");
-    declare_sampling(o);
+    declare_sampling(o).alias({"max-len"});
     o.pass_through("model", overrides);
   }
 };
@@ -50,7 +50,7 @@ bool ask(std::string& line) {
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
   ModelFolder folder = open_model(s.model, s.overrides, s.dtype, TokenizerNeed::required, s.adapter, s.where());
-  Chat chat(*folder.model, folder.tokenizer, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)), s.context);
+  Chat chat(*folder.model, folder.tokenizer, s.options(folder.tokenizer, static_cast<uint64_t>(s.seed)));
   chat.set_system(s.system);
   if (!folder.chat) console.warn("{}: comes without a chat template, so it was hardly taught to take turns; facet generate continues a text", s.model);
   if (isatty(STDIN_FILENO)) console.note("/clear starts anew, /quit or Ctrl-D ends");
@@ -68,12 +68,16 @@ int run(Settings& s, Options&, Console& console) {
         return StopSignals::requested() == 0;
       });
       console.line();
+      if (const auto& f = chat.last_forgotten(); f.exchanges > 0)
+        console.warn("the conversation no longer fits into {} tokens (--context): the oldest {} were forgotten before this answer, {} tokens", chat.context(),
+                     f.exchanges == 1 ? std::string("message and its answer") : fmt::format("{} messages and their answers", f.exchanges), f.tokens);
+      if (chat.last_stop() == Stop::context) console.warn("the answer was cut: {} tokens are full (--context)", chat.context());
       if (StopSignals::requested() > 0 && StopSignals::requested() != SIGINT) return 128 + StopSignals::requested();
       console.detail("[{} tokens computed before the answer, {} in all, ended by {}]", chat.last_computed(), chat.tokens().size(),
                      name_of(chat.last_stop()));
     } catch (const Error& e) {
       if (e.kind() != Kind::usage) throw;
-      console.warn("{}", e.what());  // a full context ends a turn, not the conversation
+      console.warn("{}", e.what());  // a message that is too long ends nothing
     }
   }
   return 0;

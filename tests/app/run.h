@@ -15,10 +15,10 @@ struct Result {
   std::string out, err;
 };
 
-/// `facet ARGS` through the shell, with variables like "A=1 B=2" in front.
-inline Result run_facet(const std::string& args, const std::string& variables = "") {
+/// `facet ARGS` through the shell, with variables like "A=1 B=2" in front; `input` is the file it reads.
+inline Result run_facet(const std::string& args, const std::string& variables = "", const std::string& input = "/dev/null") {
   const std::string base = (std::filesystem::temp_directory_path() / ("facet-run-" + std::to_string(::getpid()))).string();
-  const std::string command = variables + " " FACET_PROGRAM " " + args + " >" + base + ".out 2>" + base + ".err </dev/null";
+  const std::string command = variables + " " FACET_PROGRAM " " + args + " >" + base + ".out 2>" + base + ".err <" + input;
   const int status = std::system(command.c_str());
   const auto slurp = [](const std::string& path) {
     std::ifstream file(path, std::ios::binary);

@@ -34,9 +34,12 @@ std::string learned(const Tokenizer& t, const Example& e) {
 
 }  // namespace
 
-TEST_CASE("chat: goldens", "[data]") {
+TEST_CASE("chat: the text and ids of stored conversations, or a refusal, as transformers has it", "[data]") {
   const Tokenizer t = Tokenizer::load(goldens);
-  for (const Json& row : read_json(goldens + "/chat.json")["cases"]) {
+  Json cases = read_json(goldens + "/chat.json")["cases"];
+  for (const Json& row : read_json(goldens + "/conversations.json")) cases.push_back(row);
+  CHECK(cases.size() >= 42);
+  for (const Json& row : cases) {
     INFO(row.dump());
     const auto messages = messages_of(row["messages"]);
     ChatOptions options;

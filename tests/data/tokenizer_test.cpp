@@ -80,6 +80,18 @@ TEST_CASE("tokenizer: goldens", "[data]") {
   CHECK_THROWS_AS(t.piece(-1), Error);
 }
 
+TEST_CASE("tokenizer: 2,000 nasty strings have the library's ids, whole and streamed back", "[data]") {
+  const Tokenizer t = Tokenizer::load(goldens);
+  const Json rows = read_json(goldens + "/nasty.json");
+  REQUIRE(rows.size() == 2000);
+  for (const Json& row : rows) {
+    const auto text = row[0].get<std::string>();
+    const auto ids = row[1].get<Ids>();
+    if (t.encode(text) != ids) FAIL(printable(text));
+    if (stream(t, ids) != t.decode(ids)) FAIL(printable(text));
+  }
+}
+
 TEST_CASE("tokenizer: 10,000 random strings come back, control pieces never come out of text", "[data]") {
   const Tokenizer t = Tokenizer::load(goldens);
   std::mt19937 r(7);

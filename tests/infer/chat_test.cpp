@@ -139,29 +139,57 @@ TEST_CASE("chat: the cache kept over turns answers as a fresh pass over the same
   }
 }
 
-TEST_CASE("chat: a full context ends a turn, not the conversation; clear starts anew") {
+TEST_CASE("chat: what no longer fits is forgotten by whole exchanges and said; what is left is a conversation from its beginning") {
   const Tokenizer tokenizer = reference_tokenizer();
   const auto model = reference_model();
-  Chat chat(*model, tokenizer, greedy, 60);
+  GenerateOptions o = greedy;
+  o.context = 120;
+  o.stop = tokenizer.stop_ids();
+  Chat chat(*model, tokenizer, o);
+  chat.set_system("Be brief.");
+  int64_t first = 0, times = 0;  // the first exchange remembered
+  for (int64_t turn = 0; turn < 12; ++turn) {
+    INFO("turn " << turn);
+    const auto message = [](int64_t i) { return fmt::format("[message {}]", i); };
+    const int64_t before = std::ssize(chat.tokens());
+    chat.say(message(turn));
+    const auto forgotten = chat.last_forgotten();
+    first += forgotten.exchanges;
+    times += forgotten.exchanges > 0;
+    CHECK((forgotten.exchanges > 0) == (forgotten.tokens > 0));
+    CHECK(forgotten.tokens <= before);
+    CHECK(std::ssize(chat.tokens()) <= o.context + 1);
+    CHECK(std::ranges::count(chat.tokens(), tokenizer.specials().bos) == 1);
+    const std::string text = tokenizer.decode(chat.tokens());
+    CHECK(text.starts_with("<start_of_turn>user\nBe brief.\n\n" + message(first) + "<end_of_turn>"));
+    for (int64_t i = 0; i <= turn; ++i) CHECK((text.find(message(i)) != text.npos) == (i >= first));
+    // Every answer is what the model says to these tokens in a cache that never held others.
+    if (forgotten.exchanges == 0) CHECK(chat.last_computed() < 40);
+    else CHECK(chat.last_computed() > before / 4);
+    const auto opening = tokenizer.encode("model\n");
+    auto at = chat.tokens().end();
+    for (auto i = chat.tokens().begin(); i != chat.tokens().end(); ++i)
+      if (*i == tokenizer.specials().start_of_turn && std::equal(opening.begin(), opening.end(), i + 1)) at = i + 1 + std::ssize(opening);
+    const Ids asked(chat.tokens().begin(), at), answer(at, chat.tokens().end());
+    CHECK(generate(*model, {asked}, o)[0].tokens == answer);
+  }
+  CHECK(times > 2);
+  CHECK(first < 12);
+}
+
+TEST_CASE("chat: a message longer than the context changes nothing; clear starts anew; a new system text is heard") {
+  const Tokenizer tokenizer = reference_tokenizer();
+  const auto model = reference_model();
+  GenerateOptions o = greedy;
+  o.context = 60, o.max_new = 8;
+  Chat chat(*model, tokenizer, o);
   const std::string first = chat.say("Hello");
   const Ids kept = chat.tokens();
-  CHECK_THROWS_WITH(chat.say(std::string(300, 'x')), Catch::Contains("context is 60") && Catch::Contains("/clear"));
+  CHECK_THROWS_WITH(chat.say(std::string(300, 'x')), Catch::Contains("context is 60") && Catch::Contains("--context"));
   CHECK(chat.tokens() == kept);
   chat.say("a");
   CHECK(chat.tokens().size() > kept.size());
   CHECK(std::equal(kept.begin(), kept.end() - 1, chat.tokens().begin()));
-  bool full = false;
-  for (int i = 0; i < 10 && !full; ++i) {
-    const Ids before = chat.tokens();
-    try {
-      chat.say("b");
-    } catch (const Error& e) {
-      CHECK(e.kind() == Kind::usage);
-      CHECK(chat.tokens() == before);
-      full = true;
-    }
-  }
-  CHECK(full);
   chat.clear();
   CHECK(chat.tokens().empty());
   CHECK(chat.say("Hello") == first);
@@ -171,7 +199,10 @@ TEST_CASE("chat: a full context ends a turn, not the conversation; clear starts 
   chat.say("more", [&](std::string_view) { return ++pieces < 2; });
   CHECK(pieces == 2);
   CHECK(chat.last_stop() == Stop::caller);
+  chat.set_system("Rhyme.");
   CHECK_NOTHROW(chat.say("c"));
+  CHECK(tokenizer.decode(chat.tokens()).starts_with("<start_of_turn>user\nRhyme.\n\nmore<end_of_turn>"));
+  CHECK(chat.last_computed() > 20);  // all of it
 }
 
 TEST_CASE("chat: a tokenizer without turn tags is refused") {

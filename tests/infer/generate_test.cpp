@@ -3,6 +3,7 @@
 
 #include "infer/generator.h"
 #include "tensor/parallel.h"
+#include "tensor/storage.h"
 #include "tests/infer/models.h"
 
 using namespace facet;
@@ -149,6 +150,36 @@ TEST_CASE("generate: where rows end") {
   o.max_new = 0;
   CHECK(generate(*model, prompts, o)[0].tokens.empty());
   CHECK(generate(*model, {}, greedy).empty());
+}
+
+TEST_CASE("generate: the room for tokens decides no bit, and decoding asks the system for no memory") {
+  const auto model = random_model();
+  const auto prompts = some_prompts(61);
+  const GenerateOptions o{.sampling = {.temperature = 0.9, .top_k = 30}, .max_new = 20};
+  std::vector<Generation> first;
+  for (const int64_t context : {0, 32, 40, 500}) {
+    GenerateOptions sized = o;
+    sized.context = context;
+    size_t tokens = 0, early = 0, late = 0;
+    const auto r = generate(*model, prompts, sized, [&](int64_t, const Draw&) {
+      ++tokens;
+      (tokens <= 4 * prompts.size() ? early : late) = pool_stats().sys_allocs;
+      return true;
+    });
+    CHECK(late == early);
+    if (first.empty()) first = r;
+    for (size_t i = 0; i < r.size(); ++i) {
+      CHECK(r[i].tokens == first[i].tokens);
+      CHECK(r[i].log_probs == first[i].log_probs);
+    }
+  }
+  GenerateOptions narrow = o;
+  narrow.context = 12;
+  const auto cut = generate(*model, {prompts[2]}, narrow)[0];  // 11 tokens
+  CHECK(cut.stop == Stop::context);
+  CHECK(cut.tokens.size() == 2);
+  narrow.context = 10;
+  CHECK_THROWS_WITH(generate(*model, {prompts[2]}, narrow), Catch::Contains("11 tokens, the context is 10"));
 }
 
 TEST_CASE("generate: log-probabilities are those of the full pass") {

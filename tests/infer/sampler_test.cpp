@@ -70,6 +70,74 @@ TEST_CASE("sampler: draws follow the distribution and the key alone") {
   CHECK(d.log_prob == Approx(logits[static_cast<size_t>(d.id)] - std::log(total)));
 }
 
+TEST_CASE("sampler: 100,000 draws are as frequent as the distribution says, and nothing it leaves out is drawn") {
+  const std::vector<float> logits = {1.5f, -2, 0.3f, 2.2f, 2.2f, -0.7f, 0.9f, 1.1f, -30, 0, 1.4f, -1};
+  constexpr int64_t n = 100'000;
+  const SamplingOptions cases[] = {{}, {.temperature = 0.6}, {.temperature = 2.5}, {.top_k = 5}, {.top_p = 0.8}, {.min_p = 0.2},
+                                   {.temperature = 0.8, .top_k = 8, .top_p = 0.9, .min_p = 0.05}, {.repetition_penalty = 1.7, .forbidden = {3, 7}}};
+  const std::vector<int32_t> history = {0, 4};
+  uint32_t seed = 20;
+  for (const SamplingOptions& o : cases) {
+    INFO("case of key " << seed);
+    std::vector<float> rows;
+    for (int64_t i = 0; i < n; ++i) rows.insert(rows.end(), logits.begin(), logits.end());
+    std::vector<DrawRow> how;
+    for (uint32_t i = 0; i < n; ++i) how.push_back({fold_in(key(seed), i), history});
+    std::vector<Draw> draws(n);
+    draw(Tensor::from(rows, {n, std::ssize(logits)}), 0, o, how, draws);
+    std::vector<double> seen(logits.size());
+    for (const Draw& d : draws) ++seen[static_cast<size_t>(d.id)];
+    double chi_square = 0, left = static_cast<double>(n), degrees = -1, rare_seen = 0, rare = 0;
+    for (const Candidate& c : candidates(logits, o, history)) {
+      const double expected = c.probability * static_cast<double>(n), got = seen[static_cast<size_t>(c.id)];
+      left -= got;
+      if (expected < 5) {  // too few for a normal approximation: put together
+        rare += expected, rare_seen += got;
+        continue;
+      }
+      chi_square += (got - expected) * (got - expected) / expected;
+      ++degrees;
+    }
+    CHECK(left == 0);
+    CHECK(rare_seen <= rare + 5 * std::sqrt(rare) + 5);
+    // Wilson and Hilferty (1931): the cube root of chi-square over its degrees is nearly normal. 4 deviations: one run in 30,000.
+    const double spread = 2 / (9 * degrees);
+    CHECK(std::cbrt(chi_square / degrees) < 1 - spread + 4 * std::sqrt(spread));
+    ++seed;
+  }
+  std::vector<float> alone = logits;
+  alone[4] = 2;  // no tie: the likeliest token is one, and greedy
+  for (uint32_t i = 0; i < 50; ++i)
+    for (const SamplingOptions& o : {SamplingOptions{.temperature = 0}, SamplingOptions{.temperature = 1e-3}, SamplingOptions{.top_k = 1}})
+      CHECK(draw(alone, o, key(i)).id == 3);
+}
+
+TEST_CASE("sampler: a draw tells what the filters cut, and is the same draw") {
+  std::vector<float> logits(3000);
+  const Tensor noise = normal(key(4), {3000});
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = 4 * noise.data<float>()[i];
+  const std::vector<int32_t> history = {1, 2, 3, 2};
+  for (SamplingOptions o : {SamplingOptions{.top_k = 40}, SamplingOptions{.temperature = 0.7, .top_p = 0.9}, SamplingOptions{.min_p = 0.02},
+                            SamplingOptions{.temperature = 2, .top_k = 300, .top_p = 0.5, .min_p = 0.01, .repetition_penalty = 1.5, .forbidden = {3, 8}},
+                            SamplingOptions{.top_k = 5000}}) {
+    const auto left = candidates(logits, o, history);
+    SamplingOptions all = o;
+    all.top_k = 0, all.top_p = 1, all.min_p = 0;
+    double mass = 0;
+    const auto before = candidates(logits, all, history);
+    for (size_t i = 0; i < left.size(); ++i) mass += before[i].probability;
+    const Draw plain = draw(logits, o, key(6), history);
+    CHECK(plain.kept == 0);
+    o.tell_cut = true;
+    const Draw told = draw(logits, o, key(6), history);
+    CHECK(told.id == plain.id);
+    CHECK(told.log_prob == plain.log_prob);
+    CHECK(told.kept == std::ssize(left));
+    CHECK(told.mass == Approx(mass).margin(1e-6));
+  }
+  CHECK(draw(logits, {.temperature = 0.5, .tell_cut = true}, key(1)).kept == 0);  // nothing ranks
+}
+
 TEST_CASE("sampler: greedy, forbidden tokens, refused options") {
   SamplingOptions o{.temperature = 0};
   CHECK(draw(std::vector<float>{1, 5, 5, 2}, o, key(0)).id == 1);
