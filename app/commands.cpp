@@ -22,6 +22,7 @@ Command data_check_command();
 Command data_make_command();
 Command data_preview_command();
 Command data_stats_command();
+Command data_tokenise_command();
 Command demo_radicals_command();
 Command dpo_command();
 Command env_command();
@@ -62,6 +63,7 @@ const std::vector<Command>& commands() {
       data_make_command(),
       data_preview_command(),
       data_stats_command(),
+      data_tokenise_command(),
       bench_adapter_command(),
       bench_op_command(),
       bench_step_command(),

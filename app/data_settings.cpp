@@ -37,6 +37,10 @@ Option& DataSettings::declare(Options& o) {
       .choices({"auto", "text", "completion", "chat", "preference", "prompt", "document"});
   o.add("max-len", &max_len, "positions per sequence; 0: what the model was made for, at most 512").range(0, 1 << 24).alias({"max-seq-length", "max-length", "max-seq-len", "seq-len"});
   o.add("too-long", &too_long, "what becomes of longer rows").choices({"drop", "truncate", "split"});
+  o.add("truncate", &truncate, "cut the end of longer rows, which nothing does unasked: short for --too-long truncate");
+  o.rule([this, &o] {
+    return truncate && o.given("too-long") && too_long != "truncate" ? fmt::format("--truncate and --too-long {}: choose one", too_long) : std::string();
+  });
   o.add("mask", &mask, "what does not count in the loss: the prompt, or none of it")
       .choices({"prompt", "none"})
       .bare("prompt")
@@ -53,7 +57,7 @@ DataOptions DataSettings::options(uint64_t seed, int64_t context) const {
   if (max_len > context) fail(Kind::usage, "--max-len {}: the model was made for {} positions", max_len, context);
   DataOptions d;
   d.max_len = max_len > 0 ? max_len : std::min(default_max_len, context);
-  d.too_long = too_long == "drop" ? TooLong::drop : too_long == "truncate" ? TooLong::truncate : TooLong::split;
+  d.too_long = truncate || too_long == "truncate" ? TooLong::truncate : too_long == "drop" ? TooLong::drop : TooLong::split;
   d.max_bad_rows = max_bad_rows;
   d.learn_prompt = mask == "none";
   d.chat_template = chat_template;

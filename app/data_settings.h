@@ -20,7 +20,7 @@ struct DataSettings : KeySettings {
   std::string data, valid, format = "auto", too_long = "drop", mask = "prompt";
   int64_t max_len = 0, max_bad_rows = 0;
   double val_frac = 0;
-  bool chat_template = false, merge_roles = false, safe = false;
+  bool truncate = false, chat_template = false, merge_roles = false, safe = false;
 
   /// Declares all of them; returns --data, which some commands require.
   Option& declare(Options&);

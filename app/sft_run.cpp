@@ -30,6 +30,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   l.batch = s.batch;
   l.accum = s.accum;
   l.seed = seed;
+  l.bucket = s.bucket;
   l.pack = s.pack;
   l.row_len = s.pack ? s.options(seed, model.context()).max_len : 0;
   l.pad_id = std::max(0, tokenizer.specials().pad);
@@ -66,6 +67,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
                        {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},
                        {"batch", std::to_string(s.batch)},
                        {"accum", std::to_string(s.accum)}};
+  if (s.bucket > 1) training.identity["bucket"] = std::to_string(s.bucket);
   if (s.loss.label_smoothing > 0) training.identity["label-smoothing"] = fmt::format("{}", s.loss.label_smoothing);
   if (s.loss.z_loss > 0) training.identity["z-loss"] = fmt::format("{}", s.loss.z_loss);
   training.sample = [&] { return sample_text(model, tokenizer, prompts, seed); };

@@ -63,6 +63,8 @@ void TrainSettings::declare_start(Options& o) {
 
 void TrainSettings::declare_batches(Options& o) {
   o.add("pack", &pack, "several documents in one row, invisible to each other");
+  o.add("bucket", &bucket, "examples of similar length share a batch, which wastes less on padding: so many batches are sorted at a time; 1: as they come").range(1, 1e6);
+  o.rule([this] { return pack && bucket > 1 ? std::string("--bucket and --pack: packed rows are all of one length; choose one") : std::string(); });
   o.section("train");
   o.add("batch", &batch, "examples per step").alias({"batch-size", "per-device-train-batch-size"}).range(1, 1 << 20);
   o.add("accum", &accum, "micro-batches a step is computed in; the gradient is the same")

@@ -21,7 +21,7 @@ struct TrainSettings : DataSettings {
   std::string model, out;
   std::string command;  ///< as typed, for the run folder
   bool pack = false, resume = false, dry_run = false, assert_no_sync = false;
-  int64_t batch = 8, accum = 1;
+  int64_t batch = 8, accum = 1, bucket = 1;
   std::optional<int64_t> steps;
   std::optional<double> epochs;
   double lr = 0, min_lr_ratio = 0, decay = 0.2, clip = 1;
@@ -35,7 +35,7 @@ struct TrainSettings : DataSettings {
   std::map<std::string, std::string> model_overrides;
 
   void declare_start(Options&);    ///< model, out, data
-  void declare_batches(Options&);  ///< pack, batch, accum, epochs: of trainers that walk through a dataset
+  void declare_batches(Options&);  ///< pack, bucket, batch, accum, epochs: of trainers that walk through a dataset
   void declare_train(Options&);    ///< steps, rate, optimizer, what trains
   void declare_run(Options&);      ///< how often things happen, resuming
 };

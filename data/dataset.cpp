@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "data/jsonl.h"
+#include "data/prepared.h"
 #include "data/shuffle.h"
 #include "tensor/io/file.h"
 #include "tensor/io/text.h"
@@ -130,6 +131,8 @@ std::string find_split(const std::string& folder, const char* name) {
 
 }  // namespace
 
+const char* name_of(TooLong t) { return t == TooLong::drop ? "drop" : t == TooLong::truncate ? "truncate" : "split"; }
+
 // ---- rows to sequences
 
 std::vector<Example> encode_row(const Tokenizer& t, const Row& row, const DataOptions& o) {
@@ -224,6 +227,8 @@ Dataset Dataset::part(std::span<const int64_t> examples) const {
 Dataset read_dataset(const std::string& path, const Tokenizer& t, const DataOptions& o) {
   if (o.max_len < 1) fail(Kind::usage, "max length {} must be at least 1", o.max_len);
   Dataset d;
+  if (o.use_prepared && std::filesystem::exists(path) && std::filesystem::exists(prepared_path(path)))
+    if (auto prepared = read_prepared(path, prepared_key(path, t, o), t.vocab_size(), d.report_.not_prepared)) return std::move(*prepared);
   d.path_ = path;
   DataReport& report = d.report_;
   if (is_document(path, o)) {
@@ -231,7 +236,11 @@ Dataset read_dataset(const std::string& path, const Tokenizer& t, const DataOpti
     report.rows = 1;
     const std::string text = read_document(path);
     refuse_bos(t, text, o.safe, path);
-    for (const Example& e : encode_document(t, text, o.max_len)) d.add(e, d.size() + 1);
+    for (const Example& e : encode_document(t, text, o.max_len)) {
+      d.add(e, d.size() + 1);
+      report.longest = std::max(report.longest, positions(e));
+      report.shortest = positions(e);  // the last window's
+    }
     report.used = d.size() > 0;
     if (d.size() == 0) fail(Kind::data, "{}: the text is empty", path);
   } else {
@@ -258,6 +267,7 @@ Dataset read_dataset(const std::string& path, const Tokenizer& t, const DataOpti
       for (const std::string& key : row.other_keys)
         if (row.task != Task::prompt && report.ignored_keys.size() < 32) ++report.ignored_keys[key];
       report.shortest = std::min(report.shortest, longest);
+      report.longest = std::max(report.longest, longest);
       if (longest > o.max_len) {
         if (o.too_long != TooLong::truncate || row.task == Task::prompt) {
           ++report.too_long;
@@ -323,6 +333,16 @@ Splits read_splits(const std::string& path, const Tokenizer& t, const DataOption
   return s;
 }
 
+std::vector<std::string> data_files(const std::string& path) {
+  if (!std::filesystem::is_directory(path)) return {path};
+  std::vector<std::string> files;
+  for (const char* name : {"train", "valid", "test"})
+    if (std::string file = find_split(path, name); !file.empty()) files.push_back(std::move(file));
+  if (files.empty() || !std::filesystem::path(files[0]).filename().string().starts_with("train"))
+    fail(Kind::data, "{}: holds no train.jsonl (or train.txt)", path);
+  return files;
+}
+
 std::vector<std::string> read_texts(const std::string& path, const DataOptions& o) {
   const std::string file = std::filesystem::is_directory(path) ? find_split(path, "train") : path;
   if (file.empty()) fail(Kind::data, "{}: holds no train.jsonl (or train.txt)", path);
@@ -351,6 +371,8 @@ std::string DataReport::summary() const {
   if (unknown_tokens > 0) s += fmt::format("\n{} tokens are unknown to the tokenizer", grouped(static_cast<uint64_t>(unknown_tokens)));
   for (const auto& [key, n] : ignored_keys) s += fmt::format("\nkey \"{}\" ignored in {} rows", printable(key, 40), grouped(static_cast<uint64_t>(n)));
   for (const std::string& bad_row : bad_rows) s += "\nskipped " + bad_row;
+  if (prepared) s += "\ntokens as prepared";
+  if (!not_prepared.empty()) s += "\n" + not_prepared;
   return s;
 }
 

@@ -18,6 +18,7 @@ enum class TooLong {
   truncate,  ///< cut its end; rows whose learned part is cut away entirely are left out
   split,     ///< text only: go on in the next example
 };
+const char* name_of(TooLong);
 
 struct DataOptions {
   int64_t max_len = 1024;  ///< positions per example; the sequence may hold one token more, which is only ever predicted
@@ -32,16 +33,19 @@ struct DataOptions {
   int64_t limit = 0;             ///< at most so many rows are used; 0: all
   double val_frac = 0;           ///< of a single file: the share of rows (of a document: its end) kept for validation
   uint64_t seed = 1;             ///< of that choice
+  bool use_prepared = true;      ///< take tokens prepared beside the file (data/prepared.h), if they are of this file, tokenizer and options
 };
 
 /// What became of a file's rows.
 struct DataReport {
   int64_t rows = 0;  ///< read, bad ones included
   int64_t used = 0, bad = 0, too_long = 0, truncated = 0, no_target = 0;
-  int64_t shortest = 0;  ///< positions of the shortest sequence before anything was cut
+  int64_t shortest = 0, longest = 0;  ///< positions of the shortest and longest row before anything was cut; of a document those of its windows
   int64_t unknown_tokens = 0;
   std::map<std::string, int64_t> ignored_keys;  ///< with the rows they occur in
   std::vector<std::string> bad_rows;            ///< the first few messages
+  bool prepared = false;                        ///< the tokens were read from beside the file
+  std::string not_prepared;                     ///< what stands there is not used, and why
   /// "4,980 of 5,000 rows used; too long 12, ..." and a line for what a user should know.
   std::string summary() const;
 };
@@ -74,6 +78,8 @@ class Dataset {
 
  private:
   friend Dataset read_dataset(const std::string&, const Tokenizer&, const DataOptions&);
+  friend void write_prepared(const Dataset&, const std::string& key);
+  friend std::optional<Dataset> read_prepared(const std::string& source, const std::string& key, int64_t vocab, std::string& why_not);
   Task task_ = Task::text;
   std::string path_;
   Ids ids_;
@@ -98,6 +104,9 @@ struct Splits {
 };
 /// A folder with train.jsonl (or .txt) and perhaps valid and test files, or one file with val_frac.
 Splits read_splits(const std::string& path, const Tokenizer&, const DataOptions& = {});
+
+/// The files that read_splits reads.
+std::vector<std::string> data_files(const std::string& path);
 
 /// The texts of a file or folder's training part, for learning a tokenizer from them.
 std::vector<std::string> read_texts(const std::string& path, const DataOptions& = {});

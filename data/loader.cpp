@@ -94,7 +94,7 @@ std::vector<std::vector<int64_t>> apart(std::span<const std::vector<int64_t>> ro
 
 }  // namespace
 
-Batch make_batch(const Dataset& data, std::span<const std::vector<int64_t>> rows, int32_t pad_id, int64_t bucket, bool share) {
+Batch make_batch(const Dataset& data, std::span<const std::vector<int64_t>> rows, int32_t pad_id, int64_t pad_to, bool share) {
   Batch b;
   int64_t length = 1;
   bool several = false;
@@ -104,7 +104,7 @@ Batch make_batch(const Dataset& data, std::span<const std::vector<int64_t>> rows
     length = std::max(length, positions_of(pieces.back()));
     several = several || pieces.back().size() > 1;
   }
-  length = round_up(length, bucket);
+  length = round_up(length, pad_to);
   const auto batch = static_cast<int64_t>(rows.size());
   const auto cells = static_cast<size_t>(batch * length);
   std::vector<int32_t> ids(cells, pad_id), labels(cells, -1), positions(cells, -1), segments(cells, -1);
@@ -140,7 +140,8 @@ Loader::Loader(const Dataset& data, const LoaderOptions& options) : data_(data),
   if (data.size() == 0) fail(Kind::data, "{}: no examples to make batches of", data.path());
   if (options.batch < 1 || options.accum < 1 || options.accum > options.batch)
     fail(Kind::usage, "batch {} cannot be cut into {} micro-batches", options.batch, options.accum);
-  if (options.bucket < 1) fail(Kind::usage, "bucket {} must be at least 1", options.bucket);
+  if (options.bucket < 1 || options.pad_to < 1) fail(Kind::usage, "bucket {} and pad_to {} must be at least 1", options.bucket, options.pad_to);
+  if (options.bucket > 1 && !options.shuffle) fail(Kind::usage, "buckets need shuffling: their batches come in a random order");
   if (options.share && data.group() != 2) fail(Kind::usage, "prompts are shared between the completions of preference data; {} is none", data.path());
   std::vector<std::vector<int64_t>> units;  // what stays together
   for (int64_t i = 0; i < data.size(); i += data.group()) {
@@ -161,7 +162,14 @@ Loader::Loader(const Dataset& data, const LoaderOptions& options) : data_(data),
   } else {
     rows_ = std::move(units);
   }
+  if (options.bucket > 1)
+    for (const auto& row : rows_) {
+      const auto rows_of_batch = options.pack || options.share ? std::vector<std::vector<int64_t>>(1, row) : apart({&row, 1});
+      lengths_.push_back(0);
+      for (const auto& r : rows_of_batch) lengths_.back() = std::max(lengths_.back(), positions_of(lay_out(data, r, options.share)));
+    }
   uint64_t h = 0xcbf29ce484222325u;
+  if (options.bucket > 1) h = mix(h, static_cast<uint64_t>(options.bucket));
   for (const uint64_t v : {static_cast<uint64_t>(options.batch), options.seed, uint64_t{options.shuffle}}) h = mix(h, v);
   h = mix(h, data.fingerprint());
   for (const auto& row : rows_) {
@@ -179,17 +187,32 @@ void Loader::restore(const LoaderState& state) {
   state_ = state;
 }
 
+// Batches of rows of similar length. The batch that the epoch before began and the one that the next will end keep their rows.
+void Loader::sort_into_batches(std::vector<int64_t>& order, int64_t epoch) const {
+  const int64_t batch = options_.batch, head = std::min((batch - epoch * rows() % batch) % batch, rows()), count = (rows() - head) / batch;
+  const auto at = [&](int64_t b) { return order.begin() + head + b * batch; };
+  const auto length = [&](int64_t row) { return lengths_[static_cast<size_t>(row)]; };
+  for (int64_t b = 0; b < count; b += options_.bucket)
+    std::stable_sort(at(b), at(std::min(b + options_.bucket, count)), [&](int64_t x, int64_t y) { return length(x) > length(y); });
+  if (count == 0) return;
+  const std::vector<int64_t> sorted(at(0), at(count)), turn = shuffled(count, options_.seed, ShuffleUse::batches, static_cast<uint64_t>(epoch));
+  for (int64_t b = 0; b < count; ++b) std::copy_n(sorted.begin() + turn[static_cast<size_t>(b)] * batch, batch, at(b));
+}
+
+std::vector<int64_t> Loader::order_of(int64_t epoch) const {
+  std::vector<int64_t> order(rows_.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (options_.shuffle) order = shuffled(rows(), options_.seed, ShuffleUse::epoch, static_cast<uint64_t>(epoch));
+  if (options_.bucket > 1) sort_into_batches(order, epoch);
+  return order;
+}
+
 std::vector<int64_t> Loader::rows_of(int64_t step) const {
   std::vector<int64_t> r;
   for (int64_t i = 0; i < options_.batch; ++i) {
     const int64_t place = step * options_.batch + i, epoch = place / rows();
     if (epoch != epoch_) {
-      if (options_.shuffle) {
-        order_ = shuffled(rows(), options_.seed, ShuffleUse::epoch, static_cast<uint64_t>(epoch));
-      } else if (order_.empty()) {
-        order_.resize(rows_.size());
-        std::iota(order_.begin(), order_.end(), 0);
-      }
+      order_ = order_of(epoch);
       epoch_ = epoch;
     }
     r.push_back(order_[static_cast<size_t>(place % rows())]);
@@ -205,8 +228,8 @@ std::vector<Batch> Loader::at(int64_t step) const {
   for (int64_t a = 0; a < options_.accum; ++a) {
     const auto begin = static_cast<size_t>(options_.batch * a / options_.accum), end = static_cast<size_t>(options_.batch * (a + 1) / options_.accum);
     const auto part = std::span(rows).subspan(begin, end - begin);
-    micro.push_back(options_.pack || options_.share ? make_batch(data_, part, options_.pad_id, options_.bucket, options_.share)
-                                                    : make_batch(data_, apart(part), options_.pad_id, options_.bucket));
+    micro.push_back(options_.pack || options_.share ? make_batch(data_, part, options_.pad_id, options_.pad_to, options_.share)
+                                                    : make_batch(data_, apart(part), options_.pad_id, options_.pad_to));
   }
   return micro;
 }
@@ -221,8 +244,8 @@ double Loader::padding() const {
   return 1 - static_cast<double>(tokens) / static_cast<double>(cells);
 }
 
-std::vector<Batch> batches_in_order(const Dataset& data, int64_t batch, int32_t pad_id, int64_t bucket, bool share) {
-  if (batch < 1 || bucket < 1) fail(Kind::usage, "batch {} and bucket {} must be at least 1", batch, bucket);
+std::vector<Batch> batches_in_order(const Dataset& data, int64_t batch, int32_t pad_id, int64_t pad_to, bool share) {
+  if (batch < 1 || pad_to < 1) fail(Kind::usage, "batch {} and pad_to {} must be at least 1", batch, pad_to);
   std::vector<Batch> r;
   const int64_t step = batch * data.group(), apiece = share ? 2 : 1;
   for (int64_t from = 0; from < data.size(); from += step) {
@@ -231,7 +254,7 @@ std::vector<Batch> batches_in_order(const Dataset& data, int64_t batch, int32_t 
       rows.emplace_back();
       for (int64_t k = 0; k < apiece; ++k) rows.back().push_back(i + k);
     }
-    r.push_back(make_batch(data, rows, pad_id, bucket, share));
+    r.push_back(make_batch(data, rows, pad_id, pad_to, share));
   }
   return r;
 }

@@ -32,7 +32,8 @@ struct LoaderOptions {
   bool pack = false;     ///< put several documents (or pairs) into a row of up to row_len positions
   int64_t row_len = 0;   ///< positions of a packed row; 0: the longest example (or pair)
   bool share = false;    ///< preference data: a pair is one row, its prompt once and both completions as branches (see make_batch)
-  int64_t bucket = 1;    ///< rows are padded to a multiple of this
+  int64_t bucket = 1;    ///< rows of similar length share a batch: those of so many batches are sorted, the batches shuffled; 1: as they come
+  int64_t pad_to = 1;    ///< rows are padded to a multiple of this
   int32_t pad_id = 0;
 };
 
@@ -67,16 +68,19 @@ class Loader {
 
  private:
   std::vector<int64_t> rows_of(int64_t step) const;
+  std::vector<int64_t> order_of(int64_t epoch) const;
+  void sort_into_batches(std::vector<int64_t>& order, int64_t epoch) const;
   const Dataset& data_;
   LoaderOptions options_;
   LoaderState state_;
   std::vector<std::vector<int64_t>> rows_;  // examples of each row
+  std::vector<int64_t> lengths_;            // and its positions (of a pair in two rows: of the longer one); empty unless there are buckets
   mutable int64_t epoch_ = -1;              // whose order is held
   mutable std::vector<int64_t> order_;
 };
 
 /// All examples once and in order, for evaluation: batches of at most `batch` rows (of preference data: pairs).
-std::vector<Batch> batches_in_order(const Dataset&, int64_t batch, int32_t pad_id = 0, int64_t bucket = 1, bool share = false);
+std::vector<Batch> batches_in_order(const Dataset&, int64_t batch, int32_t pad_id = 0, int64_t pad_to = 1, bool share = false);
 
 /// One batch of chosen rows; each row is a list of examples. Rows with several examples get segments.
 ///
@@ -89,6 +93,6 @@ std::vector<Batch> batches_in_order(const Dataset&, int64_t batch, int32_t pad_i
 ///     segment   k << 16            k << 16 | 1             k << 16 | 2            a trunk and its branches, k from 1 in every row
 ///
 /// P is as far as the ids agree and nothing is learned, so pairs with different prompts come out right too, only slower.
-Batch make_batch(const Dataset&, std::span<const std::vector<int64_t>> rows, int32_t pad_id = 0, int64_t bucket = 1, bool share = false);
+Batch make_batch(const Dataset&, std::span<const std::vector<int64_t>> rows, int32_t pad_id = 0, int64_t pad_to = 1, bool share = false);
 
 }  // namespace facet

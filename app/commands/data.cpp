@@ -7,6 +7,7 @@
 #include "app/command.h"
 #include "app/data_settings.h"
 #include "app/verifier_settings.h"
+#include "data/loader.h"
 #include "data/make_tokenizer.h"
 #include "tensor/io/text.h"
 
@@ -23,6 +24,14 @@ struct Settings : Common {
     o.add("model", &model, "whose tokenizer: a model folder or a tokenizer.model; without it, one token per character")
         .metavar("DIR|FILE")
         .alias({"tokenizer", "model-name-or-path"});
+  }
+};
+
+struct StatsSettings : Settings {
+  int64_t batch = 8;
+  void declare(Options& o) {
+    Settings::declare(o);
+    o.add("batch", &batch, "rows of the batches whose padding is measured").range(1, 1 << 20);
   }
 };
 
@@ -58,10 +67,30 @@ void each_part(const Splits& s, F f) {
     if (part->size() > 0) f(name, *part);
 }
 
-int run_stats(Settings& s, Options&, Console& console) {
+// Shares of a batch's positions that are padding, over one epoch.
+struct Waste {
+  double plain, bucket, pack;
+};
+constexpr int64_t usual_bucket = 32;
+
+Waste waste_of(const StatsSettings& s, const Dataset& d) {
+  LoaderOptions o{.batch = s.batch, .seed = static_cast<uint64_t>(s.seed)};
+  Waste w{};
+  w.plain = Loader(d, o).padding();
+  o.bucket = usual_bucket;
+  w.bucket = Loader(d, o).padding();
+  o.bucket = 1, o.pack = true, o.row_len = d.group() * s.data.options(o.seed).max_len;
+  w.pack = Loader(d, o).padding();
+  return w;
+}
+
+double percent(int64_t part, int64_t of) { return of > 0 ? 100 * static_cast<double>(part) / static_cast<double>(of) : 0; }
+
+int run_stats(StatsSettings& s, Options&, Console& console) {
   const Tokenizer tokenizer = tokenizer_of(s, console);
   const Splits splits = read(s, tokenizer);
   nlohmann::ordered_json out;
+  const auto n = [](int64_t v) { return grouped(static_cast<uint64_t>(v)); };
   if (!console.json())
     console.line("{:<6} {:<10} {:>9} {:>12} {:>12} {:>8} {:>7} {:>7} {:>7} {:>8}", "", "task", "examples", "tokens", "learned", "shortest",
                  "median", "95 %", "longest", "entropy");
@@ -73,7 +102,6 @@ int run_stats(Settings& s, Options&, Console& console) {
       if (d.task() == Task::preference) out[name]["learned_of_rejected"] = t.rejected;
       return;
     }
-    const auto n = [](int64_t v) { return grouped(static_cast<uint64_t>(v)); };
     console.line("{:<6} {:<10} {:>9} {:>12} {:>12} {:>8} {:>7} {:>7} {:>7} {:>8}", name, name_of(d.task()), n(t.examples), n(t.tokens), n(t.supervised),
                  n(t.shortest), n(t.median), n(t.p95), n(t.longest),
                  t.supervised > 0 ? fmt::format("{:.3f}", t.entropy) : "-");
@@ -81,6 +109,24 @@ int run_stats(Settings& s, Options&, Console& console) {
       console.line("{:<6} pairs of two sequences; learned tokens: {:.1f} of chosen, {:.1f} of rejected on average", "",
                    static_cast<double>(t.supervised - t.rejected) / static_cast<double>(t.examples),
                    static_cast<double>(t.rejected) / static_cast<double>(t.examples));
+  });
+  // What of the rows is lost, and what of the work.
+  each_part(splits, [&](const char* name, const Dataset& d) {
+    const DataReport& r = d.report();
+    const double left_out = percent(r.too_long + r.no_target, r.rows), cut = percent(r.truncated, r.rows);
+    if (console.json()) {
+      out[name].update({{"longest_row", r.longest}, {"left_out_percent", left_out}, {"truncated_percent", cut}});
+    } else if (d.task() != Task::document) {
+      console.line("{:<6} longest row {} positions (--max-len {}); {:.2f}% of the rows too long and left out, {:.2f}% truncated", name, n(r.longest),
+                   s.data.options(0).max_len, left_out, cut);
+    }
+    if (d.task() == Task::prompt) return;
+    const Waste w = waste_of(s, d);
+    if (console.json())
+      out[name]["padding_percent"] = {{"batch", s.batch}, {"plain", 100 * w.plain}, {"bucket", 100 * w.bucket}, {"pack", 100 * w.pack}};
+    else
+      console.line("{:<6} padding wastes {:.1f}% of batches of {}; with --bucket {}: {:.1f}%, with --pack: {:.1f}%", name, 100 * w.plain, s.batch, usual_bucket,
+                   100 * w.bucket, 100 * w.pack);
   });
   if (console.json()) {
     console.line("{}", out.dump(2));
@@ -145,7 +191,8 @@ int run_check(CheckSettings& s, Options& options, Console& console) {
 }  // namespace
 
 Command data_stats_command() {
-  return command<Settings>("data stats", "Count examples and tokens of a dataset", "  facet data stats data/radicals --model runs/radicals/sft/final", run_stats);
+  return command<StatsSettings>("data stats", "Count examples and tokens of a dataset, and what truncation and padding waste",
+                                "  facet data stats data/radicals --model runs/radicals/sft/final", run_stats);
 }
 
 Command data_preview_command() {

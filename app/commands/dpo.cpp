@@ -165,6 +165,7 @@ int run(Settings& s, Options& options, Console& console) {
   l.batch = s.batch;
   l.accum = s.accum;
   l.seed = seed;
+  l.bucket = s.bucket;
   l.pack = s.pack;
   l.row_len = s.pack ? 2 * s.options(seed, model.context()).max_len : 0;  // room for any pair
   l.share = !s.separate;

@@ -32,6 +32,70 @@ TEST_CASE("data stats: counts tokens of every part") {
   CHECK(split.at("valid").at("examples") == 1);
 }
 
+TEST_CASE("data preview --mask: of a conversation the answers and the tag that ends them, nothing else") {
+  const TempFile chat("chat.jsonl", R"({"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"},{"role":"assistant","content":" Hello! "},{"role":"user","content":"Bye"},{"role":"assistant","content":"é"}]}
+)");
+  const Result r = run_facet("data preview -q --mask --model " FACET_GOLDENS "/tokenizer " + chat.path);
+  CHECK(r.out.substr(r.out.find('\n') + 1) ==
+        "<bos><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n[[Hello!<end_of_turn>]]\n"
+        "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n[[é<end_of_turn>]]\n\n\n");
+  const TempFile neighbours("chat.jsonl", R"({"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"},{"role":"model","content":"c"}]}
+)");
+  const Result refused = run_facet("data preview --model " FACET_GOLDENS "/tokenizer " + neighbours.path);
+  CHECK(refused.code == 4);
+  CHECK(refused.err.find("chat.jsonl:1: turn 2 is \"user\" after \"user\"; turns must alternate (--merge-roles joins neighbours)") != std::string::npos);
+  CHECK(run_facet("data preview -q --merge-roles --model " FACET_GOLDENS "/tokenizer " + neighbours.path).out.find("user\na\n\nb<end_of_turn>\n<start_of_turn>model\n[[c<end_of_turn>]]") !=
+        std::string::npos);
+}
+
+TEST_CASE("data stats: what truncation and padding waste; nothing is cut unasked") {
+  std::string lines;
+  for (int i = 0; i < 60; ++i) lines += "{\"text\":\"" + std::string(static_cast<size_t>(1 + i * 7 % 40), 'a') + "\"}\n";
+  const TempFile file("train.jsonl", lines);
+  const auto stats = [&](const std::string& flags) { return nlohmann::json::parse(run_facet("data stats --json " + flags + " " + file.path).out).at("train"); };
+  const auto all = stats("--batch 4");
+  CHECK(all.at("longest_row") == 41);  // and eos
+  CHECK(all.at("truncated_percent") == 0);
+  const auto& waste = all.at("padding_percent");
+  CHECK(waste.at("batch") == 4);
+  CHECK(waste.at("plain") > 25);
+  CHECK(waste.at("bucket") < 10);
+  CHECK(waste.at("pack") < 30);
+  const auto dropped = stats("--max-len 21"), cut = stats("--max-len 21 --truncate");
+  CHECK(dropped.at("left_out_percent").get<double>() == Approx(50).margin(5));
+  CHECK(dropped.at("truncated_percent") == 0);
+  CHECK(dropped.at("longest_row") == 41);
+  CHECK(cut.at("left_out_percent") == 0);
+  CHECK(cut.at("truncated_percent") == dropped.at("left_out_percent"));
+  CHECK(cut.at("longest") == 21);
+  CHECK(stats("--max-len 21 --too-long truncate") == cut);
+  CHECK(run_facet("data stats --truncate --too-long drop " + file.path).code == 2);
+  const Result text = run_facet("data stats --max-len 21 --truncate " + file.path);
+  CHECK(text.out.find("train  longest row 41 positions (--max-len 21); 0.00% of the rows too long and left out, ") != std::string::npos);
+  CHECK(text.out.find("train  padding wastes ") != std::string::npos);
+}
+
+TEST_CASE("data tokenise: runs take the tokens beside a file, as long as they are its own") {
+  const TempFile file("train.jsonl", rows);
+  const std::string model = " --model " FACET_GOLDENS "/gemma3-tiny ";
+  const std::string before = run_facet("data stats --json" + model + file.folder).out;
+  const Result made = run_facet("data tokenise" + model + file.folder);
+  CHECK(made.code == 0);
+  CHECK(made.out.find("train.jsonl.tokens.bin: ") != std::string::npos);
+  CHECK(run_facet("data tokenize" + model + file.path).out.find("is up to date") != std::string::npos);
+  const Result used = run_facet("data stats" + model + file.folder);
+  CHECK(used.out.find("tokens as prepared") != std::string::npos);
+  CHECK(run_facet("data stats --json" + model + file.folder).out == before);
+  const Result other = run_facet("data stats --max-len 9" + model + file.folder);
+  CHECK(other.out.find("this is \"max-len 9\", so it is not used; facet data tokenise makes it anew") != std::string::npos);
+  std::ofstream(file.path, std::ios::app) << R"({"prompt":"1+1=","completion":"2"})" << "\n";
+  const Result changed = run_facet("data stats" + model + file.folder);
+  CHECK(changed.out.find("made for \"source ") != std::string::npos);
+  CHECK(nlohmann::json::parse(run_facet("data stats --json" + model + file.folder).out).at("train").at("examples") == 4);
+  CHECK(run_facet("data tokenise" + model + file.folder).out.find("4 of 4 rows used") != std::string::npos);
+  CHECK(run_facet("data stats" + model + file.folder).out.find("tokens as prepared") != std::string::npos);
+}
+
 TEST_CASE("data: pairs and prompts are shown as what they are") {
   const std::string samples = FACET_GOLDENS "/../../data/samples/";
   const Result pairs = run_facet("data preview -q -n 1 --first 3 " + samples + "preferences.jsonl");

@@ -265,3 +265,57 @@ TEST_CASE("loader: in order, for evaluation", "[data]") {
   for (const Batch& b : batches) n += b.supervised;
   CHECK(n == supervised(d));
 }
+
+TEST_CASE("loader: buckets put rows of similar length together, every row once an epoch, a pure function of seed and step", "[data]") {
+  const Dataset d = numbers(203, 3, 97);
+  const LoaderOptions options{.batch = 6, .seed = 4, .bucket = 10};
+  const Loader plain(d, {.batch = 6, .seed = 4});
+  Loader bucketed(d, options);
+  CHECK(bucketed.padding() < 0.12);
+  CHECK(plain.padding() > 3 * bucketed.padding());
+  // Three epochs without a gap; batches that belong to one epoch are of similar length, unless they are its first or last.
+  std::vector<int64_t> seen;
+  int64_t wide = 0, steps = 0;
+  for (; steps * 6 < 3 * 203; ++steps) {
+    const auto batch = examples_of(bucketed.next());
+    int64_t shortest = 1000, longest = 0;
+    for (const int64_t e : batch) {
+      const auto n = static_cast<int64_t>(d[e].ids.size());
+      shortest = std::min(shortest, n), longest = std::max(longest, n);
+    }
+    wide += longest - shortest > 30;
+    seen.insert(seen.end(), batch.begin(), batch.end());
+  }
+  CHECK(wide <= 6);
+  std::set<std::vector<int64_t>> orders;
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    std::vector<int64_t> order(seen.begin() + 203 * epoch, seen.begin() + 203 * (epoch + 1));
+    orders.insert(order);
+    CHECK(std::set<int64_t>(order.begin(), order.end()).size() == 203);
+  }
+  CHECK(orders.size() == 3);
+  // Resumed, asked out of order, cut into micro-batches: the same.
+  Loader resumed(d, options);
+  resumed.restore({20, bucketed.state().fingerprint});
+  LoaderOptions in_two = options;
+  in_two.accum = 2;
+  const Loader cut(d, in_two);
+  for (const int64_t step : {20, 90, 3}) {
+    const std::vector<int64_t> want(seen.begin() + 6 * step, seen.begin() + 6 * step + 6);
+    CHECK(examples_of(resumed.at(step)) == want);
+    CHECK(examples_of(cut.at(step)) == want);
+  }
+  CHECK(examples_of(resumed.next()) == examples_of(bucketed.at(20)));
+  CHECK_THROWS_WITH(resumed.restore(plain.state()), Catch::Contains("differ"));
+  CHECK_THROWS_WITH(Loader(d, {.batch = 6, .shuffle = false, .bucket = 4}), Catch::Contains("shuffling"));
+  CHECK_THROWS_AS(Loader(d, {.bucket = 0}), Error);
+  // Batches come in a random order, not by length.
+  int64_t falls = 0;
+  const auto length = [&](int64_t step) { return bucketed.at(step)[0].ids.dim(1); };
+  for (int64_t step = 1; step < 30; ++step) falls += length(step) < length(step - 1);
+  CHECK(falls > 5);
+  CHECK(falls < 25);
+  const Dataset four = numbers(4);
+  const Loader few(four, {.batch = 6, .bucket = 4});  // an epoch is shorter than a batch
+  CHECK(examples_of(few.at(3)).size() == 6);
+}
