@@ -26,22 +26,22 @@ int run(Settings& s, Options&, Console& console) {
   // What a run would ask for: its model's context bounds the length.
   const bool folder = std::filesystem::exists(s.model + "/config.json");
   DataOptions o = folder ? s.options(0, read_hf_config(s.model).context) : s.options(0);
-  o.val_frac = 0;
+  o.use_prepared = false;
   std::vector<std::string> files = data_files(s.data);
   if (!s.valid.empty()) files.push_back(s.valid);
   for (const std::string& file : files) {
     const auto begin = std::chrono::steady_clock::now();
-    const Dataset data = read_dataset(file, tokenizer, o);
-    const auto summary = data.report().summary();
-    if (data.report().prepared) {
+    std::string why_not;
+    if (std::filesystem::exists(prepared_path(file)) && read_prepared(file, prepared_key(file, tokenizer, o), tokenizer.vocab_size(), why_not)) {
       console.note("{}: is up to date", prepared_path(file));
       continue;
     }
+    const Dataset data = read_dataset(file, tokenizer, o);
     write_prepared(data, prepared_key(file, tokenizer, o));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     const auto tokens = static_cast<uint64_t>(stats(data).tokens);
     console.note("{}: {} tokens of {} sequences, {}, {:.1f} s\n{}", prepared_path(file), grouped(tokens), grouped(static_cast<uint64_t>(data.size())),
-                 human_bytes(std::filesystem::file_size(prepared_path(file))), seconds.count(), summary);
+                 human_bytes(std::filesystem::file_size(prepared_path(file))), seconds.count(), data.report().summary());
   }
   return 0;
 }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include <fcntl.h>
+#include <pty.h>
 
 #include <sstream>
 
@@ -114,6 +115,38 @@ TEST_CASE("generate: every token is written when it is drawn, and no write split
     }
   }
   CHECK(several > 10);
+}
+
+TEST_CASE("chat: a line can be edited on a terminal") {
+  std::ifstream program(FACET_PROGRAM, std::ios::binary);
+  if (std::string{std::istreambuf_iterator<char>(program), {}}.find("libreadline") == std::string::npos) {
+    WARN("built without readline");
+    return;
+  }
+  int terminal = -1;
+  const pid_t pid = ::forkpty(&terminal, nullptr, nullptr, nullptr);
+  if (pid == 0) {
+    ::execl(FACET_PROGRAM, FACET_PROGRAM, "chat", model.c_str(), "--greedy", "-n", "8", nullptr);
+    ::_exit(126);
+  }
+  std::string shown;
+  const auto read_until = [&](const std::string& text) {  // or the end
+    char buffer[4096];
+    for (ssize_t n; text.empty() || shown.find(text) == std::string::npos; shown.append(buffer, static_cast<size_t>(n)))
+      if ((n = ::read(terminal, buffer, sizeof buffer)) <= 0) return;
+  };
+  const auto type = [&](const std::string& keys) { REQUIRE(::write(terminal, keys.data(), keys.size()) == static_cast<ssize_t>(keys.size())); };
+  read_until("> ");
+  type("ii\x01h\x05\x7f\n");  // to the front, an h, to the end, one back: hi
+  type("/quit\n");
+  read_until("");
+  ::close(terminal);
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  CHECK(WEXITSTATUS(status) == 0);
+  std::erase(shown, '\r');
+  const TempFile hi("in", "hi\n");
+  CHECK(shown.find(run_facet("chat " + model + " --greedy -n 8", "", hi.path).out) != std::string::npos);
 }
 
 TEST_CASE("chat: a transcript; what no longer fits is said") {

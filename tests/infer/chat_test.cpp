@@ -159,6 +159,7 @@ TEST_CASE("chat: what no longer fits is forgotten by whole exchanges and said; w
     CHECK((forgotten.exchanges > 0) == (forgotten.tokens > 0));
     CHECK(forgotten.tokens <= before);
     CHECK(std::ssize(chat.tokens()) <= o.context + 1);
+    CHECK(chat.last_stop() != Stop::context);  // there was room for the answer
     CHECK(std::ranges::count(chat.tokens(), tokenizer.specials().bos) == 1);
     const std::string text = tokenizer.decode(chat.tokens());
     CHECK(text.starts_with("<start_of_turn>user\nBe brief.\n\n" + message(first) + "<end_of_turn>"));
