@@ -6,6 +6,7 @@
 
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
+#include "tensor/io/file.h"
 #include "tensor/io/json.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/kernels/copy.h"
@@ -57,7 +58,10 @@ FoundCheckpoint verify(const std::string& path, int64_t step) {
     if (manifest.at("format") != format_version)
       fail(Kind::file, "{}: format {}, this build reads {}", name, manifest.at("format").dump(), format_version);
     if (manifest.at("step") != step) fail(Kind::file, "{}: says step {}", name, manifest.at("step").dump());
+    for (const char* part : {"files", "state"})
+      if (!manifest.at(part).is_object()) fail(Kind::file, "{}: not a manifest: \"{}\" is {}", name, part, manifest.at(part).type_name());
     for (const auto& [file, tensors] : manifest.at("files").items()) {
+      found.files.insert(file);
       const Safetensors data(path + "/" + file + ".safetensors");
       if (data.tensors().size() != tensors.size())
         fail(Kind::file, "{}: {} tensors, the manifest lists {}", data.path(), data.tensors().size(), tensors.size());
@@ -69,6 +73,11 @@ FoundCheckpoint verify(const std::string& path, int64_t step) {
     fail(Kind::file, "{}: not a manifest: {}", name, e.what());
   }
   return found;
+}
+
+Safetensors open_file(const FoundCheckpoint& found, const std::string& file) {
+  if (!found.files.count(file)) fail(Kind::file, "{}/{}: lists no {}.safetensors", found.path, manifest_name, file);
+  return Safetensors(found.path + "/" + file + ".safetensors");
 }
 
 }  // namespace
@@ -92,11 +101,16 @@ std::string save_checkpoint(const std::string& folder, int64_t step, const Snaps
   manifest["crc32c"] = sum_text(crc32c(body.data(), body.size()));
   write_file_atomically(staged.path() + "/" + manifest_name, manifest.dump(1) + "\n");
   staged.commit(true);
-  write_file_atomically(folder + "/LATEST", fmt::format("step-{}\n", step));
-
-  const auto list = list_newest_first(folder);
-  for (size_t i = static_cast<size_t>(std::max(1, keep)); i < list.size(); ++i) remove_durably(list[i].second);
+  settle_checkpoints(folder, step, keep);
   return target;
+}
+
+void settle_checkpoints(const std::string& folder, int64_t step, int keep) {
+  const std::string latest = folder + "/LATEST", name = fmt::format("step-{}\n", step);
+  if (!fs::exists(latest) || read_file(latest) != name) write_file_atomically(latest, name);
+  int kept = 0;
+  for (const auto& [other, path] : list_newest_first(folder))
+    if (other > step || ++kept > std::max(1, keep)) remove_durably(path);
 }
 
 std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note) {
@@ -116,7 +130,7 @@ std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, cons
 }
 
 void restore_tensors(const FoundCheckpoint& found, const std::string& file, const Snapshot::Tensors& into) {
-  const Safetensors data(found.path + "/" + file + ".safetensors");
+  const Safetensors data = open_file(found, file);
   if (data.tensors().size() != into.size())
     fail(Kind::file, "{}: holds {} tensors, this model has {}; another model or adapter?", data.path(), data.tensors().size(), into.size());
   for (const auto& [name, t] : into) {
@@ -129,7 +143,7 @@ void restore_tensors(const FoundCheckpoint& found, const std::string& file, cons
 }
 
 Snapshot::Tensors read_tensors(const FoundCheckpoint& found, const std::string& file) {
-  const Safetensors data(found.path + "/" + file + ".safetensors");
+  const Safetensors data = open_file(found, file);
   Snapshot::Tensors list;
   for (const auto& [name, info] : data.tensors()) list.emplace_back(name, data.load(name));
   return list;

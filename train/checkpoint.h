@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,15 +23,20 @@ struct Snapshot {
 
 using Note = std::function<void(const std::string&)>;
 
-/// Writes FOLDER/step-N and FOLDER/LATEST, then keeps the newest `keep` checkpoints. Returns the path. Throws
+/// Writes FOLDER/step-N, then settle_checkpoints(). Returns the path. Throws
 /// Error(Kind::environment) naming the file and the reason (disk full, ...); older checkpoints are then untouched.
 std::string save_checkpoint(const std::string& folder, int64_t step, const Snapshot&, int keep);
+
+/// FOLDER/LATEST names this step, and of the checkpoints up to it the newest `keep` stay. Those after it go: they did not verify, or the
+/// run would not have come back to this one. A resumed run does it again, since the one before may have ended between the two.
+void settle_checkpoints(const std::string& folder, int64_t step, int keep);
 
 /// A checkpoint whose manifest and sums were verified.
 struct FoundCheckpoint {
   std::string path;
   int64_t step = 0;
   std::map<std::string, std::string> state;
+  std::set<std::string> files = {};  ///< that the manifest lists; others may lie there, but nobody vouches for them
 };
 /// The newest checkpoint that verifies; what is wrong with newer ones goes to `note`. Nothing when there is none.
 std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note);

@@ -99,6 +99,7 @@ void Loop::restore(const std::optional<FoundCheckpoint>& found) {
   bad_in_a_row_ = number("bad_in_a_row");
   objective_.restore(*found);
   folder_.rewind(step_);
+  settle_checkpoints(folder_.file("checkpoints"), step_, options_.keep);
   folder_.say(fmt::format("resumed from {} at step {}", found->path, step_));
 }
 
@@ -114,6 +115,7 @@ void Loop::save() {
   s.state = {{"tokens", std::to_string(tokens_)}, {"bad_in_a_row", std::to_string(bad_in_a_row_)}};
   for (const auto& [name, value] : identity_) s.state[std::string(setting) + name] = value;
   objective_.save(s);
+  folder_.sync_metrics();
   save_checkpoint(folder_.file("checkpoints"), step_, s, options_.keep);
   saved_ = step_;
 }

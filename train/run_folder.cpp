@@ -10,20 +10,14 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "tensor/error.h"
-#include "tensor/io/durable.h"
 #include "tensor/io/json.h"
 
 namespace facet {
 namespace fs = std::filesystem;
 namespace {
-
-std::FILE* append(const std::string& path) {
-  std::FILE* f = std::fopen(path.c_str(), "ae");
-  if (!f) fail(Kind::environment, "{}: cannot write: {}", path, std::strerror(errno));
-  return f;
-}
 
 // 40 of "step-000040.txt"; -1: no such name.
 int64_t step_of(const std::string& name) {
@@ -70,13 +64,11 @@ RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)) {
   for (const char* folder : {".", "samples", "completions"}) remove_leftovers(file(folder));
   make_folders(file("samples"));
   make_folders(file("checkpoints"));
-  metrics_ = append(file("metrics.jsonl"));
-  console_ = append(file("console.log"));
+  metrics_.emplace(file("metrics.jsonl"));
+  console_.emplace(file("console.log"));
 }
 
 RunFolder::~RunFolder() {
-  if (metrics_) std::fclose(metrics_);
-  if (console_) std::fclose(console_);
   if (lock_ >= 0) close(lock_);
 }
 
@@ -85,11 +77,11 @@ void RunFolder::write(const std::string& name, const std::string& text) const { 
 void RunFolder::metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values) {
   Json line = {{"step", step}, {"kind", kind}};
   for (const auto& [name, value] : values) line[name] = number(value);
-  const std::string text = line.dump() + "\n";
-  const bool written = std::fwrite(text.data(), 1, text.size(), metrics_) == text.size() && std::fflush(metrics_) == 0;
-  if (!written && !metrics_lost_)  // once, not every step: the checkpoint decides whether a full disk ends the run
-    say(fmt::format("warning: {}: cannot write: {}; lines of steps are missing from here on", file("metrics.jsonl"), std::strerror(errno)));
-  metrics_lost_ = metrics_lost_ || !written;
+  try {
+    metrics_->append(line.dump() + "\n");
+  } catch (const Error& e) {  // said once, not every step: the checkpoint decides whether a full disk ends the run
+    if (!std::exchange(metrics_lost_, true)) say(fmt::format("warning: {}; lines of steps are missing from here on", e.what()));
+  }
 }
 
 void RunFolder::rewind(int64_t step) {
@@ -109,16 +101,15 @@ void RunFolder::rewind(int64_t step) {
       if (j.is_object() && j.value("step", int64_t{0}) <= step) kept += line + "\n";
     }
   }
-  std::fclose(metrics_);
-  metrics_ = nullptr;
+  metrics_.reset();
   write("metrics.jsonl", kept);
-  metrics_ = append(file("metrics.jsonl"));
+  metrics_.emplace(file("metrics.jsonl"));
 }
 
 void RunFolder::say(const std::string& line, bool transient) {
-  if (!transient) {
-    std::fprintf(console_, "%s\n", line.c_str());
-    std::fflush(console_);
+  try {
+    if (!transient) console_->append(line + "\n");
+  } catch (const Error&) {  // whoever watches sees the line all the same
   }
   if (watcher) watcher(line, transient);
 }

@@ -2,10 +2,12 @@
 // samples/), what is left (checkpoints/, final/). One writer at a time, held by a lock.
 #pragma once
 #include <chrono>
-#include <cstdio>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
+
+#include "tensor/io/durable.h"
 
 namespace facet {
 
@@ -23,8 +25,10 @@ class RunFolder {
   /// Writes a small text file by temporary name and rename.
   void write(const std::string& name, const std::string& text) const;
 
-  /// One line of metrics.jsonl: {"step": 3, "kind": "train", ...}. Flushed, so that a kill loses nothing.
+  /// One line of metrics.jsonl: {"step": 3, "kind": "train", ...}. A kill loses nothing; a full disk loses lines, which is said once.
   void metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values);
+  /// What the metrics say so far outlasts a loss of power: to be called before a checkpoint, which must not be newer than they are.
+  void sync_metrics() { metrics_->sync(); }
   /// Drops metrics, samples and completions of steps after `step`: they will be computed again.
   void rewind(int64_t step);
 
@@ -36,8 +40,7 @@ class RunFolder {
  private:
   std::string path_;
   int lock_ = -1;
-  std::FILE* metrics_ = nullptr;
-  std::FILE* console_ = nullptr;
+  std::optional<GrowingFile> metrics_, console_;
   bool metrics_lost_ = false;
 };
 

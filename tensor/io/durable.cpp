@@ -61,6 +61,27 @@ const int64_t first_number =
     std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 std::atomic<int64_t> next_number{first_number};
 
+// Writes all of it, however often that is interrupted or cut short: 0, or the errno that stopped it after `done` bytes.
+int write_all(int fd, const std::string& path, const char* p, size_t bytes, size_t& done) {
+  for (done = 0; done < bytes;) {
+    const size_t left = bytes - done;
+    const int answer = ask(IoCall::write, path, {}, p + done, left);
+    // Linux writes at most 0x7ffff000 bytes a call; a gibibyte keeps well below.
+    const size_t want = std::min<size_t>(answer < 0 ? static_cast<size_t>(-answer) : left, std::min<size_t>(left, size_t{1} << 30));
+    ssize_t n;
+    if (answer > 0) {
+      n = -1;
+      errno = answer;
+    } else {
+      n = ::write(fd, p + done, want);
+    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? errno : EIO;
+    done += static_cast<size_t>(n);
+  }
+  return 0;
+}
+
 // A fresh name beside `path`; pid and number tell apart processes and uses.
 std::string name_beside(const std::string& path, const char* prefix) {
   return (fs::path(parent_of(path)) / fmt::format("{}.{}.{}.{}", prefix, fs::path(path).filename().string(), ::getpid(), next_number++))
@@ -99,28 +120,12 @@ DurableFile::~DurableFile() {
 
 void DurableFile::write(const void* data, size_t bytes) {
   if (fd_ < 0) fail(Kind::environment, "{}: not open for writing (an earlier write failed?)", path_);
-  const char* p = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const int answer = ask(IoCall::write, temporary_, {}, p, bytes);
-    // Linux writes at most 0x7ffff000 bytes a call; a gibibyte keeps well below.
-    const size_t want = std::min<size_t>(answer < 0 ? static_cast<size_t>(-answer) : bytes, std::min<size_t>(bytes, size_t{1} << 30));
-    ssize_t n;
-    if (answer > 0) {
-      n = -1;
-      errno = answer;
-    } else {
-      n = ::write(fd_, p, want);
-    }
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      const int reason = n < 0 ? errno : EIO;
-      ::close(std::exchange(fd_, -1));
-      fail(Kind::environment, "{}: writing {} bytes at byte {} failed: {}", path_, bytes, size_, std::strerror(reason));
-    }
-    p += n;
-    bytes -= static_cast<size_t>(n);
-    size_ += static_cast<uint64_t>(n);
-  }
+  size_t done = 0;
+  const int reason = write_all(fd_, temporary_, static_cast<const char*>(data), bytes, done);
+  size_ += done;
+  if (reason == 0) return;
+  ::close(std::exchange(fd_, -1));
+  fail(Kind::environment, "{}: writing {} bytes at byte {} failed: {}", path_, bytes - done, size_, std::strerror(reason));
 }
 
 void DurableFile::commit() {
@@ -137,6 +142,31 @@ void write_file_atomically(const std::string& path, std::string_view content) {
   DurableFile f(path);
   f.write(content);
   f.commit();
+}
+
+GrowingFile::GrowingFile(const std::string& path) : path_(path) {
+  fd_ = guarded(IoCall::create, "write", path, {}, [&] { return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666); });
+  try {
+    sync_folder(parent_of(path));
+  } catch (...) {
+    ::close(fd_);
+    throw;
+  }
+}
+
+GrowingFile::~GrowingFile() { ::close(fd_); }
+
+void GrowingFile::append(std::string_view text) {
+  size_t done = 0;
+  const int reason = write_all(fd_, path_, text.data(), text.size(), done);
+  if (reason == 0) return;
+  struct stat now;
+  if (done > 0 && ::fstat(fd_, &now) == 0) (void)!::ftruncate(fd_, now.st_size - static_cast<off_t>(done));
+  fail(Kind::environment, "{}: cannot write: {}", path_, std::strerror(reason));
+}
+
+void GrowingFile::sync() {
+  guarded(IoCall::sync, "sync", path_, {}, [&] { return ::fsync(fd_); });
 }
 
 // ---- folders

@@ -31,6 +31,24 @@ class DurableFile {
 
 void write_file_atomically(const std::string& path, std::string_view content);
 
+/// A file that grows by whole texts, as the records of a run do: what is appended is there after a kill, and after sync() after a
+/// loss of power.
+class GrowingFile {
+ public:
+  explicit GrowingFile(const std::string& path);  ///< goes on at the end of what is there; a new file is found again after a loss of power
+  ~GrowingFile();
+  GrowingFile(const GrowingFile&) = delete;
+  GrowingFile& operator=(const GrowingFile&) = delete;
+
+  /// All of it, or an error and nothing of it: a line cut short by a full disk would spoil the next one.
+  void append(std::string_view text);
+  void sync();
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
 /// A folder that appears, complete, at commit(): files are written (with DurableFile) into path() before.
 class StagedFolder {
  public:

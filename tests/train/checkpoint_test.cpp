@@ -97,6 +97,18 @@ TEST_CASE("checkpoint: any flipped bit and any truncation is noticed, the one be
   }
 }
 
+TEST_CASE("checkpoint: a damaged one that is newer never pushes out the whole one that was just written") {
+  Folder dir;
+  save_checkpoint(dir.path, 4, snapshot(4), 1);
+  save_checkpoint(dir.path, 7, snapshot(7), 2);
+  fs::resize_file(dir.path + "/step-7/model.safetensors", 100);
+  REQUIRE(newest_checkpoint(dir.path, {})->step == 4);
+  save_checkpoint(dir.path, 5, snapshot(5), 1);  // stopped on the way to 7
+  CHECK(newest_checkpoint(dir.path, {})->step == 5);
+  CHECK_FALSE(fs::exists(dir.path + "/step-4"));
+  CHECK_FALSE(fs::exists(dir.path + "/step-7"));
+}
+
 TEST_CASE("checkpoint: a failure at any call of the system leaves the checkpoint before or a whole new one") {
   for (int at = 1;; ++at) {
     Folder dir;
