@@ -307,6 +307,7 @@ TEST_CASE("loader: buckets put rows of similar length together, every row once a
   }
   CHECK(examples_of(resumed.next()) == examples_of(bucketed.at(20)));
   CHECK_THROWS_WITH(resumed.restore(plain.state()), Catch::Contains("differ"));
+  CHECK_THROWS_WITH(Loader(d, {.batch = 6, .seed = 4, .bucket = 5}).restore(bucketed.state()), Catch::Contains("differ"));
   CHECK_THROWS_WITH(Loader(d, {.batch = 6, .shuffle = false, .bucket = 4}), Catch::Contains("shuffling"));
   CHECK_THROWS_AS(Loader(d, {.bucket = 0}), Error);
   // Batches come in a random order, not by length.

@@ -203,7 +203,7 @@ TEST_CASE("chat: a message longer than the context changes nothing; clear starts
   chat.set_system("Rhyme.");
   CHECK_NOTHROW(chat.say("c"));
   CHECK(tokenizer.decode(chat.tokens()).starts_with("<start_of_turn>user\nRhyme.\n\nmore<end_of_turn>"));
-  CHECK(chat.last_computed() > 20);  // all of it
+  CHECK(chat.last_computed() + o.max_new >= std::ssize(chat.tokens()));  // all of it once more
 }
 
 TEST_CASE("chat: a tokenizer without turn tags is refused") {
