@@ -586,8 +586,7 @@ const auto train = [&](const std::string& name, auto make, double peak, double l
     const Counting rows = counting_rows(fold_in(key(2), static_cast<uint32_t>(step)), 16);
     const double each = loss_scale / static_cast<double>(16 * (row_length - 2));
     const double loss = linear_cross_entropy_backward(model.hidden(plain_tokens(rows.ids)), model.head().value(),
-                                                      rows.labels.to(nb::device()),
-                                                      Tensor::full({16, row_length}, each, DType::f32, nb::device()));
+                                                      rows.labels, Tensor::full({16, row_length}, each));
     optimizer->step(peak * schedule(step));
     out.loss.x.push_back(step);
     out.loss.y.push_back(loss / loss_scale);

@@ -7,6 +7,7 @@
 
 #include "tensor/error.h"
 #include "tensor/gpu/runtime.h"
+#include "tensor/parallel.h"
 
 #if defined(FACET_NB_KERNEL) && __has_include("xcpp/xdisplay.hpp")
 #include "xcpp/xdisplay.hpp"
@@ -60,6 +61,7 @@ void open_device(const std::string& name) {
 }
 
 void start(int argc, char** argv) {
+  facet::spin_briefly(argv);
   std::set_terminate(stop_on_exception);
   try {
     for (int i = 1; i < argc; ++i) {
