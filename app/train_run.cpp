@@ -11,6 +11,7 @@
 #include "models/gemma/hf_config.h"
 #include "models/gemma/peft.h"
 #include "nn/body_graphs.h"
+#include "tensor/gpu/gemm.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
@@ -120,8 +121,9 @@ void TrainSettings::declare_run(Options& o) {
 }
 
 std::string MemoryPlan::text() const {
-  return fmt::format("{} (weights {}, gradients {}, optimizer {}, activations {} {}{})", bytes_text(total()), bytes_text(weights),
+  return fmt::format("{} (weights {}, gradients {}, optimizer {}, activations {} {}{}{})", bytes_text(total()), bytes_text(weights),
                      bytes_text(gradients), bytes_text(moments), at_most ? "up to" : "about", bytes_text(activations),
+                     workspace > 0 ? fmt::format(", workspace {}", bytes_text(workspace)) : "",
                      other > 0 ? fmt::format(", {} {}", other_name, bytes_text(other)) : "");
 }
 
@@ -139,6 +141,7 @@ MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSett
   for (const std::string& name : recompute_names())
     plan.activations_with[recompute_of(name)] = model.activation_bytes(static_cast<double>(tokens), recompute_of(name));
   plan.activations = plan.activations_with[plan.recompute];
+  if (model.device() == Device::gpu) plan.workspace = static_cast<double>(gpu::gemm_workspace());
   return plan;
 }
 

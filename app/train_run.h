@@ -43,11 +43,12 @@ struct TrainSettings : DataSettings {
 /// What a run holds at its peak, in bytes.
 struct MemoryPlan {
   double weights = 0, gradients = 0, moments = 0, activations = 0, other = 0;
+  double workspace = 0;    ///< of a GPU library's largest product
   std::string other_name;  ///< what `other` is for: "cache"
   bool at_most = false;    ///< activations: what the longest rows would take, where the data decide
   Recompute recompute = Recompute::none;
   std::map<Recompute, double> activations_with;  ///< of every policy
-  double total() const { return weights + gradients + moments + activations + other; }
+  double total() const { return weights + gradients + moments + activations + workspace + other; }
   std::string text() const;
   /// Empty when a tenth more than the plan is free; else what is needed, and the first stronger policy that would do.
   std::string misfit(double free_bytes, const std::string& where = "") const;

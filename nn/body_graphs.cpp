@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/recorded_loss.h"
 #include "nn/tap.h"
 #include "tensor/gpu/graph.h"
 
@@ -19,6 +20,7 @@ struct BodyGraphs::Entry {
   Tensor h, leaf, dh;       // dh: what the backward graph reads
   std::shared_ptr<gpu::Arena> arena;
   gpu::Graph forward, backward;
+  RecordedCrossEntropy loss;
   std::vector<const void*> gradients;  // where those of the parameters were when it was recorded
 };
 
@@ -59,14 +61,15 @@ void BodyGraphs::record_forward(Entry& e) {
 }
 
 Tensor BodyGraphs::forward(const Tokens& tokens) {
-  now_ = nullptr;
+  now_ = eager_ = nullptr;
   if (model_.device() == Device::cpu || !grad_enabled() || tapping()) return model_.hidden(tokens);
   Entry& e = entry(tokens);
+  eager_ = &e;
   if (e.seen++ < eager_passes) return model_.hidden(tokens);
   const bool recorded = e.forward.recorded();
   if (recorded && gradients_moved(e)) {
     e.seen = 0;
-    e.forward.reset(), e.backward.reset();
+    e.forward.reset(), e.backward.reset(), e.loss.reset();
     e.h = e.leaf = e.dh = {};
     e.arena.reset();
     return model_.hidden(tokens);
@@ -85,6 +88,7 @@ Tensor BodyGraphs::forward(const Tokens& tokens) {
   ++replays_;
   clear_grad(e.leaf);
   now_ = &e;
+  eager_ = nullptr;
   return e.leaf;
 }
 
@@ -95,8 +99,34 @@ void BodyGraphs::backward() {
   if (!dh) return;  // no row carried loss
   e.dh.set(dh);
   clear_grad(e.leaf);
+  replay_backward(e);
+}
+
+void BodyGraphs::replay_backward(Entry& e) {
   if (!e.backward.recorded()) e.backward.record(e.arena, [&] { facet::backward(e.h, e.dh); });
   e.backward.replay();
+}
+
+double BodyGraphs::cross_entropy(const Tensor& h, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options) {
+  const Parameter& head = model_.head();
+  if (!now_)
+    return eager_ ? eager_->loss.eager(h, head.value(), labels, weights, options)
+                  : linear_cross_entropy_backward(h, head.value(), labels, weights, options);
+  Entry& e = *std::exchange(now_, nullptr);
+  const auto value = e.loss.run(h.detach(), head.value(), labels, weights, options, e.dh, head.grad(), e.arena);
+  if (value) replay_backward(e);
+  return value.value_or(0);
+}
+
+int64_t BodyGraphs::loss_replays() const {
+  int64_t n = 0;
+  for (const auto& e : entries_) n += e->loss.replays();
+  return n;
+}
+
+double TrainingPass::cross_entropy(const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options) const {
+  return graphs_ ? graphs_->cross_entropy(h, labels, weights, options)
+                 : linear_cross_entropy_backward(h, model_.head().value(), labels, weights, options);
 }
 
 }  // namespace facet

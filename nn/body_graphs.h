@@ -1,9 +1,12 @@
-// Training passes over a model's body (all but the head), recorded once as CUDA graphs and replayed: hundreds of launches become two.
-// The head stays outside, since how many rows carry loss differs from batch to batch.
+// Training passes over a model's body (all but the head), recorded once as CUDA graphs and replayed: hundreds of launches become two. A
+// cross-entropy behind it is a third graph where the same rows carry loss in pass after pass, as in packed text; where they differ, so do its
+// kernels' shapes, and they are launched.
 //
 //   model.graphs = std::make_shared<BodyGraphs>(model);
-//   TrainingPass pass(model, tokens);   // pass.h: hidden rows [B, T, D]
-//   loss(pass.h);                       // runs its backward pass down to h
+//   TrainingPass pass(model, tokens);
+//   pass.cross_entropy(labels, weights, options);   // the loss, and all gradients
+// or
+//   loss(pass.h);                       // any loss of the hidden rows [B, T, D]; runs its backward pass down to h
 //   pass.finish();                      // from h on; nothing to do after an eager pass
 //
 // One shape is recorded, the first to come often enough: packed rows all have it. On the CPU, under taps, and the first times a shape comes,
@@ -17,6 +20,8 @@
 
 namespace facet {
 
+struct CrossEntropyOptions;
+
 class BodyGraphs {
  public:
   explicit BodyGraphs(LanguageModel&);
@@ -25,18 +30,23 @@ class BodyGraphs {
 
   Tensor forward(const Tokens&);
   void backward();
-  /// Passes that were replayed so far.
+  /// The cross-entropy of what forward() returned, and backward().
+  double cross_entropy(const Tensor& h, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions&);
+  /// Passes that were replayed so far, and of their losses those that were, too.
   int64_t replays() const { return replays_; }
+  int64_t loss_replays() const;
 
  private:
   struct Entry;
   Entry& entry(const Tokens&);
   void record_forward(Entry&);
   bool gradients_moved(const Entry&) const;
+  void replay_backward(Entry&);
 
   LanguageModel& model_;
   std::vector<std::unique_ptr<Entry>> entries_;
-  Entry* now_ = nullptr;  ///< whose backward pass is due
+  Entry* now_ = nullptr;    ///< whose backward pass is due
+  Entry* eager_ = nullptr;  ///< of the last pass, if it was an eager one that may be recorded some day
   int64_t replays_ = 0;
 };
 
@@ -44,12 +54,15 @@ class BodyGraphs {
 class TrainingPass {
  public:
   TrainingPass(LanguageModel& model, const Tokens& tokens)
-      : graphs_(model.graphs.get()), h(graphs_ ? graphs_->forward(tokens) : model.hidden(tokens)) {}
+      : model_(model), graphs_(model.graphs.get()), h(graphs_ ? graphs_->forward(tokens) : model.hidden(tokens)) {}
   void finish() const {
     if (graphs_) graphs_->backward();
   }
+  /// linear_cross_entropy_backward of the head's logits, with labels [B, T] and weights [B, T], and finish().
+  double cross_entropy(const Tensor& labels, const Tensor& weights, const CrossEntropyOptions&) const;
 
  private:
+  LanguageModel& model_;
   BodyGraphs* graphs_;
 
  public:

@@ -6,12 +6,8 @@ namespace facet {
 
 double batch_loss(LanguageModel& model, const Batch& batch, double weight, const SftLoss& options) {
   const TrainingPass pass(model, {batch.ids, batch.positions, batch.segments});
-  const int64_t rows = pass.h.shape().rows();
-  const double loss = linear_cross_entropy_backward(reshape(pass.h, {rows, pass.h.dim(-1)}), model.head().value(), batch.labels.reshape({rows}),
-                                                    Tensor::full({rows}, weight, acc_dtype(pass.h.dtype())),
-                                                    {.cap = model.final_cap(), .label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
-  pass.finish();
-  return loss;
+  return pass.cross_entropy(batch.labels, Tensor::full(batch.labels.shape(), weight, acc_dtype(pass.h.dtype())),
+                            {.cap = model.final_cap(), .label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
 }
 
 SftFigures evaluate_loss(LanguageModel& model, const std::vector<Batch>& batches) {

@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <utility>
 
 #include "autograd/ops.h"
 #include "autograd/ops/linear_loss.h"
+#include "autograd/recorded_loss.h"
 #include "tensor/gpu/waits.h"
 #include "tensor/kernels/sum_to.h"
 
@@ -51,9 +53,10 @@ struct Task {
     loss.losses = Tensor::empty({n}, DType::f64, head.device);
   }
 
-  double total() const {
+  double total() const { return total_of(loss.losses); }
+  static double total_of(const Tensor& losses) {
     const gpu::MaySync wait;  // once for a micro-batch: its loss is read
-    const Tensor here = loss.losses.to(Device::cpu);
+    const Tensor here = losses.to(Device::cpu);
     double sum = 0;
     for (const double l : here.data<double>()) sum += l;
     return sum;
@@ -69,6 +72,10 @@ struct LinearCrossEntropyGrad {
     task.head.run_sinks(task.rows, task.loss, dx[0], dx[1]);
   }
 };
+
+bool same(const CrossEntropyOptions& a, const CrossEntropyOptions& b) {
+  return a.cap == b.cap && a.label_smoothing == b.label_smoothing && a.z_loss == b.z_loss;
+}
 
 }  // namespace
 
@@ -92,6 +99,42 @@ double linear_cross_entropy_backward(const Tensor& h, const Tensor& w, const Ten
   Task task(h, w, labels, weights, options);
   task.head.run_backward(h, w, task.rows, task.loss);
   return task.total();
+}
+
+double RecordedCrossEntropy::eager(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options) {
+  Task task(h, w, labels, weights, options);
+  if (!decided_) rows_ = task.rows, options_ = options;
+  task.head.run_backward(h, w, task.rows, task.loss);
+  return task.total();
+}
+
+std::optional<double> RecordedCrossEntropy::run(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights,
+                                                const CrossEntropyOptions& options, const Tensor& dh, const Tensor& dw,
+                                                const std::shared_ptr<gpu::Arena>& arena) {
+  Task task(h, w, labels, weights, options);
+  if (task.rows.empty()) return {};
+  const Out to_dh = dh.out(), to_dw = dw ? dw.out(true) : Out{};
+  const bool expected = task.rows == rows_ && same(options, options_);
+  if (!std::exchange(decided_, true) && expected) {
+    list_ = task.head.listed(rows_).to(Device::gpu), weights_ = task.loss.weights, losses_ = task.loss.losses;
+    graph_.record(arena, [&] { task.head.run(rows_, list_, task.loss, to_dh, to_dw); });
+  } else if (expected && graph_.recorded()) {
+    list_.set(task.head.listed(rows_));
+    if (weights_) weights_.set(task.loss.weights);
+  } else {
+    task.head.run(task.rows, task.loss, to_dh, to_dw);
+    return task.total();
+  }
+  graph_.replay();
+  ++replays_;
+  return Task::total_of(losses_);
+}
+
+void RecordedCrossEntropy::reset() {
+  graph_.reset();
+  rows_.clear();
+  list_ = weights_ = losses_ = {};
+  decided_ = false;
 }
 
 }  // namespace facet

@@ -60,18 +60,6 @@ void on_host(std::span<const int64_t> rows, double scale, int64_t V, RowLoss los
     gpu::copy_to_device(stats.out().as<char>(), here.view().data, static_cast<size_t>(stats.numel() * size_of(stats.dtype())));
 }
 
-// Numbers and labels of the rows, i32 [2, n] where h is: uploaded once.
-Tensor listed(std::span<const int64_t> rows, std::span<const int32_t> labels, Device device) {
-  const auto n = static_cast<int64_t>(rows.size());
-  const Tensor list = Tensor::empty({2, n}, DType::i32);
-  int32_t* to = list.out().as<int32_t>();
-  for (int64_t i = 0; i < n; ++i) {
-    to[i] = static_cast<int32_t>(rows[i]);
-    to[n + i] = labels[rows[i]];
-  }
-  return list.to(device);
-}
-
 // Every column of a row by the row's number.
 View across(View numbers, int64_t columns) {
   numbers.shape.push(columns);
@@ -124,7 +112,20 @@ LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const
     if (labels[n] >= V) fail(Kind::usage, "{}: label {} in row {}: the vocabulary has {} words", op, labels[n], n, V);
 }
 
-void LinearHead::run(std::span<const int64_t> rows, RowLoss loss, Out dh, Out dw) const {
+Tensor LinearHead::listed(std::span<const int64_t> rows) const {
+  const auto n = static_cast<int64_t>(rows.size());
+  const Tensor list = Tensor::empty({2, n}, DType::i32);
+  int32_t* to = list.out().as<int32_t>();
+  for (int64_t i = 0; i < n; ++i) {
+    to[i] = static_cast<int32_t>(rows[i]);
+    to[n + i] = labels[rows[i]];
+  }
+  return list;
+}
+
+void LinearHead::run(std::span<const int64_t> rows, RowLoss loss, Out dh, Out dw) const { run(rows, listed(rows).to(device), loss, dh, dw); }
+
+void LinearHead::run(std::span<const int64_t> rows, const Tensor& list, RowLoss loss, Out dh, Out dw) const {
   const KernelScope scope("linear_loss");
   if (dh) dh = collapsed(dh, N, D);
   const int64_t n = static_cast<int64_t>(rows.size());
@@ -139,7 +140,6 @@ void LinearHead::run(std::span<const int64_t> rows, RowLoss loss, Out dh, Out dw
   const int64_t chunk = form.block > 0 ? std::min(n, form.block) : linear_loss_chunk(n, V, device, bytes);
   const double scale = 1 / form.temperature;
   const Tensor logits = Tensor::empty({chunk, V}, of_z, device), all_stats = Tensor::empty({chunk, 4}, acc, device);
-  const Tensor list = listed(rows, labels, device);
   Tensor dlogits;  // of their own only where they are narrower
   if (gradient && of_dz != of_z) dlogits = Tensor::empty({chunk, V}, of_dz, device);
   Tensor some_h, some_dh;  // the chunk's rows side by side, when they are not so already

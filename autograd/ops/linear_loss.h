@@ -84,6 +84,10 @@ struct LinearHead {
   /// with one null, its product is skipped. dh [N, D] in h's dtype (rows not listed: zero, or untouched when accumulating),
   /// dw [V, D] in `acc`.
   void run(std::span<const int64_t> rows, RowLoss loss, Out dh = {}, Out dw = {}) const;
+  /// The same with what it uploads made before, listed(rows) on the head's device: all that is left are kernels, so a loss of theirs can be recorded.
+  void run(std::span<const int64_t> rows, const Tensor& list, RowLoss loss, Out dh, Out dw) const;
+  /// Numbers and labels of the rows, i32 [2, n] on the CPU.
+  Tensor listed(std::span<const int64_t> rows) const;
 
   /// The head as root of the tape: values, dh and dw in one pass, then backward from h. Values only when nothing is traced.
   void run_backward(const Tensor& h, const Tensor& w, std::span<const int64_t> rows, RowLoss loss) const;

@@ -35,6 +35,8 @@ void set_tuning(Tuning);
 Tuning tuning();
 /// Most workspace of one product, 32 MiB at first; FACET_GPU_WORKSPACE_MB.
 void set_gemm_workspace(size_t bytes);
+/// That, where cuBLASLt serves; own kernels take none to speak of.
+size_t gemm_workspace();
 /// Why cuBLASLt does not serve, or empty; for `facet env`.
 std::string cublaslt_why_not();
 

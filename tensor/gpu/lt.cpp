@@ -98,6 +98,7 @@ void set_tuning(Tuning t) {
 }
 Tuning tuning() { return settings().tuning(); }
 void set_gemm_workspace(size_t bytes) { settings().workspace_bytes = bytes; }
+size_t gemm_workspace() { return lt_why_not().empty() ? settings().workspace_bytes : 0; }
 std::string cublaslt_why_not() { return lt_why_not(); }
 
 #ifndef FACET_HAS_CUBLASLT

@@ -8,6 +8,7 @@
 #include "nn/lora.h"
 #include "optim/adamw.h"
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/gemm.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/parallel.h"
 #include "tensor/storage.h"
@@ -35,6 +36,7 @@ struct Taken {
 
 Taken taken(const Case& c) {
   const bool gpu = c.device == Device::gpu;
+  gpu::set_gemm_workspace(0);  // the emulated library's first suggestions take none
   const size_t before = pool_stats(c.device).live_bytes;
   const GemmaConfig config = preset("tiny");
   const int64_t rows = gpu ? 8 : 64, length = 16;  // an emulated one is slow
@@ -106,6 +108,26 @@ TEST_CASE("memory plan: what steps of all kinds take on a GPU, within a tenth", 
       CHECK(taken({r, dtype, {}, 0, Device::gpu}).ratio() == Approx(1).margin(0.1));
       CHECK(taken({r, dtype, all, 8, Device::gpu}).ratio() == Approx(1).margin(0.1));
     }
+}
+
+TEST_CASE("memory plan: what a library's products work in is counted on a GPU") {
+  gpu::emulate(true);
+  const auto plan = [](Device device) {
+    Gemma model(preset("tiny"));
+    model.to(device);
+    return app::plan_memory(model, 128);
+  };
+  const size_t bytes = 48'000'000;
+  gpu::set_gemm_workspace(bytes);
+  const app::MemoryPlan some = plan(Device::gpu);
+  gpu::set_gemm_workspace(0);
+  const app::MemoryPlan none = plan(Device::gpu);
+  const bool library = gpu::cublaslt_why_not().empty();
+  CHECK(some.total() - none.total() == Approx(library ? static_cast<double>(bytes) : 0));
+  if (library) CHECK_THAT(some.text(), Catch::Contains(", workspace 48.0 MB"));
+  CHECK_THAT(none.text(), !Catch::Contains("workspace"));
+  gpu::set_gemm_workspace(bytes);
+  CHECK_THAT(plan(Device::cpu).text(), !Catch::Contains("workspace"));
 }
 
 TEST_CASE("memory plan: a policy that fits is named") {

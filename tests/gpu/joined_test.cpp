@@ -63,23 +63,23 @@ TEST_CASE("pool: tensors side by side share a block, which goes with the last of
   {
     Tensor a, b, odd, late;
     {
-      const gpu::SideBySide row(64 + 32 + 12);
+      const gpu::SideBySide row(64 + 32 + 44);
       CHECK(gpu::pool_stats().live_bytes == before);  // taken when it is needed
       a = make(16), b = make(8), odd = make(3);
-      CHECK(gpu::pool_stats().live_bytes == before + 108);
-      late = make(4);  // would begin at byte 12 of 16, and does not fit
+      CHECK(gpu::pool_stats().live_bytes == before + 140);
+      late = make(4);  // would begin at byte 12 of 16
     }
     CHECK(at(b) == at(a) + 64);
     CHECK(at(odd) == at(b) + 32);
-    CHECK(gpu::pool_stats().live_bytes == before + 108 + 16);
+    CHECK(gpu::pool_stats().live_bytes == before + 140 + 16);
     CHECK(a.unique());
     CHECK_FALSE(a.shares_storage(b));
     CHECK_THAT(gpu::describe_live_buffer(at(b) + 4), Catch::Contains("byte 4 of tensor f32[8] (32 bytes)"));
     CHECK_THAT(gpu::live_buffers(), Catch::Contains("tensor f32[16]") && !Catch::Contains("side by side"));
     a = {}, odd = {}, late = {};
-    CHECK(gpu::pool_stats().live_bytes == before + 108);
+    CHECK(gpu::pool_stats().live_bytes == before + 140);
     const Tensor elsewhere = make(16);  // the hole is nobody's
-    CHECK((at(elsewhere) < at(b) - 64 || at(elsewhere) >= at(b) + 44));
+    CHECK((at(elsewhere) < at(b) - 64 || at(elsewhere) >= at(b) + 76));
   }
   CHECK(gpu::pool_stats().live_bytes == before);
   { const gpu::SideBySide unused(64); }
@@ -135,7 +135,7 @@ TEST_CASE("joined products: recorded steps in bf16 have the bits of eager ones, 
     const auto model = on_gpu(DType::bf16);
     if (graphs) model->graphs = std::make_shared<BodyGraphs>(*model);
     const auto now = train(*model, batches, 4);
-    if (graphs) CHECK(model->graphs->replays() == 6);
+    if (graphs) CHECK((model->graphs->replays() == 6 && model->graphs->loss_replays() == 6));  // other labels, the same rows
     std::vector<double> end;
     for (Parameter* p : parameters(*model))
       for (double v : p->value().detach().to_vector()) end.push_back(v);
