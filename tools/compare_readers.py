@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Damaged files before our readers and before the libraries that own the formats: we may refuse more, never less.
 
-    python3 tools/compare_readers.py build/facet [--count 500] [--seed 1] [safetensors] [npz] [torch]
+    python3 tools/compare_readers.py build/facet [--count 500] [--seed 1] [safetensors] [npy] [npz] [torch] [config] [tokenizer]
 
-Makes COUNT damaged copies of a small good file of each format and lists those that `facet convert` reads and the library refuses.
-Needs numpy and safetensors; torch for torch (a format whose library is missing is skipped, by name). Exit code 1 when we are laxer.
+Makes COUNT damaged copies of a small good file of each format and lists those that facet reads and the library refuses. The libraries:
+safetensors, numpy, torch, sentencepiece, and for config.json Python's own json, as transformers reads it (a format whose library is
+missing is skipped, by name). Exit code 1 when we are laxer.
 """
 import argparse
+import json
 import os
 import pathlib
 import random
@@ -22,6 +24,12 @@ def safetensors(path):
     return load_file(path)
 
 
+def npy(path):
+    import numpy
+
+    return numpy.load(path, allow_pickle=False)
+
+
 def npz(path):
     import numpy
 
@@ -35,7 +43,42 @@ def torch(path):
     return torch.load(path, weights_only=True)
 
 
-def make(kind, path):
+def config(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def tokenizer(path):
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def convert(facet, path, out):
+    return [facet, "convert", "-q", path, out, "--to", "npz"]
+
+
+# File name, and the command that reads it here.
+KINDS = {
+    "safetensors": ("file.safetensors", convert),
+    "npy": ("file.npy", convert),
+    "npz": ("file.npz", convert),
+    "torch": ("file.pt", convert),
+    "config": ("config.json", lambda facet, path, out: [facet, "inspect", "config", path.parent]),
+    "tokenizer": ("tokenizer.model", lambda facet, path, out: [facet, "init", "-q", out, "--tokenizer", path]),
+}
+
+
+def make(facet, kind, path):
+    if kind in ("config", "tokenizer"):
+        if kind == "tokenizer":
+            import sentencepiece  # so that one without it is told before, not at the first file
+
+            assert sentencepiece
+        model = path.parent / "model"
+        subprocess.run([facet, "init", "-q", model, "--tokenizer", "char:0123456789()=."], check=True, capture_output=True)
+        shutil.copy(model / path.name, path)
+        shutil.rmtree(model)
+        return
     values = {"a.b": [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]], "c": [1.0, 2.0, 3.0]}
     if kind == "torch":
         import torch
@@ -45,7 +88,9 @@ def make(kind, path):
     import numpy
 
     arrays = {name: numpy.array(v, numpy.float32) for name, v in values.items()}
-    if kind == "npz":
+    if kind == "npy":
+        numpy.save(path, arrays["a.b"])
+    elif kind == "npz":
         numpy.savez(path, **arrays)
     else:
         from safetensors.numpy import save_file
@@ -78,24 +123,24 @@ def damaged(good, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("facet")
-    parser.add_argument("kinds", nargs="*", default=["safetensors", "npz", "torch"])
+    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], default=[])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     laxer = 0
     scratch = pathlib.Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
-    for kind in args.kinds:
-        suffix = {"safetensors": ".safetensors", "npz": ".npz", "torch": ".pt"}[kind]
+    for kind in args.kinds or KINDS:
+        name, command = KINDS[kind]
+        path = scratch / name
         try:
-            make(kind, scratch / ("good" + suffix))
+            make(args.facet, kind, path)
         except ImportError as e:
             print(f"{kind}: skipped, {e}")
             continue
-        good = (scratch / ("good" + suffix)).read_bytes()
+        good = path.read_bytes()
         rng = random.Random(args.seed)
         both = stricter = only_here = 0
         for i in range(-1, args.count):
-            path = scratch / ("file" + suffix)
             path.write_bytes(good if i < 0 else damaged(good, rng))
             try:
                 globals()[kind](path)
@@ -104,7 +149,7 @@ def main():
                 theirs = f"{type(e).__name__}: {e}".splitlines()[0][:120]
             out = scratch / "out"
             shutil.rmtree(out, ignore_errors=True)
-            ours = subprocess.run([args.facet, "convert", "-q", path, out, "--to", "npz"], capture_output=True, text=True)
+            ours = subprocess.run(command(args.facet, path, out), capture_output=True, text=True, errors="replace")
             if i < 0 and (theirs or ours.returncode != 0):
                 sys.exit(f"{kind}: the good file is refused: {theirs or ours.stderr}")
             if ours.returncode not in (0, 3):

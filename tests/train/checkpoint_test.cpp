@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
+#include "tensor/io/json.h"
 #include "tests/support/temp_folder.h"
 
 using namespace facet;
@@ -95,6 +97,27 @@ TEST_CASE("checkpoint: any flipped bit and any truncation is noticed, the one be
     put(good);
     CHECK(newest_checkpoint(dir.path, {})->step == 2);
   }
+}
+
+TEST_CASE("checkpoint: a manifest that lists no files, or is of another shape, vouches for nothing") {
+  Folder dir;
+  const std::string path = save_checkpoint(dir.path, 1, snapshot(1), 1) + "/manifest.json";
+  const Json good = read_json(path);
+  const auto edit = [&](const char* part, const Json& value) {
+    Json m = good;
+    m[part] = value;
+    m.erase("crc32c");
+    const std::string body = m.dump();
+    m["crc32c"] = fmt::format("{:08x}", crc32c(body.data(), body.size()));
+    std::ofstream(path, std::ios::trunc) << m.dump();
+  };
+  edit("files", Json::object());
+  CHECK_THROWS_WITH(restored(*newest_checkpoint(dir.path, {})), Catch::Contains("lists no model.safetensors"));
+  CHECK_THROWS_WITH(read_tensors(*newest_checkpoint(dir.path, {}), "optimizer"), Catch::Contains("lists no optimizer.safetensors"));
+  edit("state", Json::array());
+  CHECK_THROWS_WITH(newest_checkpoint(dir.path, {}), Catch::Contains("\"state\" is array"));
+  edit("files", nullptr);
+  CHECK_THROWS_WITH(newest_checkpoint(dir.path, {}), Catch::Contains("\"files\" is null"));
 }
 
 TEST_CASE("checkpoint: a damaged one that is newer never pushes out the whole one that was just written") {
