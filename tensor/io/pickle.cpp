@@ -93,7 +93,11 @@ class PickleMachine {
     const auto t = cursor_.take(n, "text");
     return {reinterpret_cast<const char*>(t.data()), t.size()};
   }
-  void push_text(uint64_t n) { push({.type = Type::text, .text = text(n)}); }
+  void push_text(uint64_t n) {
+    const std::string_view t = text(n);
+    if (invalid_utf8(t) != t.npos) error("a text that is no UTF-8");
+    push({.type = Type::text, .text = t});
+  }
   int64_t long1() {
     const auto n = cursor_.get<uint8_t>("LONG1");
     if (n > 8) error(fmt::format("an integer of {} bytes", n));

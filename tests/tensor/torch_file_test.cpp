@@ -69,6 +69,7 @@ TEST_CASE("torch: pickles that do more than describe tensors are refused by name
       {file(global("torch", "load")), "\"torch.load\""},
       {file(global("torch.storage", "_load_from_bytes")), "\"torch.storage._load_from_bytes\""},
       {file(global("torch._utils", "_rebuild_tensor")), "refused"},
+      {file(dict({{"x\xf9", good}})), "a text that is no UTF-8"},
       {file(global("numpy.core.multiarray", "_reconstruct")), "refused"},
       {file(global("argparse", "Namespace") + ")\x81"), "\"argparse.Namespace\""},
       {file(global("collections", "defaultdict")), "refused"},
