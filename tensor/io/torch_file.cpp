@@ -188,6 +188,10 @@ TensorList list_torch(const InputFile& file, std::vector<ZipMember> members) {
   if (const ZipMember* order = find(members, root + "/byteorder"))
     if (const std::string found = read_text(file, *order, 64); found != "little")
       fail(Kind::file, "{}: byte order \"{}\"; only little-endian files are read", file.path(), printable(found));
+  // Beside the pickle and the storages there are a few short texts (version, serialization_id, ...), which PyTorch reads as such.
+  for (const ZipMember& m : members)
+    if (!m.name.starts_with(root + "/data") && m.bytes <= 4096 && invalid_utf8(read_text(file, m, 4096)) != std::string::npos)
+      fail(Kind::file, "{}: member \"{}\" is no text", file.path(), printable(m.name));
   const ZipMember& member = *find(members, root + std::string(pickle_name));
   const std::string bytes = read_text(file, member, max_pickle);
   const Pickle pickle({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, file.path(), globals);

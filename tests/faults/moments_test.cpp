@@ -12,16 +12,17 @@ void sleep_ms(unsigned n) { std::this_thread::sleep_for(std::chrono::millisecond
 void kill_at_random(const std::string& kind, int kills, int kept) {
   const FaultyRun r(kind, 12, kept);
   std::mt19937 random(day());
-  int ends = 0;
+  int ends = 0, since = 0;  // kills since the last end: the longer it takes, the longer it may
   for (int i = 0; i < kills;) {
     INFO(kind << ", kill " << i << ", seed " << day());
     Process p(r.command(), r / "log");
-    sleep_ms(static_cast<unsigned>(random() % 90));
+    sleep_ms(static_cast<unsigned>(random()) % (60 + 10 * static_cast<unsigned>(since)));
     p.kill(SIGKILL);
     const int code = p.wait();
     INFO(p.said());
     REQUIRE((code == 0 || code == 1000 + SIGKILL));
     i += code != 0;
+    since = code != 0 ? since + 1 : 0;
     if (fs::exists(r.folder() + "/checkpoints")) REQUIRE(r.trouble() == "");
     if (code != 0) continue;
     ++ends;

@@ -152,6 +152,7 @@ TEST_CASE("torch: pickles that do more than describe tensors are refused by name
       {rebuilt({storage, zero, two, integer(1), no, hooks}), "its stride must be a tuple"},
       // Archives
       {zip_of({stored("model/data.pkl", program(good)), stored("model/byteorder", "big"), stored("model/data/0", data)}), "byte order \"big\""},
+      {zip_of({stored("model/data.pkl", program(good)), stored("model/.data/serialization_id", "12\xff"), stored("model/data/0", data)}), "serialization_id\" is no text"},
       {zip_of({stored("model/data.pkl", program(good)), stored("other/data/0", data)}), "is not below \"model/\""},
       {zip_of({deflated("model/data.pkl", program(good)), stored("model/data/0", data)}), "is packed"},
       {zip_of({stored("model/data.pkl", program(good)), stored("model/constants.pkl", ""), stored("model/data/0", data)}), "TorchScript"},
@@ -166,6 +167,10 @@ TEST_CASE("torch: pickles that do more than describe tensors are refused by name
     CHECK_THAT(says(t.write("broken.pt", bytes)), Contains(words));
     CHECK(says(t / "broken.pt") != "");
   }
+  std::string beside = zip_of({stored("model/data.pkl", program(good)), stored("model/.data/serialization_id", "12345"), stored("model/data/0", data)});
+  REQUIRE(says(t.write("beside.pt", beside)) == "");
+  beside[beside.find("12345") + 2] ^= 1;
+  CHECK_THAT(says(t.write("beside.pt", beside)), Contains("the file is damaged"));
   // A checksum that is wrong in a storage is found when its tensor is read.
   std::string damaged = file(good);
   damaged[damaged.find(data) + 3] ^= 1;
