@@ -212,7 +212,8 @@ nb::check(least_share > 0.9, "a wrong ε changes more than nine elements of ten 
 nb::check(*std::max_element(change.y.begin(), change.y.end()) < 1e-3, "and no value by as much as a thousandth");
 
 // %% [markdown]
-// That is the signature of an ε mistake: *everything* is a little off, and nothing is broken. A comparison in bf16 cannot
+// The prediction is a floor: a block has six norms, whose changes add up, and the largest element of a row is some four
+// times its rms. That is the signature of an ε mistake: *everything* is a little off, and nothing is broken. A comparison in bf16 cannot
 // see it. One in f32 that counts differing bits can.
 //
 // ## The gradient

@@ -161,8 +161,8 @@ nb::check(shift_error < 3e-5, "a thousand positions further the scores are the s
 NB_CELL
 const size_t heads_of = 256;
 const auto wavelength = [](size_t i, double base) { return 2 * std::numbers::pi / frequency(i, heads_of, base); };
-nb::Curve waves_local{"base 10,000 (local)", {}, {}}, waves_global{"base 1,000,000 (global)", {}, {}},
-    window_line{"window of 512", {0, 127}, {512, 512}}, context_line{"context of 32,768", {0, 127}, {32768, 32768}};
+nb::Curve waves_local{"local base", {}, {}}, waves_global{"global base", {}, {}}, window_line{"window, 512", {0, 127}, {512, 512}},
+    context_line{"context, 32,768", {0, 127}, {32768, 32768}};
 int slow_local = 0, slow_global = 0;
 for (size_t i = 0; i < heads_of / 2; ++i) {
   waves_local.x.push_back(static_cast<double>(i)), waves_local.y.push_back(wavelength(i, local_base));
@@ -228,7 +228,7 @@ NB_CELL
 const Head three_back = turned(kv, -3, local_base);
 const Tensor look_back = rope(everywhere(Tensor::from(std::vector<float>(three_back.begin(), three_back.end()), {1, 1, 1, Dh}).to(nb::device())),
                               places(T), local);
-const Tensor raw = einsum("bqhd,bkhd->bqk", {look_back, turned_k}) * (1 / std::sqrt(static_cast<double>(Dh)));
+const Tensor raw = einsum("bqhd,bkhd->bqk", {look_back, turned_k}) * (4 / std::sqrt(static_cast<double>(Dh)));
 Head causal = raw.to_vector();
 for (int64_t i = 0; i < T; ++i)
   for (int64_t j = i + 1; j < T; ++j) causal[i * T + j] = -1e30;
@@ -342,8 +342,8 @@ nb::check(permuted_error < 1e-12, "with permuted weights the two are the same mo
 // %%
 NB_CELL
 const auto bf16_of = [](double v) { return Tensor::scalar(v).to(DType::bf16).item(); };
-nb::Curve table_error{"f64 angles, f32 cosine (here)", {}, {}}, f32_error{"f32 angles", {}, {}},
-    bf16_cosine{"cosine in bf16", {}, {}}, bf16_position{"position in bf16", {}, {}};
+nb::Curve table_error{"f64 angles (here)", {}, {}}, f32_error{"f32 angles", {}, {}},
+    bf16_cosine{"bf16 cosine", {}, {}}, bf16_position{"bf16 position", {}, {}};
 const RopeTable wide_table(heads_of, local_base);
 wide_table.reserve(nb::device() == Device::gpu ? 40000 : 0);
 for (double p = 1; p < 40000; p *= 1.3) {

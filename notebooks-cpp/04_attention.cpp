@@ -179,7 +179,8 @@ nb::check(op_error < 2e-6, "the fused operation computes the formula, causal and
 //
 // The fused operation never holds the probabilities. But we can make it tell: give it the unit vectors as values, and
 // row `i` of the result *is* `p_i`. So these pictures are what the library computes, not what we think it does; each is
-// checked against the rule above, zero by zero.
+// checked against the rule above, zero by zero. (Drawn with a small scale and times the number of visible keys, so that
+// rows with many keys are not pale.)
 
 // %%
 NB_CELL
@@ -187,13 +188,13 @@ std::vector<float> unit(T * T, 0);
 for (int64_t i = 0; i < T; ++i) unit[i * T + i] = 1;
 const Tensor unit_values = Tensor::from(unit, {1, T, 1, Dh}).to(nb::device());
 const auto gallery = [&](const std::string& title, const std::vector<Token>& tokens, int64_t window) {
-  const Matrix p = rows_of(attention(q, k, unit_values, mask_of(tokens, window, nb::device()), scale));
+  const Matrix p = rows_of(attention(q, k, unit_values, mask_of(tokens, window, nb::device()), 0.05));
   const Seen seen = who_sees_whom(tokens, window);
   Row flat;
   bool agrees = true;
   for (int64_t i = 0; i < T; ++i)
     for (int64_t j = 0; j < T; ++j) {
-      flat.push_back(p[i][j]);
+      flat.push_back(p[i][j] * static_cast<double>(std::count(seen[i].begin(), seen[i].end(), true)));
       agrees = agrees && (p[i][j] > 0) == seen[i][j];
     }
   nb::heatmap(flat, T, {title, "key", "query"});

@@ -280,8 +280,12 @@ for (double heads : key_head_counts) {
   bytes_found.push_back(static_cast<double>(model.new_cache(1, 256, 1).bytes()));
   bytes_expected.push_back(slots * (2 * heads * static_cast<double>(counted.head_dim) * 4 + 4));
 }
-nb::plot({{"the library's cache", key_head_counts, bytes_found, true}, {"slots · (2 K Dh · 4 + 4)", key_head_counts, bytes_expected}},
-         {"Bytes of a cache, f32", "key heads K", "bytes"});
+const auto in_kib = [](std::vector<double> bytes) {
+  for (double& b : bytes) b /= 1024;
+  return bytes;
+};
+nb::plot({{"the library's cache", key_head_counts, in_kib(bytes_found), true}, {"slots · (2 K Dh · 4 + 4)", key_head_counts, in_kib(bytes_expected)}},
+         {"Memory of a cache, f32", "key heads K", "KiB"});
 nb::check(bytes_found == bytes_expected, "the library's cache takes the bytes of the formula, to the last one");
 
 // %% [markdown]
