@@ -188,7 +188,7 @@ Tensor first_terms(const Svd& d, size_t r) {  // Σ over k < r
   for (size_t k = 0; k < std::min(r, d.s.size()); ++k)
     for (size_t i = 0; i < rows; ++i)
       for (size_t j = 0; j < columns; ++j) m[i * columns + j] += static_cast<float>(d.s[k] * d.u[k][i] * d.v[k][j]);
-  return Tensor::from(m, {static_cast<int64_t>(rows), static_cast<int64_t>(columns)});
+  return Tensor::from(m, {static_cast<int64_t>(rows), static_cast<int64_t>(columns)}).to(nb::device());
 }
 
 // Share of Σ σ² in the first r directions.
@@ -201,8 +201,14 @@ double energy(const Svd& d, size_t r) {
   return head / all;
 }
 
+// An adapter is made on the CPU; then it goes where the model is.
+void add_adapter(Gemma& model, Adapters& adapters, const std::string& name, const LoraOptions& o, Key k) {
+  adapters.add(name, o, k);
+  model.to(nb::device());
+}
+
 double largest(const Tensor& x) { return max(reshape(abs(x.detach()), {-1})).item(); }
-double norm(const Tensor& x) { return std::sqrt(sum(square(x.detach().to(DType::f64))).item()); }
+double norm(const Tensor& x) { return std::sqrt(sum(square(x.detach().to(Device::cpu).to(DType::f64))).item()); }
 bool same_bits(const Tensor& a, const Tensor& b) { return a.to_vector() == b.to_vector(); }
 
 // %% active="cpp"
@@ -219,6 +225,7 @@ set_threads(1);  // steps this small are not worth sharing
 const int steps = nb::quick() ? 400 : 800;
 Gemma base(nb::small_gemma(letters + 1));
 base.init(key(1));
+base.to(nb::device());
 train(base, copied, nb::quick() ? 300 : 400, 5e-3, key(2));
 
 const Spellings copy_test = words(copied, 256, key(3)), reverse_test = words(reversed, 256, key(4)),
@@ -287,12 +294,12 @@ nb::table({"share of |dW|^2 in the first", "1", "2", "4", "8", "16"}, shares);
 
 nb::check(energy(q_change, 8) > 0.75, "a quarter of the directions holds most of a query matrix's change");
 nb::check(energy(random_parts, 8) < 0.65, "and less of a random matrix");
-Tensor summed = Tensor::zeros({32, 32});
+Tensor summed = Tensor::zeros({32, 32}, DType::f32, nb::device());
 for (size_t i = 0; i < before.size(); ++i)
   if (before[i]->name == "layers.1.self_attn.q_proj.weight")
     summed = before[i]->value().detach() + first_terms(q_change, 32);
 const Linear& full_q = full->blocks[1]->attention.q_proj;
-const Tensor probe = normal(key(8), {4, 32});
+const Tensor probe = normal(key(8), {4, 32}, DType::f32, nb::device());
 nb::check(largest(linear(probe, summed) - full_q(probe)) < 1e-5, "W and all terms of dW give the trained matrix back");
 
 // %% [markdown]
@@ -332,7 +339,7 @@ NB_CELL
 const auto adapted = nb::copy_of(base);
 const Tensor base_logits = logits_of(base, reverse_test);
 Adapters adapters(*adapted);
-adapters.add("untrained", {.rank = 4, .alpha = 8}, key(9));
+add_adapter(*adapted, adapters, "untrained", {.rank = 4, .alpha = 8}, key(9));
 
 double a_norm = 0, b_norm = 0;
 for (const auto& [path, f] : adapters.factors("untrained")) a_norm += norm(f->a.value()), b_norm += norm(f->b.value());
@@ -470,7 +477,8 @@ struct Trained {
 };
 const auto adapt = [&](const Rule& rule, const Spellings& test, const LoraOptions& o) {
   Trained t{o.rank, nb::copy_of(base), {}, 0, 0};
-  Adapters(*t.model).add("shift", o, key(9));
+  Adapters shift(*t.model);
+  add_adapter(*t.model, shift, "shift", o, key(9));
   t.run = train(*t.model, rule, steps, 1.5e-2, key(6));
   t.loss = loss_of(*t.model, test);
   t.right = share_right(*t.model, test);
@@ -582,10 +590,10 @@ nb::check(is(adam_rs.y.back(), 8), "Adam: with α/√r rank 64 falls eight times
 // %%
 NB_CELL
 const uint32_t hash_before = base_hash(*adapted);
-adapters.add("reverse", {.rank = 8, .alpha = 16}, key(9));
+add_adapter(*adapted, adapters, "reverse", {.rank = 8, .alpha = 16}, key(9));
 train(*adapted, reversed, steps, 1.5e-2, key(6));
-adapters.add("successor", {.rank = 2, .alpha = 4, .targets = {"gate", "up", "down"}},
-             key(10));  // of another size, in other places
+add_adapter(*adapted, adapters, "successor", {.rank = 2, .alpha = 4, .targets = {"gate", "up", "down"}},
+            key(10));  // of another size, in other places
 train(*adapted, successor, steps, 1.5e-2, key(6));
 
 std::vector<std::vector<std::string>> answers;
@@ -707,8 +715,9 @@ nb::check(lost.y.front() < 0.1, "ours, which had a lot to change, does not");
 // %%
 NB_CELL
 const auto dora = nb::copy_of(base);
+dora->to(Device::cpu);  // the lengths of its rows are taken when the adapter is made
 Adapters dora_adapters(*dora);
-dora_adapters.add("reverse", {.rank = 1, .alpha = 2, .dora = true}, key(9));
+add_adapter(*dora, dora_adapters, "reverse", {.rank = 1, .alpha = 2, .dora = true}, key(9));
 const double dora_start = largest(logits_of(*dora, reverse_test) - base_logits);
 const Run dora_run = train(*dora, reversed, steps, 1.5e-2, key(6));
 fmt::print("rank 1:  LoRA {:.3f} with {} parameters   DoRA {:.3f} with {}\n", by_rank[0].loss,
@@ -718,7 +727,7 @@ fmt::print("rank 1:  LoRA {:.3f} with {} parameters   DoRA {:.3f} with {}\n", by
 std::vector<double> identity(32 * 32, 0);
 for (size_t i = 0; i < 32; ++i) identity[i * 33] = 1;
 const NoGrad looking;
-const Tensor w_seen = transpose(dora->blocks[0]->attention.q_proj(Tensor::from(identity, {32, 32}).to(DType::f32)));
+const Tensor w_seen = transpose(dora->blocks[0]->attention.q_proj(Tensor::from(identity, {32, 32}).to(DType::f32).to(nb::device())));
 const auto [dora_path, dora_q] = dora_adapters.factors("reverse")[0];
 const Tensor row_lengths = sqrt(sum(square(w_seen), {1})), lengths = dora_q->magnitude.value().detach();
 nb::check(dora_start < 1e-3, "DoRA starts as the base, up to rounding");

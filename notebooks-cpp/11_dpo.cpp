@@ -115,6 +115,7 @@ Example example(const Word& word, const Word& answer) {
 std::unique_ptr<Gemma> listen_to(const Speaker& speaker, int64_t length, int steps, uint64_t seed) {
   auto model = std::make_unique<Gemma>(nb::small_gemma(letters + 1));
   model->init(key(seed));
+  model->to(nb::device());
   AdamW optimizer({{parameters(*model)}}, {.beta2 = 0.98});
   constexpr int64_t batch = 32;
   for (int step = 0; step < steps; ++step) {
@@ -451,6 +452,7 @@ const auto align = [](Gemma& from, const Dataset& data, const DpoLossOptions& op
   a.model = nb::copy_of(from);
   a.adapters = std::make_unique<Adapters>(*a.model);
   a.adapters->add("preferences", {.rank = 8, .alpha = 16}, key(12));
+  a.model->to(nb::device());  // the adapter was made on the CPU
   const Reference reference = adapter_off_reference(*a.adapters, data);
   const Loader loader(data, {.batch = 66, .seed = 13});
   Dpo dpo(*a.model, loader, reference, {}, options);
@@ -712,6 +714,7 @@ for (int64_t i = 0; i < early.size(); i += 2)
 const auto anchored = nb::copy_of(*slips);
 Adapters anchored_adapters(*anchored);
 anchored_adapters.add("preferences", {.rank = 8, .alpha = 16}, key(12));
+anchored->to(nb::device());
 const Reference anchored_reference = adapter_off_reference(anchored_adapters, early);
 const Loader pair_loader(early, {.batch = 66, .seed = 13}), chosen_loader(chosen_only, {.batch = 66, .seed = 13});
 Dpo anchored_dpo(*anchored, pair_loader, anchored_reference, {}, {.beta = 0.1});

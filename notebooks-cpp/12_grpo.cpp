@@ -101,6 +101,7 @@ Estimate enumerate(const Numbers& p, int draws, const std::function<Numbers(cons
 std::unique_ptr<Gemma> new_model(int64_t vocab, uint64_t seed) {
   auto model = std::make_unique<Gemma>(nb::small_gemma(vocab));
   model->init(key(seed));
+  model->to(nb::device());
   return model;
 }
 
