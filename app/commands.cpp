@@ -31,6 +31,7 @@ Command generate_command();
 Command grpo_command();
 Command init_command();
 Command inspect_config_command();
+Command inspect_file_command();
 Command inspect_model_command();
 Command inspect_run_command();
 Command merge_command();
@@ -69,6 +70,7 @@ const std::vector<Command>& commands() {
       bench_step_command(),
       env_command(),
       inspect_config_command(),
+      inspect_file_command(),
       inspect_model_command(),
       inspect_run_command(),
       report_command(),

@@ -189,6 +189,7 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
   GrpoResult result;
   Training training{objective};
   training.steps = steps;
+  training.memory = plan;
   training.lr = s.lr > 0 ? s.lr : s.optimizer.rate_factor() * (count_parameters(model) < 10'000'000 ? 1e-4 : folder.adapters ? 1e-5 : 1e-6);
   training.identity = {{"trainer", "grpo"},
                        {"data", fmt::format("{} questions {:016x}, rows {:08x}", train.size(), splits.train.fingerprint(), hash_of_rows(train))},

@@ -91,7 +91,10 @@ bool Option::answers_to(const std::string& n) const {
 }
 
 const std::string* Option::bare(const std::string* next) const {
-  if (bare_.empty() || (next && std::find(choices_.begin(), choices_.end(), *next) != choices_.end())) return nullptr;
+  const auto is_value = [&](const std::string& word) {
+    return choices_.empty() ? !word.starts_with("-") : std::find(choices_.begin(), choices_.end(), word) != choices_.end();
+  };
+  if (bare_.empty() || (next && is_value(*next))) return nullptr;
   return &bare_;
 }
 

@@ -57,7 +57,8 @@ class Option {
   Option& range(double low, double high) { return range_ = {low, high}, *this; }
   Option& metavar(std::string word) { return metavar_ = std::move(word), *this; }  ///< stands for the value in the help
   Option& verbatim() { return verbatim_ = true, *this; }    ///< a list whose items may hold commas: repeat the flag instead
-  /// --mask without a value means this; for options with choices only, so that the next word can be told from a value.
+  /// --mask without a value means this. The next word is its value when it is one of the choices; without choices, when it is no flag
+  /// (so not for commands with values that stand without a flag).
   Option& bare(std::string value) { return bare_ = std::move(value), *this; }
   Option& transient() { return transient_ = true, *this; }  ///< about this call only: not in the resolved config
   Option& call_only() { return transient().call_only_ = true, *this; }  ///< and never from a file

@@ -48,7 +48,8 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   int64_t tokens = 0;  // of the largest micro-batch among the first steps
   for (int64_t i = 0; i < std::min<int64_t>(steps, 8); ++i)
     for (const Batch& b : loader.at(i)) tokens = std::max(tokens, b.ids.numel());
-  check_memory(plan_memory(model, tokens, s.optimizer), model.device(), s.dry_run, console);
+  const MemoryPlan plan = plan_memory(model, tokens, s.optimizer);
+  check_memory(plan, model.device(), s.dry_run, console);
   SftResult result;
   result.unigram_entropy = figures.entropy;
   if (s.dry_run) {
@@ -62,6 +63,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   Training training{objective};
   training.steps = steps;
   training.lr = learning_rate(s, model);
+  training.memory = plan;
   training.identity = {{"trainer", "sft"},
                        {"data", fmt::format("{} examples {:016x}", data.size(), data.fingerprint())},
                        {"pack", l.pack ? fmt::format("rows of {}", l.row_len) : "no"},

@@ -6,28 +6,11 @@
 #include <cmath>
 #include <set>
 
+#include "app/curves.h"
 #include "app/html.h"
-#include "app/metrics.h"
-#include "notebooks-cpp/nb.hpp"
 
 namespace facet::app {
 namespace {
-
-nb::Curve curve(const Series& s, const std::string& name, const std::string& shown) {
-  nb::Curve c;
-  c.name = shown;
-  if (const auto it = s.points.find(name); it != s.points.end())
-    for (const auto& [x, y] : it->second) c.x.push_back(x), c.y.push_back(y);
-  return c;
-}
-
-// The named curves that the run has, in one picture; nothing when it has none.
-std::string picture(const Series& s, const std::vector<std::pair<std::string, std::string>>& names, const nb::Axes& axes) {
-  std::vector<nb::Curve> curves;
-  for (const auto& [name, shown] : names)
-    if (s.points.count(name)) curves.push_back(curve(s, name, shown));
-  return curves.empty() ? "" : "<div class=\"figure\">" + nb::plot_svg(curves, axes) + "</div>\n";
-}
 
 std::string reward_histogram(const std::vector<Stage>& stages) {
   std::set<double> values;
@@ -72,14 +55,14 @@ std::string story_page(const Story& story) {
   body += nb::table_html(head, rows) + reward_histogram(story.stages);
 
   const Series sft = read_metrics(story.sft_run + "/metrics.jsonl");
-  body += "<h2>Supervised training</h2>\n" + picture(sft, {{"loss", "training"}, {"valid.loss", "validation"}}, {"Loss, nats per token", "step", ""});
+  body += "<h2>Supervised training</h2>\n" + curves_html(sft, {{"loss", "training"}, {"valid.loss", "validation"}}, {"Loss, nats per token", "step", ""});
   if (!story.grpo_run.empty()) {
     const Series rl = read_metrics(story.grpo_run + "/metrics.jsonl");
     body += "<h2>Reinforcement learning</h2>\n";
-    body += picture(rl, {{"reward", "mean reward"}, {"pass", "solved, sampled"}, {"valid.pass", "solved, held out, greedy"}}, {"Reward and problems solved", "step", ""});
-    body += picture(rl, {{"zero_std", "groups without variance"}, {"clip", "clipped ratios"}, {"truncated", "cut off"}}, {"Shares", "step", ""});
-    body += picture(rl, {{"entropy", "entropy, nats per token"}}, {"Entropy of what is sampled", "step", ""});
-    body += picture(rl, {{"length", "tokens"}}, {"Length of an answer", "step", ""});
+    body += curves_html(rl, {{"reward", "mean reward"}, {"pass", "solved, sampled"}, {"valid.pass", "solved, held out, greedy"}}, {"Reward and problems solved", "step", ""});
+    body += curves_html(rl, {{"zero_std", "groups without variance"}, {"clip", "clipped ratios"}, {"truncated", "cut off"}}, {"Shares", "step", ""});
+    body += curves_html(rl, {{"entropy", "entropy, nats per token"}}, {"Entropy of what is sampled", "step", ""});
+    body += curves_html(rl, {{"length", "tokens"}}, {"Length of an answer", "step", ""});
   }
 
   body += "<h2>Where the time went</h2>\n";

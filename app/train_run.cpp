@@ -1,11 +1,14 @@
 #include "app/train_run.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 
 #include "app/machine.h"
+#include "app/trace_file.h"
 #include "app/version.h"
 #include "infer/generator.h"
 #include "models/gemma/hf_config.h"
@@ -116,8 +119,16 @@ void TrainSettings::declare_run(Options& o) {
   o.add("log-every", &log_every, "steps between lines that stay; 0: about twenty").alias({"logging-steps", "steps-per-report"});
   o.add("resume", &resume, "continue from the newest checkpoint that verifies").alias({"resume-from-checkpoint", "continue"}).transient();
   o.add("allow-changed", &allow_changed, "settings that may differ from the checkpoint's").transient();
+  declare_profile(o, &profile);
   o.add("assert-no-sync", &assert_no_sync, "for finding faults: a wait for the GPU inside a step, where none is documented, ends the run and is named").transient();
   o.add("dry-run", &dry_run, "print memory, steps and the first masked example, then stop").transient();
+}
+
+std::vector<std::pair<std::string, double>> MemoryPlan::parts() const {
+  std::vector<std::pair<std::string, double>> list = {{"weights", weights}, {"gradients", gradients}, {"optimizer", moments}, {"activations", activations}};
+  if (workspace > 0) list.emplace_back("workspace", workspace);
+  if (other > 0) list.emplace_back(other_name, other);
+  return list;
 }
 
 std::string MemoryPlan::text() const {
@@ -247,6 +258,7 @@ Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed) {
 
 TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& folder, const Training& training, const Options& options, Console& console) {
   Gemma& model = *folder.model;
+  const TraceFile trace(s.profile, model.device(), console);
   // Before anything is written: it takes the memory and checks the settings.
   const std::unique_ptr<Optimizer> optimizer = s.optimizer.make(model, seed);
   optimizer->keep_gradients(model.device() == Device::gpu);  // captured passes add to them by address
@@ -291,8 +303,9 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   run.write("config.resolved.yaml", options.dump());
   const std::string earlier = fs::exists(run.file("command.txt")) ? read_file(run.file("command.txt")) : "";
   run.write("command.txt", earlier + s.command + "\n");  // a line per start
-  run.write("env.json", fmt::format("{{\"facet\": \"{}\", \"built\": \"{}\", \"cpu\": \"{}\", \"threads\": {}}}\n", version(), build_notes(),
-                                    machine().cpu_model, threads()));
+  nlohmann::ordered_json env = {{"facet", version()}, {"built", build_notes()}, {"cpu", machine().cpu_model}, {"threads", threads()}};
+  for (const auto& [name, bytes] : training.memory.parts()) env["memory"][name] = bytes;
+  run.write("env.json", env.dump() + "\n");
 
   if (training.begin) training.begin(run);
   if (s.resume) loop.restore(from);

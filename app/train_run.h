@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "app/console.h"
@@ -20,6 +21,7 @@ namespace facet::app {
 struct TrainSettings : DataSettings {
   std::string model, out;
   std::string command;  ///< as typed, for the run folder
+  std::string profile;  ///< file of a trace; "": none
   bool pack = false, resume = false, dry_run = false, assert_no_sync = false;
   int64_t batch = 8, accum = 1, bucket = 1;
   std::optional<int64_t> steps;
@@ -48,6 +50,7 @@ struct MemoryPlan {
   bool at_most = false;    ///< activations: what the longest rows would take, where the data decide
   Recompute recompute = Recompute::none;
   std::map<Recompute, double> activations_with;  ///< of every policy
+  std::vector<std::pair<std::string, double>> parts() const;  ///< by name
   double total() const { return weights + gradients + moments + activations + workspace + other; }
   std::string text() const;
   /// Empty when a tenth more than the plan is free; else what is needed, and the first stronger policy that would do.
@@ -66,6 +69,7 @@ struct Training {
   std::map<std::string, std::string> identity = {};  ///< the command's own settings that a resumed run must share
   std::function<std::string()> sample = {};
   bool chat = false;                            ///< what is learned takes turns: final/ gets a chat template
+  MemoryPlan memory = {};                       ///< what the run was planned to hold, for its folder
   /// Called when it is certain that this run goes on in the folder, before the first step; on resume while the model is still that of the
   /// start. Should stop when StopSignals::requested().
   std::function<void(RunFolder&)> begin = {};

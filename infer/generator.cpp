@@ -5,6 +5,7 @@
 
 #include "autograd/ops.h"
 #include "tensor/pool_vector.h"
+#include "tensor/trace.h"
 
 namespace facet {
 
@@ -77,6 +78,7 @@ int64_t Generator::gather(std::span<const int64_t> rows) {
 void Generator::feed(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) {
   check(rows, tokens);
   const NoGrad off;
+  const Phase phase("prefill");
   size_t longest = 0;
   for (const auto& list : tokens) longest = std::max(longest, list.size());
   const auto chunk = static_cast<size_t>(cache_.chunk);
@@ -155,6 +157,7 @@ void Generator::draw_first(std::span<const Last> rows, const SamplingOptions& o,
 }
 
 void Generator::go_on(std::span<const Last> rows, const DrawRules& rules, int64_t steps, const Accept& accept) {
+  const Phase phase("decode");
   pool_vector<int64_t> names;
   for (const Last& l : rows) names.push_back(l.row);
   const int64_t first = gather(names);

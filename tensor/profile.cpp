@@ -5,6 +5,7 @@
 #include <ctime>
 
 #include "tensor/parallel.h"
+#include "tensor/trace.h"
 
 namespace facet {
 namespace {
@@ -51,7 +52,8 @@ bool enter_kernel(const char* name) {
 
 void leave_kernel() {
   if (--depth > 0) return;
-  const double seconds = now() - entered;
+  const double left = now(), seconds = left - entered;
+  if (detail::tracing) detail::trace_kernel(current, entered, left);
   int i = 0;
   while (i < used && std::strcmp(totals[i].name, current) != 0) ++i;
   if (i == most) return;
@@ -66,7 +68,7 @@ void profile_start() {
   used = 0;
   counted = true;
   detail::profiling = true;
-  clock_kind = threads() > 1 ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID;
+  clock_kind = threads() > 1 || detail::tracing ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID;
   begin = now();
 }
 

@@ -113,6 +113,18 @@ void settle_checkpoints(const std::string& folder, int64_t step, int keep) {
     if (other > step || ++kept > std::max(1, keep)) remove_durably(path);
 }
 
+FoundCheckpoint read_checkpoint(const std::string& path) {
+  const fs::path folder = fs::path(path).has_filename() ? fs::path(path) : fs::path(path).parent_path();  // "step-4/" is "step-4"
+  const int64_t step = step_of(folder);
+  if (step < 0) fail(Kind::file, "{}: a checkpoint's folder is called step-N", path);
+  return verify(folder.string(), step);
+}
+
+std::optional<std::string> newest_in(const std::string& folder) {
+  const auto list = list_newest_first(folder);
+  return list.empty() ? std::nullopt : std::optional(list.front().second);
+}
+
 std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note) {
   std::string broken;
   for (const auto& [step, path] : list_newest_first(folder)) {

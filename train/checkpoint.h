@@ -38,6 +38,10 @@ struct FoundCheckpoint {
   std::map<std::string, std::string> state;
   std::set<std::string> files = {};  ///< that the manifest lists; others may lie there, but nobody vouches for them
 };
+/// The one in a folder "step-N". Throws Error(Kind::file) when it does not verify.
+FoundCheckpoint read_checkpoint(const std::string& path);
+/// The path of the newest in a folder of them, whether it verifies or not; nothing when there is none.
+std::optional<std::string> newest_in(const std::string& folder);
 /// The newest checkpoint that verifies; what is wrong with newer ones goes to `note`. Nothing when there is none.
 std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note);
 

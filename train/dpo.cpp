@@ -6,6 +6,7 @@
 #include "nn/body_graphs.h"
 #include "nn/dropout.h"
 #include "tensor/gpu/waits.h"
+#include "tensor/trace.h"
 
 namespace facet {
 namespace {
@@ -119,8 +120,9 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
   }
   for (size_t m = 0; m < micro.size(); ++m) {
     const Batch& b = micro[m];
-    const LogProbs fixed = reference(b);  // before the policy's graph takes its memory, and without dropout
+    const LogProbs fixed = in_phase("reference", [&] { return reference(b); });  // before the policy's graph takes its memory, and without dropout
     const DropoutScope scope(dropout ? std::optional(fold_in(*dropout, static_cast<uint32_t>(m))) : std::nullopt);
+    std::optional<Phase> phase(std::in_place, "forward");
     const TrainingPass pass(model, {b.ids, b.positions, b.segments});
     const Tensor log_probs = token_log_probs(model, pass.h, b);
     const Tensor dy = Tensor::zeros(log_probs.shape(), log_probs.dtype());
@@ -137,6 +139,7 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
       spread(b.places[i], r.chosen_slope / static_cast<double>(pairs));
       spread(b.places[i + 1], r.rejected_slope / static_cast<double>(pairs));
     });
+    phase.emplace("backward");
     backward(log_probs, dy.to(log_probs.device()));
     pass.finish();
   }
@@ -160,7 +163,8 @@ Dpo::Dpo(LanguageModel& model, const Loader& train, Reference reference, HeldOut
 }
 
 StepReport Dpo::accumulate(int64_t step) {
-  const DpoStep s = accumulate_dpo(model_, train_.data(), train_.at(step), reference_, options_,
+  const std::vector<Batch> micro = in_phase("data", [&] { return train_.at(step); });
+  const DpoStep s = accumulate_dpo(model_, train_.data(), micro, reference_, options_,
                                   fold_in(key(train_.options().seed), static_cast<uint32_t>(step)));
   const DpoFigures& f = s.figures;
   StepReport r;

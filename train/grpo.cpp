@@ -11,6 +11,7 @@
 #include "data/shuffle.h"
 #include "nn/body_graphs.h"
 #include "tensor/kernels/row_losses.h"
+#include "tensor/trace.h"
 
 namespace facet {
 namespace {
@@ -101,7 +102,7 @@ void Grpo::sample(int64_t rollout, int64_t step, std::map<std::string, double>& 
   RolloutOptions o = options_.rollout;
   o.key = fold_in(fold_in(key(options_.seed), rollout_stream), static_cast<uint32_t>(rollout));
   RolloutFigures figures;
-  const std::vector<Rollout> drawn = roller_(prompts, o, &figures);
+  const std::vector<Rollout> drawn = in_phase("rollout", [&] { return roller_(prompts, o, &figures); });
 
   now_ = {};
   now_.index = rollout;
@@ -115,7 +116,7 @@ void Grpo::sample(int64_t rollout, int64_t step, std::map<std::string, double>& 
     completions.push_back({&train_[static_cast<size_t>(asked[static_cast<size_t>(r.prompt)])], r.member, tokenizer_.decode(prompt_text_ids(r)),
                            static_cast<int64_t>(r.tokens.size()), r.stop, {}, 0});
   }
-  judge(step, completions);
+  in_phase("judge", [&] { judge(step, completions); });
   const double judged = seconds_since(begin) - figures.seconds;
   extra.insert({{"sampled", static_cast<double>(figures.sampled)},
                 {"sampled_per_s", static_cast<double>(figures.sampled) / std::max(1e-9, figures.seconds)},
@@ -240,6 +241,7 @@ struct HeadPass {
 }  // namespace
 
 void Grpo::reference_log_probs(std::span<const PolicySequence> list) {
+  const Phase phase("reference");
   now_.reference.assign(now_.tokens.size(), 0);
   reference_([&](LanguageModel& model) {
     const NoGrad off;
@@ -263,6 +265,7 @@ Grpo::Learned Grpo::learn(std::span<const PolicySequence> list, const Figures& f
     std::fill_n(owner.begin() + s.first, n, static_cast<int32_t>(s.number));
   }
   for (const PolicyBatch& b : policy_batches(list, options_.layout)) {
+    std::optional<Phase> phase(std::in_place, "forward");
     const HeadPass pass(model_, b, options_.rollout.sampling.temperature);
     if (policy.sequence_ratio)
       pass.values([&](size_t t, double log_prob) {
@@ -274,6 +277,7 @@ Grpo::Learned Grpo::learn(std::span<const PolicySequence> list, const Figures& f
       return PolicyToken{s.advantage, s.weight, static_cast<double>(now_.log_probs[t]), policy.sequence_ratio ? s.log_ratio : std::nan(""),
                          now_.reference.empty() ? 0 : now_.reference[t]};
     };
+    phase.emplace("backward");
     pass.backward(model_, form_of(policy), known, [&](const PolicyResult& r) {
       sum.loss += r.loss;
       sum.ratio += r.ratio;

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "optim/clip.h"
 #include "tensor/gpu/waits.h"
 #include "tensor/io/text.h"
 #include "tensor/kernels/adamw.h"
+#include "tensor/trace.h"
 #include "train/movement.h"
 #include "train/signals.h"
 
@@ -33,6 +36,21 @@ bool all_finite(const Tensor& t) {
 }
 
 bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+/// Since the last call: what the phases took, as "forward_seconds", and all there was, as "wall_seconds".
+class Times {
+ public:
+  std::map<std::string, double> operator()() {
+    const auto now = std::chrono::steady_clock::now();
+    const auto in_micros = [](double s) { return std::round(s * 1e6) / 1e6; };  // a clock's noise needs no room in a log
+    std::map<std::string, double> values = {{"wall_seconds", in_micros(std::chrono::duration<double>(now - std::exchange(last_, now)).count())}};
+    for (const PhaseTime& p : take_phases()) values[std::string(p.name) + "_seconds"] = in_micros(p.seconds);
+    return values;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
 
 }  // namespace
 
@@ -105,6 +123,7 @@ void Loop::restore(const std::optional<FoundCheckpoint>& found) {
 
 void Loop::save() {
   if (saved_ == step_) return;
+  const Phase phase("checkpoint");
   for (Parameter* p : parameters_)
     if (p->trains() && !all_finite(p->value()))
       fail(Kind::guard, "step {}: \"{}\" holds NaN or infinity; not saved, the last checkpoint is that of step {}", step_, p->name,
@@ -121,7 +140,7 @@ void Loop::save() {
 }
 
 void Loop::evaluate() {
-  auto figures = objective_.evaluate();
+  auto figures = in_phase("evaluate", [&] { return objective_.evaluate(); });
   if (figures.empty()) return;
   folder_.metrics(step_, "valid", figures);
   std::string line = fmt::format("[V] step {:5} ", step_);
@@ -132,21 +151,26 @@ void Loop::evaluate() {
 
 void Loop::write_sample() {
   if (!sample) return;
-  folder_.write(fmt::format("samples/step-{:06}.txt", step_), sample());
+  const Phase phase("sample");
+  folder_.sample(step_, sample());
 }
 
 void Loop::run() {
   const StopSignals signals("stopping after this step; saving a checkpoint (again to quit at once)");
+  take_phases();  // of what came before this run
+  Times where_time_went;
   if (step_ == 0 && options_.eval_every > 0) evaluate();
   std::optional<Movement> movement;
   if (step_ == 0) movement.emplace(parameters_);
   Rate rate;
   const int64_t log_every = options_.log_every > 0 ? options_.log_every : std::max<int64_t>(1, options_.steps / 20);
-  const int64_t strict_from = step_ + warm_up_steps;
+  const int64_t begun_at = step_, strict_from = step_ + warm_up_steps;
   while (step_ < options_.steps) {
     const double lr = options_.lr * options_.schedule(step_);
     std::optional<gpu::NoSync> strict(options_.assert_no_sync && step_ >= strict_from);
+    const TraceStep traced(step_ + 1);
     const StepReport r = objective_.accumulate(step_);
+    std::optional<Phase> update(std::in_place, "optimizer");
     const Clip clip = clip_global_norm(optimizer_.parameters(), options_.clip);
     const bool finite = std::isfinite(r.loss) && clip.finite();
     if (finite) {
@@ -156,6 +180,7 @@ void Loop::run() {
       optimizer_.drop_gradients();
       ++bad_in_a_row_;
     }
+    update.reset();
     strict.reset();
     ++step_;
     tokens_ += r.tokens;
@@ -167,6 +192,7 @@ void Loop::run() {
                    {"supervised", static_cast<double>(r.supervised)}, {"tokens_per_s", rate.per_second()},
                    {"peak_bytes", static_cast<double>(memory.peak_bytes)}});
     if (!finite) values["skipped"] = 1;
+    values.merge(where_time_went());
     folder_.metrics(step_, "train", values);
     const double tokens_left = static_cast<double>(tokens_) / static_cast<double>(step_) * static_cast<double>(options_.steps - step_);
     const std::string figures = r.line.empty() ? fmt::format("loss {:.4f} ppl {:.4g}", r.loss, std::exp(r.loss)) : r.line;
@@ -201,6 +227,7 @@ void Loop::run() {
     }
   }
   save();
+  if (step_ > begun_at) folder_.metrics(step_, "end", where_time_went());
 }
 
 }  // namespace facet

@@ -10,7 +10,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <utility>
 
 #include "tensor/error.h"
 #include "tensor/io/json.h"
@@ -37,7 +36,7 @@ Json number(double v) { return std::isfinite(v) ? Json(v) : Json(std::isnan(v) ?
 
 }  // namespace
 
-RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)) {
+RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)), csv_(file("metrics.csv")), events_(file("tb")) {
   if (resume && !fs::exists(file("metrics.jsonl")))
     fail(Kind::usage, "{}: no run to resume in this folder; check --out, or leave --resume out to start one", path_);
   if (!resume) check_place(path_);
@@ -74,14 +73,29 @@ RunFolder::~RunFolder() {
 
 void RunFolder::write(const std::string& name, const std::string& text) const { write_file_atomically(file(name), text); }
 
+template <class Write>
+void RunFolder::log(const std::string& name, Write write) {
+  try {
+    write();
+  } catch (const Error& e) {
+    if (e.kind() != Kind::environment) throw;
+    if (lost_.insert(name).second) say(fmt::format("warning: {}; lines of steps are missing from here on", e.what()));
+  }
+}
+
 void RunFolder::metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values) {
   Json line = {{"step", step}, {"kind", kind}};
   for (const auto& [name, value] : values) line[name] = number(value);
-  try {
-    metrics_->append(line.dump() + "\n");
-  } catch (const Error& e) {  // said once, not every step: the checkpoint decides whether a full disk ends the run
-    if (!std::exchange(metrics_lost_, true)) say(fmt::format("warning: {}; lines of steps are missing from here on", e.what()));
-  }
+  log("metrics.jsonl", [&] { metrics_->append(line.dump() + "\n"); });
+  log("metrics.csv", [&] { csv_.add(step, kind, values); });
+  log("tb", [&] { events_.scalars(step, kind + "/", values); });
+}
+
+void RunFolder::sample(int64_t step, const std::string& text) {
+  log("samples", [&] { write(fmt::format("samples/step-{:06}.txt", step), text); });
+  std::string shown;  // as Markdown: a line for each
+  for (const char c : text) shown += c == '\n' ? "  \n" : std::string(1, c);
+  log("tb", [&] { events_.text(step, "samples", shown); });
 }
 
 void RunFolder::rewind(int64_t step) {
@@ -104,6 +118,8 @@ void RunFolder::rewind(int64_t step) {
   metrics_.reset();
   write("metrics.jsonl", kept);
   metrics_.emplace(file("metrics.jsonl"));
+  log("metrics.csv", [&] { csv_.rewrite(kept); });
+  events_.restart(step + 1);
 }
 
 void RunFolder::say(const std::string& line, bool transient) {

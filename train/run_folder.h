@@ -1,13 +1,16 @@
-// A run's folder: what was asked (config.resolved.yaml, command.txt, env.json), what happened (metrics.jsonl, console.log,
-// samples/), what is left (checkpoints/, final/). One writer at a time, held by a lock.
+// A run's folder: what was asked (config.resolved.yaml, command.txt, env.json), what happened (metrics.jsonl, and from it metrics.csv and
+// tb/; console.log, samples/), what is left (checkpoints/, final/). One writer at a time, held by a lock.
 #pragma once
 #include <chrono>
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "tensor/io/durable.h"
+#include "train/event_file.h"
+#include "train/metrics_csv.h"
 
 namespace facet {
 
@@ -25,8 +28,11 @@ class RunFolder {
   /// Writes a small text file by temporary name and rename.
   void write(const std::string& name, const std::string& text) const;
 
-  /// One line of metrics.jsonl: {"step": 3, "kind": "train", ...}. A kill loses nothing; a full disk loses lines, which is said once.
+  /// One line of metrics.jsonl: {"step": 3, "kind": "train", ...}, a row of metrics.csv, and an event for TensorBoard. A kill loses nothing; a
+  /// full disk loses lines, which is said once for each of them.
   void metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values);
+  /// Text of the same prompts over time: samples/step-000040.txt, and for TensorBoard. As with metrics, a full disk does not end the run.
+  void sample(int64_t step, const std::string& text);
   /// What the metrics say so far outlasts a loss of power: to be called before a checkpoint, which must not be newer than they are.
   void sync_metrics() { metrics_->sync(); }
   /// Drops metrics, samples and completions of steps after `step`: they will be computed again.
@@ -38,10 +44,16 @@ class RunFolder {
   std::function<void(const std::string& line, bool transient)> watcher;
 
  private:
+  /// Calls write() for one of the logs, and says so once if that is not possible: the checkpoint decides whether a full disk ends the run.
+  template <class Write>
+  void log(const std::string& name, Write write);
+
   std::string path_;
   int lock_ = -1;
   std::optional<GrowingFile> metrics_, console_;
-  bool metrics_lost_ = false;
+  MetricsCsv csv_;
+  EventFile events_;
+  std::set<std::string> lost_;  ///< logs that lack something
 };
 
 /// "1:02:03" or "4:05".

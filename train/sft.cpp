@@ -1,11 +1,13 @@
 #include "train/sft.h"
 
 #include "nn/body_graphs.h"
+#include "tensor/trace.h"
 
 namespace facet {
 
 double batch_loss(LanguageModel& model, const Batch& batch, double weight, const SftLoss& options) {
-  const TrainingPass pass(model, {batch.ids, batch.positions, batch.segments});
+  const TrainingPass pass = in_phase("forward", [&] { return TrainingPass(model, {batch.ids, batch.positions, batch.segments}); });
+  const Phase phase(grad_enabled() ? "backward" : "head");  // with the head, whose loss and gradients come in one pass
   return pass.cross_entropy(batch.labels, Tensor::full(batch.labels.shape(), weight, acc_dtype(pass.h.dtype())),
                             {.cap = model.final_cap(), .label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
 }
@@ -40,7 +42,8 @@ StepReport accumulate_sft(LanguageModel& model, std::span<const Batch> micro, st
 }
 
 StepReport Sft::accumulate(int64_t step) {
-  return accumulate_sft(model_, train_.at(step), fold_in(key(train_.options().seed), static_cast<uint32_t>(step)), loss_);
+  const std::vector<Batch> micro = in_phase("data", [&] { return train_.at(step); });
+  return accumulate_sft(model_, micro, fold_in(key(train_.options().seed), static_cast<uint32_t>(step)), loss_);
 }
 
 std::map<std::string, double> Sft::evaluate() {

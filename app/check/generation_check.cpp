@@ -8,7 +8,7 @@ namespace facet::app {
 void check_generation(LanguageModel& model, const std::vector<std::string>& references, const CheckTolerances& tolerance, CheckReport& report) {
   bool prompts = false;
   for (const std::string& path : references) {
-    const Safetensors file(path);
+    const TensorFiles file(path);
     for (const auto& [name, info] : file.tensors()) {
       const std::string tail = "prompt";
       if (name != tail && (name.size() < tail.size() + 1 || name.compare(name.size() - 7, 7, ".prompt") != 0)) continue;

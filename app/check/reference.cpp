@@ -55,8 +55,8 @@ std::string tap_of_flax(const std::string& path) {
 }
 
 Reference::Reference(const std::vector<std::string>& paths, bool adapted) {
-  if (paths.empty()) fail(Kind::usage, "check: no reference given; --ref FILE names a .safetensors file");
-  for (const std::string& path : paths) files_.push_back(std::make_unique<Safetensors>(path));
+  if (paths.empty()) fail(Kind::usage, "check: no reference given; --ref FILE names a .safetensors or .npz file");
+  for (const std::string& path : paths) files_.push_back(std::make_unique<TensorFiles>(path));
   for (const auto& file : files_) {
     for (const auto& [name, info] : file->tensors()) {
       const size_t dot = name.rfind('.');

@@ -1,4 +1,4 @@
-// Numbers from elsewhere: safetensors files in the spelling of the reference sets, merged.
+// Numbers from elsewhere: safetensors or .npz files in the spelling of the reference sets, merged.
 //   [SET.]input_ids, attention_mask, position_ids        what went in
 //   [SET.]embed, layers.I.TAP, final_norm, logits, loss  what came out
 //   [SET.]grad.NAME                                      gradients by parameter
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "nn/language_model.h"
-#include "tensor/io/safetensors.h"
+#include "tensor/io/tensor_files.h"
 
 namespace facet::app {
 
@@ -18,7 +18,7 @@ struct ReferenceTensor {
   std::string name;   ///< as the file spells it
   std::string label;  ///< for the report: the name, with the file where two files hold it
   std::string tap;    ///< our name without the set: "layers.0.q_normed", "grad.layers.0....", "logits"; empty: no counterpart
-  const Safetensors* file = nullptr;
+  const TensorFiles* file = nullptr;
   Tensor load() const { return file->load(name); }
 };
 
@@ -40,7 +40,7 @@ class Reference {
   Tensor mask(const std::string& set) const;
 
  private:
-  std::vector<std::unique_ptr<Safetensors>> files_;
+  std::vector<std::unique_ptr<TensorFiles>> files_;
   std::vector<std::string> sets_;
   std::string prefix_;  ///< of the names that are compared
 };

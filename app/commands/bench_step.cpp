@@ -7,36 +7,65 @@
 
 #include "app/command.h"
 #include "app/limits.h"
+#include "app/trace_file.h"
 #include "app/train_run.h"
 #include "nn/body_graphs.h"
+#include "nn/tap.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
+#include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/text.h"
 #include "tensor/parallel.h"
 #include "tensor/profile.h"
+#include "tensor/size_classes.h"
+#include "tensor/trace.h"
 #include "train/sft.h"
 
 namespace facet::app {
 namespace {
 
+constexpr const char* table_only = "-";  // --profile without a file
+
 struct Settings : Common {
   std::string size = "tiny", recompute = "none";
   std::optional<int64_t> max_len, batch;
   int64_t steps = 20;
-  bool profile = false;
+  std::string profile;
+  bool memory = false;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
     o.add("preset", &size, "size of the model").choices(preset_names());
     o.add("max-len", &max_len, "tokens in a row; default: 24 for tiny, 512 else").range(1, 1 << 20);
     o.add("batch", &batch, "rows in a step; default: 128 for tiny, 1 else").range(1, 1 << 20);
     o.add("steps", &steps, "steps that are timed, after two that are not").range(1, 1e6);
-    o.add("profile", &profile, "the time of a step by kernel, and what is spent outside kernels");
+    o.add("profile", &profile, "the time of a step by kernel, and what is spent outside kernels; with a file, also as a trace of those steps for chrome://tracing").metavar("[FILE]").bare(table_only);
+    o.add("mem-report", &memory, "what every layer keeps for backward, beside one residual [tokens, width]");
     o.add("recompute", &recompute, "what backward computes again to save memory").choices(recompute_names());
     o.pass_through("model", overrides);
   }
 };
+
+struct MemoryReport {
+  size_t before = 0, residual = 0, peak = 0;  ///< bytes; residual: one [tokens, width], as the pool rounds it
+  std::vector<int64_t> layers;                ///< what each keeps for backward
+};
+
+// Bytes in use after every block of a forward pass. The first block's own share is told by the embedding before it.
+MemoryReport memory_report(Gemma& model, const Batch& batch) {
+  MemoryReport r;
+  const auto live = [&] { return pool_stats(model.device()).live_bytes; };
+  r.before = live();
+  std::vector<size_t> after;
+  const Taps taps([&](const std::string& path, const Tensor& value) {
+    if (path == "embed") r.residual = size_classes::rounded(static_cast<size_t>(value.numel() * size_of(value.dtype())));
+    if (path == "embed" || (path.starts_with("layers.") && path.ends_with(".out"))) after.push_back(live());
+  });
+  const Tensor h = model.hidden({batch.ids, batch.positions, {}});
+  for (size_t i = 1; i < after.size(); ++i) r.layers.push_back(static_cast<int64_t>(after[i]) - static_cast<int64_t>(after[i - 1]));
+  return r;
+}
 
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
@@ -48,7 +77,8 @@ int run(Settings& s, Options&, Console& console) {
   model.init(key(static_cast<uint64_t>(s.seed)));
   const Device device = timed_device(s);
   const bool gpu = device == Device::gpu;
-  if (gpu && s.profile) fail(Kind::usage, "--profile: times kernels on the CPU; with --device cuda NVIDIA's nsys shows them");
+  const bool profile = !s.profile.empty();
+  if (gpu && profile) fail(Kind::usage, "--profile: times kernels on the CPU; with --device cuda NVIDIA's nsys shows them");
   model.to(device);
   model.recompute = recompute_of(s.recompute);
   AdamW optimizer(parameter_groups(model, 0.01), {});
@@ -59,6 +89,7 @@ int run(Settings& s, Options&, Console& console) {
   double loss = 0;
   const auto step = [&] {
     loss = batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
+    const Phase phase("optimizer");
     const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
     optimizer.step(1e-4, clip.scale);
   };
@@ -82,12 +113,26 @@ int run(Settings& s, Options&, Console& console) {
 
   std::vector<KernelTime> kernels;
   double profiled = 0;
-  if (s.profile) {
+  if (profile) {
     profile_start();
     for (int64_t i = 0; i < s.steps; ++i) step();
     profiled = profile_seconds();
     for (const KernelTime& k : profile_stop()) kernels.push_back(k);
     std::sort(kernels.begin(), kernels.end(), [](const KernelTime& a, const KernelTime& b) { return a.seconds > b.seconds; });
+  }
+  if (profile && s.profile != table_only) {
+    const TraceFile trace(s.profile, device, console);
+    for (int64_t i = 0; i < s.steps; ++i) {
+      const TraceStep traced(i + 1);
+      step();
+    }
+  }
+  std::optional<MemoryReport> kept;
+  if (s.memory) {
+    kept = memory_report(model, batch);
+    gpu ? gpu::pool_reset_peak() : pool_reset_peak();
+    step();
+    kept->peak = pool_stats(device).peak_bytes;
   }
   double inside = 0;
   for (const KernelTime& k : kernels) inside += k.seconds;
@@ -102,11 +147,12 @@ int run(Settings& s, Options&, Console& console) {
                                   {"seconds_median", typical}, {"seconds_best", best}, {"tokens_per_s", n / typical},
                                   {"tokens_per_s_best", n / best}, {"gflop_per_s", flops / typical / 1e9}, {"fma_gflop_per_s", peak},
                                   {"share_of_fma", share}, {"peak_bytes", memory.peak_bytes}, {"system_allocations", system}};
-    if (s.profile) {
+    if (profile) {
       for (const KernelTime& k : kernels)
         out["kernels"].push_back({{"name", k.name}, {"share", k.seconds / profiled}, {"calls_per_step", static_cast<double>(k.calls) / static_cast<double>(s.steps)}});
       out["outside_kernels"] = 1 - inside / profiled;
     }
+    if (kept) out["memory"] = {{"before", kept->before}, {"layers", kept->layers}, {"residual", kept->residual}, {"peak", kept->peak}};
     console.line("{}", out.dump(2));
     return 0;
   }
@@ -119,7 +165,17 @@ int run(Settings& s, Options&, Console& console) {
                gpu ? "a large product" : "fused multiply-adds", 100 * share);
   console.line("{:<26}{}", "peak memory", human_bytes(memory.peak_bytes));
   console.line("{:<26}{}", "system allocations", system);
-  if (!s.profile) return 0;
+  if (kept) {
+    console.line("\n{:<26}{}", "memory before a step", human_bytes(kept->before));
+    for (size_t first = 0, end; first < kept->layers.size(); first = end) {  // equal layers share a line
+      for (end = first + 1; end < kept->layers.size() && kept->layers[end] == kept->layers[first];) ++end;
+      console.line("{:<26}{}, {:.3f} residuals", end - first > 1 ? fmt::format("layers {} to {} keep, each", first, end - 1) : fmt::format("layer {} keeps", first),
+                   human_bytes(static_cast<uint64_t>(kept->layers[first])), static_cast<double>(kept->layers[first]) / static_cast<double>(kept->residual));
+    }
+    console.line("{:<26}{}", "a residual", human_bytes(kept->residual));
+    console.line("{:<26}{}", "peak of a step", human_bytes(kept->peak));
+  }
+  if (!profile) return 0;
   console.line();
   for (const KernelTime& k : kernels)
     console.line("{:<26}{:5.1f}%  {:8.3f} ms  {:g} calls", k.name, 100 * k.seconds / profiled, 1e3 * k.seconds / static_cast<double>(s.steps),
@@ -133,7 +189,7 @@ int run(Settings& s, Options&, Console& console) {
 Command bench_step_command() {
   return command<Settings>("bench step", "Time training steps: tokens/s, share of the processor's limit, memory, time by kernel",
                            "Random weights and tokens, f32 AdamW over all parameters.\n"
-                           "  facet bench step --profile --threads 1\n  facet bench step --preset gemma3-270m --max-len 512 --steps 2",
+                           "  facet bench step --profile trace.json --threads 1\n  facet bench step --mem-report --recompute block\n  facet bench step --preset gemma3-270m --max-len 512 --steps 2",
                            run);
 }
 

@@ -78,7 +78,7 @@ int run_ops(OpsSettings& s, Options&, Console& console) {
 }
 
 constexpr const char* details =
-    "References are safetensors files with [SET.]input_ids, attention_mask, position_ids and what came out of them\n"
+    "References are safetensors or .npz files with [SET.]input_ids, attention_mask, position_ids and what came out of them\n"
     "(tools/dump_hf.py and tools/dump_jax.py write such files). Exit code 1 when anything is red.\n"
     "  facet check blocks --model m --ref taps.safetensors --set model.sliding_window=9";
 

@@ -207,6 +207,7 @@ int run(Settings& s, Options& options, Console& console) {
   const auto prompts = sample_prompts(s, data, tokenizer, model);
   Training training{objective};
   training.steps = steps;
+  training.memory = plan;
   // Preferences are learned at about a tenth of the rate of texts: the loss has no floor that would hold the policy back.
   training.lr = s.lr > 0 ? s.lr : 0.1 * learning_rate(s, model);
   training.identity = {{"trainer", "dpo"},

@@ -7,12 +7,14 @@
 #include "app/answers.h"
 #include "app/command.h"
 #include "app/sampling_settings.h"
+#include "app/trace_file.h"
 #include "app/verifier_settings.h"
 #include "data/chat.h"
 #include "data/jsonl.h"
 #include "infer/text.h"
 #include "nn/tap.h"
 #include "tensor/gpu/waits.h"
+#include "tensor/io/npy.h"
 #include "tensor/io/safetensors.h"
 #include "train/signals.h"
 
@@ -20,7 +22,7 @@ namespace facet::app {
 namespace {
 
 struct Settings : Common, SamplingSettings, VerifierSettings {
-  std::string model, adapter, prompt, prompts, system, dump, out;
+  std::string model, adapter, prompt, prompts, system, dump, out, profile;
   bool raw = false, chat = false, logprobs = false, assert_no_sync = false;
   std::map<std::string, std::string> overrides;
   void declare(Options& o) {
@@ -33,7 +35,8 @@ struct Settings : Common, SamplingSettings, VerifierSettings {
     o.add("system", &system, "put before the first message of a chat");
     o.add("logprobs", &logprobs, "print each token with its log-probability and, where filters cut, how many tokens and what share of the probability they left");
     o.add("dump", &dump, "write the intermediate values of the prompt's forward pass that match, e.g. 'layers.*.out', to --out");
-    o.add("out", &out, "safetensors file for --dump");
+    o.add("out", &out, "file for --dump: safetensors, or NumPy's format where the name ends in .npz");
+    declare_profile(o, &profile);
     o.add("assert-no-sync", &assert_no_sync, "for finding faults: a wait for the GPU that is not for tokens drawn ends the run and is named").transient();
     declare_sampling(o).alias({"max-len"});
     declare_verifiers(o);
@@ -56,7 +59,8 @@ void dump_taps(const Settings& s, ModelFolder& folder, const Ids& ids, Console& 
   });
   folder.model->logits(folder.model->hidden(plain_tokens(input)));
   if (values.size() == 2) fail(Kind::usage, "--dump {}: no value has such a name; try 'layers.*.out', 'final_norm' or '*'", s.dump);
-  save_safetensors(s.out, values);
+  if (s.out.ends_with(".npz")) save_npz(s.out, values);
+  else save_safetensors(s.out, values);
   console.note("wrote {} tensors to {}", values.size(), s.out);
 }
 
@@ -127,6 +131,7 @@ int run(Settings& s, Options&, Console& console) {
   const Tokenizer& tokenizer = folder.tokenizer;
   GenerateOptions options = s.options(tokenizer, static_cast<uint64_t>(s.seed));
   const bool as_chat = s.chat || (!s.raw && folder.chat);
+  const TraceFile trace(s.profile, s.where(), console);
   const gpu::NoSync strict(s.assert_no_sync);
 
   if (!s.prompts.empty()) {
@@ -188,7 +193,7 @@ int run(Settings& s, Options&, Console& console) {
 
 Command generate_command() {
   return command<Settings>("generate", "Continue a prompt", "  facet generate runs/book/final -p 'The old house'\n"
-                           "  facet generate m -p 'Hello' --dump 'layers.*.out' --out taps.safetensors", run);
+                           "  facet generate m -p 'Hello' --dump 'layers.*.out' --out taps.npz", run);
 }
 
 }  // namespace facet::app

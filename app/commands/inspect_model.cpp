@@ -1,115 +1,63 @@
-// What is in a file of tensors or a folder of them, from the headers alone.
+// What a model on disk is: its tensors, or its layers, and what it takes to run and to train it. No weights are read.
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
-#include <cctype>
+#include <filesystem>
 
 #include "app/command.h"
-#include "tensor/io/durable.h"
-#include "tensor/io/tensor_files.h"
-#include "tensor/io/text.h"
+#include "app/model_table.h"
+#include "app/tensor_table.h"
 
 namespace facet::app {
 namespace {
 
 struct Settings : Common {
   std::string model, match;
-  bool all = false;
+  std::map<std::string, std::string> overrides;
+  bool all = false, layers = false;
+  int64_t tokens = 0;
   void declare(Options& o) {
-    o.add("model", &model, "model folder, .index.json, or a safetensors, .npz, .npy or PyTorch file").metavar("DIR|FILE").positional().required();
+    o.add("model", &model, "model folder, .index.json, or a safetensors, .npz, .npy or PyTorch file; with --layers also a name such as gemma3-1b").metavar("DIR|FILE").positional().required();
+    o.add("layers", &layers, "what each layer is, its parameters, the bytes of its keys and values; instead of the tensors");
+    o.add("context", &tokens, "--layers: tokens in the cache; 0: all the model was made for").range(0, 1 << 24).metavar("N");
     o.add("match", &match, "only tensors whose name holds this text").metavar("TEXT");
     o.add("all", &all, "every tensor on its own line instead of one line for equal layers");
+    o.pass_through("model", overrides);
   }
 };
-
-// Tensors that differ in the layer number only share a row.
-struct Row {
-  std::string name;  // "model.layers.*.mlp.up_proj.weight"
-  std::string dtype;
-  Shape shape;
-  int64_t first = -1, last = -1, count = 0;
-  uint64_t bytes = 0;
-
-  std::string shown() const {
-    const size_t star = name.find('*');
-    if (star == std::string::npos) return name;
-    const std::string numbers = count == 1 ? std::to_string(first) : fmt::format("{{{}-{}}}", first, last);
-    return name.substr(0, star) + numbers + name.substr(star + 1);
-  }
-};
-
-// "a.12.b" to "a.*.b" and 12; names without a number between dots stay.
-std::string without_number(const std::string& name, int64_t& number) {
-  for (size_t at = name.find('.'); at != std::string::npos; at = name.find('.', at + 1)) {
-    size_t end = at + 1;
-    while (end < name.size() && std::isdigit(static_cast<unsigned char>(name[end]))) ++end;
-    if (end == at + 1 || end - at > 7 || end == name.size() || name[end] != '.') continue;
-    number = std::stoll(name.substr(at + 1, end - at - 1));
-    return name.substr(0, at + 1) + "*" + name.substr(end);
-  }
-  return name;
-}
-
-std::vector<Row> rows_of(const TensorFiles& file, const Settings& s) {
-  std::vector<Row> rows;
-  std::map<std::string, size_t> known;
-  for (const auto& [name, info] : file.tensors()) {
-    if (name.find(s.match) == std::string::npos) continue;
-    int64_t number = -1;
-    const std::string general = s.all ? name : without_number(name, number);
-    const auto [it, is_new] = known.try_emplace(general + "\n" + info.dtype + to_string(info.shape), rows.size());
-    if (is_new) rows.push_back({general, info.dtype, info.shape, number, number, 0, 0});
-    Row& r = rows[it->second];
-    r.first = std::min(r.first, number);
-    r.last = std::max(r.last, number);
-    ++r.count;
-    r.bytes += info.bytes;
-  }
-  return rows;
-}
 
 int run(Settings& s, Options&, Console& console) {
-  const TensorFiles file(s.model);
-  int64_t count = 0;
-  uint64_t values = 0, bytes = 0;
-  std::map<std::string, uint64_t> by_dtype;
-  for (const auto& [name, info] : file.tensors()) {
-    if (name.find(s.match) == std::string::npos) continue;
-    ++count;
-    values += static_cast<uint64_t>(info.shape.numel());
-    bytes += info.bytes;
-    by_dtype[info.dtype] += info.bytes;
-  }
-  if (console.json()) {
-    nlohmann::ordered_json out{{"path", file.path()}, {"format", file.format()}, {"files", file.files()}, {"tensors", count}, {"values", values}, {"bytes", bytes}};
-    out["metadata"] = file.metadata();
-    for (const auto& [name, info] : file.tensors())
-      if (name.find(s.match) != std::string::npos)
-        out["list"].push_back({{"name", name}, {"dtype", info.dtype}, {"shape", std::vector<int64_t>(info.shape.begin(), info.shape.end())},
-                               {"file", info.file}, {"begin", info.begin}, {"bytes", info.bytes}});
-    console.line("{}", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (s.layers) {
+    const ModelTable table{config_of(s.model, s.overrides), s.tokens};
+    if (console.json()) console.line("{}", table.json(true, false).dump(2));
+    else table.print_layers(console);
     return 0;
   }
-  const std::vector<Row> rows = rows_of(file, s);
-  size_t width = 8;
-  for (const Row& r : rows) width = std::max(width, printable(r.shown()).size());
-  for (const Row& r : rows)
-    console.line("{:<{}}  {:<5} {:<18} {:>7} {:>10}", printable(r.shown()), width, r.dtype, to_string(r.shape),
-                 r.count > 1 ? fmt::format("x {}", r.count) : "", human_bytes(r.bytes));
-  std::string types;
-  for (const auto& [dtype, n] : by_dtype) types += fmt::format("{}{} {}", types.empty() ? "" : ", ", dtype, human_bytes(n));
-  console.line("{} tensors, {} values, {} ({}) in {} file{}", grouped(static_cast<uint64_t>(count)), grouped(values),
-               human_bytes(bytes), types, file.files().size(), file.files().size() == 1 ? "" : "s");
-  for (const auto& [key, value] : file.metadata()) console.line("metadata {}: {}", printable(key), printable(value));
+  const TensorFiles file(s.model);
+  const TensorTable tensors{file, s.match, s.all};
+  if (console.json()) {
+    console.line("{}", tensors.json().dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    return 0;
+  }
+  tensors.print(console);
+  if (!s.match.empty() || !std::filesystem::exists(std::filesystem::path(s.model) / "config.json")) return 0;
+  try {
+    const ModelTable table{config_of(s.model, s.overrides)};
+    console.line("\n{}\n", layer_row(table.config));
+    table.print_parameters(console, false);
+    console.line();
+    table.print_memory(console);
+  } catch (const Error& e) {
+    console.warn("{}", e.what());  // tensors of another family can be listed all the same
+  }
   return 0;
 }
 
 }  // namespace
 
 Command inspect_model_command() {
-  return command<Settings>("inspect model", "List the tensors of a model file: names, types, shapes, sizes",
+  return command<Settings>("inspect model", "List the tensors or the layers of a model, its parameters, and the memory it takes",
                            "Reads headers only, so it is quick for a model of any size.\n\n"
-                           "  facet inspect model runs/radicals/final\n"
+                           "  facet inspect model runs/radicals/final --layers\n"
                            "  facet inspect model model.safetensors --match layers.0. --all",
                            run);
 }

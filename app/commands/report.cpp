@@ -1,4 +1,5 @@
-// A lesson as a page: its text, its code, and under each cell what the program printed when it ran just now. And docs/ as a site.
+// Pages: a training run with its curves, samples and settings; a lesson, its text, its code, and under each cell what the program printed
+// when it ran just now; and docs/ as a site.
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
@@ -6,6 +7,7 @@
 #include "app/command.h"
 #include "app/html.h"
 #include "app/notebook.h"
+#include "app/run_report.h"
 #include "app/site.h"
 #include "tensor/error.h"
 #include "tensor/io/durable.h"
@@ -16,16 +18,22 @@ namespace facet::app {
 namespace {
 
 struct Settings : Common {
-  std::string notebook, run, out, ipynb, docs, lessons;
+  std::string folder, notebook, run, out, ipynb, docs, lessons;
   bool quick = false;
   void declare(Options& o) {
-    o.add("notebook", &notebook, "source of the lesson").metavar("FILE.cpp").positional();
-    o.add("run", &run, "its program; without it the page has no outputs").metavar("PROGRAM");
-    o.add("out", &out, "page to write; default: the lesson's name with .html. Of --docs: a folder").metavar("FILE.html");
-    o.add("ipynb", &ipynb, "also write a Jupyter notebook with outputs").metavar("FILE.ipynb");
-    o.add("quick", &quick, "run the program with --quick");
-    o.add("docs", &docs, "instead of a lesson: the pages linked from its index.md; exit code 1 when a link is dead").metavar("FOLDER");
+    o.add("run-folder", &folder, "folder of a training run").metavar("RUN").positional();
+    o.add("out", &out, "page to write; default: RUN/report.html, or the lesson's name with .html. Of --docs: a folder").metavar("FILE.html");
+    o.add("notebook", &notebook, "instead of a run: source of a lesson").metavar("FILE.cpp");
+    o.add("run", &run, "of --notebook: its program; without it the page has no outputs").metavar("PROGRAM");
+    o.add("ipynb", &ipynb, "of --notebook: also write a Jupyter notebook with outputs").metavar("FILE.ipynb");
+    o.add("quick", &quick, "of --notebook: run the program with --quick");
+    o.add("docs", &docs, "instead of a run: the pages linked from its index.md; exit code 1 when a link is dead").metavar("FOLDER");
     o.add("lessons", &lessons, "of --docs: where the pages of lessons lie").metavar("FOLDER");
+    o.rule([this]() -> std::string {
+      if (!folder.empty() + !notebook.empty() + !docs.empty() != 1) return "report: expected a run's folder, --notebook FILE.cpp or --docs FOLDER, one of them";
+      if (notebook.empty() && (!run.empty() || !ipynb.empty() || quick)) return "--run, --ipynb and --quick go with --notebook";
+      return {};
+    });
   }
 };
 
@@ -140,8 +148,16 @@ int run_docs(const Settings& s, Console& console) {
   return site.problems.empty() ? 0 : static_cast<int>(Kind::check);
 }
 
+int run_report(const Settings& s, Console& console) {
+  const std::string out = s.out.empty() ? s.folder + "/report.html" : s.out, page = run_page(s.folder);
+  write_file_atomically(out, page);
+  if (console.json()) console.line("{}", Json{{"out", out}, {"bytes", page.size()}}.dump());
+  else console.note("wrote {} ({})", out, human_bytes(page.size()));
+  return 0;
+}
+
 int run(Settings& s, Options&, Console& console) {
-  if (s.docs.empty() == s.notebook.empty()) fail(Kind::usage, "report: expected a lesson (FILE.cpp) or --docs FOLDER, one of them");
+  if (!s.folder.empty()) return run_report(s, console);
   if (!s.docs.empty()) return run_docs(s, console);
   const std::vector<Cell> cells = read_cells(read_file(s.notebook), s.notebook);
   const std::string name = std::filesystem::path(s.notebook).stem().string();
@@ -170,8 +186,9 @@ int run(Settings& s, Options&, Console& console) {
 }  // namespace
 
 Command report_command() {
-  return command<Settings>("report", "Run a lesson and write it as a page with its outputs",
-                           "The page is one file, readable offline. The exit code is 1 when a check of the lesson does not hold.\n\n"
+  return command<Settings>("report", "Write a training run, a lesson with its outputs, or docs/ as pages",
+                           "A page is one file, readable offline. The exit code is 1 when a check of the lesson does not hold.\n\n"
+                           "  facet report runs/radicals/sft --out sft.html\n"
                            "  facet report --notebook notebooks-cpp/01_autodiff.cpp --run build/notebooks/01_autodiff --out 01_autodiff.html\n"
                            "  facet report --docs docs --lessons build/notebooks --out site",
                            run);

@@ -6,6 +6,7 @@
 #include "app/conformance/goldens.h"
 #include "app/model_folder.h"
 #include "autograd/tape.h"
+#include "tensor/io/safetensors.h"
 
 namespace facet::app {
 namespace {

@@ -21,5 +21,6 @@ TensorList list_npz(const InputFile&, std::vector<ZipMember>);
 void save_npy(const std::string& path, const Tensor&);
 /// Writes one .npz file, tensor by tensor, durably, not packed (floating-point weights do not shrink). np.load opens it.
 void save_npz(const std::string& path, const std::vector<TensorSpec>&, const TensorSource&);
+inline void save_npz(const std::string& path, NamedTensorSpan tensors) { save_npz(path, specs_of(tensors), source_of(tensors)); }
 
 }  // namespace facet

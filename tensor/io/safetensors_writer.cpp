@@ -73,13 +73,7 @@ TensorSums save_safetensors(const std::string& path, std::vector<TensorSpec> spe
 
 TensorSums save_safetensors(const std::string& path, std::span<const std::pair<std::string, Tensor>> tensors,
                             const Metadata& metadata) {
-  std::vector<TensorSpec> specs;
-  std::map<std::string, Tensor> by_name;
-  for (const auto& [name, tensor] : tensors) {
-    specs.push_back({name, tensor.dtype(), tensor.shape()});
-    by_name[name] = tensor;
-  }
-  return save_safetensors(path, std::move(specs), [&](const std::string& name) { return by_name.at(name); }, metadata);
+  return save_safetensors(path, specs_of(tensors), source_of(tensors), metadata);
 }
 
 TensorSums save_sharded(const std::string& folder, const std::string& stem, const std::vector<TensorSpec>& specs,

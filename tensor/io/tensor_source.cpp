@@ -1,11 +1,22 @@
 #include "tensor/io/tensor_source.h"
 
+#include <map>
 #include <set>
 
 #include "tensor/io/tensor_files.h"
 #include "tensor/io/text.h"
 
 namespace facet {
+
+std::vector<TensorSpec> specs_of(NamedTensorSpan tensors) {
+  std::vector<TensorSpec> specs;
+  for (const auto& [name, tensor] : tensors) specs.push_back({name, tensor.dtype(), tensor.shape()});
+  return specs;
+}
+
+TensorSource source_of(NamedTensorSpan tensors) {
+  return [by_name = std::map<std::string, Tensor>(tensors.begin(), tensors.end())](const std::string& name) { return by_name.at(name); };
+}
 
 uint64_t bytes_of(const TensorSpec& s) { return static_cast<uint64_t>(s.shape.numel() * size_of(s.dtype)); }
 

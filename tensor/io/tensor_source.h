@@ -2,7 +2,9 @@
 // one by one, so that a model of any size passes through the memory of its largest tensor.
 #pragma once
 #include <functional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -17,6 +19,11 @@ struct TensorSpec {
 };
 /// Delivers the tensor of a spec; called once for each, in the order of the file, and dropped after it is written.
 using TensorSource = std::function<Tensor(const std::string& name)>;
+
+using NamedTensorSpan = std::span<const std::pair<std::string, Tensor>>;
+/// Of tensors that are there.
+std::vector<TensorSpec> specs_of(NamedTensorSpan);
+TensorSource source_of(NamedTensorSpan);
 
 uint64_t bytes_of(const TensorSpec&);
 uint64_t bytes_of(const std::vector<TensorSpec>&);

@@ -23,6 +23,22 @@ TEST_CASE("bench step: figures of a small step, time by kernel") {
   CHECK(linear_calls == 12);  // three blocks: q k v, o, gate up, down
 }
 
+TEST_CASE("bench step: with whole blocks recomputed a layer keeps one residual, however many there are") {
+  for (const int layers : {3, 9}) {
+    const Result r = run_facet("bench step --batch 4 --max-len 32 --steps 1 --threads 1 --recompute block --mem-report --json --set model.num_hidden_layers=" + std::to_string(layers));
+    REQUIRE(r.code == 0);
+    const auto memory = nlohmann::json::parse(r.out).at("memory");
+    const int64_t residual = memory.at("residual");
+    CHECK(memory.at("layers").size() == static_cast<size_t>(layers));
+    for (const auto& kept : memory.at("layers")) {
+      CHECK(kept.get<int64_t>() >= residual);
+      CHECK(kept.get<int64_t>() < residual + 2048);  // nodes of the tape
+    }
+  }
+  const auto all = nlohmann::json::parse(run_facet("bench step --batch 4 --max-len 32 --steps 1 --threads 1 --mem-report --json").out).at("memory");
+  CHECK(all.at("layers")[1].get<int64_t>() > 8 * all.at("residual").get<int64_t>());
+}
+
 TEST_CASE("bench op: a chosen operation against its limit") {
   const Result r = run_facet("bench op --only demo --seconds 0.001 --threads 1 --json");
   REQUIRE(r.code == 0);

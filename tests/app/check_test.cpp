@@ -146,6 +146,30 @@ TEST_CASE("check: --tol, --only, --json") {
   CHECK(broken[0].at("verdict") == "RED");
 }
 
+TEST_CASE("check: what generate --dump wrote, as safetensors and as .npz, is what a second run computes") {
+  const TempFile somewhere("x", "");
+  for (const char* file : {"f.safetensors", "f.npz"}) {
+    const std::string out = somewhere.folder + "/" + file;
+    const Result dumped = run_facet("generate " + model + " -p 'Hello' --raw --dump 'layers.*.out' --out " + out);
+    INFO(dumped.err);
+    REQUIRE(dumped.code == 0);
+    const auto list = Json::parse(run_facet("inspect file --json " + out).out);
+    CHECK(list.at("tensors") == 9);  // seven layers, ids and mask
+    const Result same = check("blocks", model, out, "--json");
+    CHECK(same.code == 0);
+    for (const Json& row : lines(same.out)) {
+      INFO(row.dump());
+      if (row.at("verdict") == "not compared") continue;
+      CHECK(row.at("differ") == 0);
+      CHECK(row.at("max_ulp") == 0);
+      CHECK(row.at("cosine").get<double>() == Approx(1));
+    }
+    const Result other = check("blocks", model, out, "--set model.rms_norm_eps=1e-2");
+    CHECK(other.code == 1);
+    CHECK_THAT(other.err, Contains("first red: layers.0.out"));
+  }
+}
+
 TEST_CASE("check: files that are not what they should be") {
   const auto refused = [](const Result& r, int code, const std::string& says) {
     INFO(r.out.substr(0, 500) << r.err);

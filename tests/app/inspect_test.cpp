@@ -4,6 +4,7 @@
 
 #include "app/plot.h"
 #include "tests/app/run.h"
+#include "tests/app/trainers.h"
 
 using namespace facet::app;
 
@@ -35,6 +36,55 @@ TEST_CASE("inspect model: bad files are exit code 3") {
   const Result family = run_facet("inspect modle x");
   CHECK(family.code == 2);
   CHECK(family.err == "facet: inspect modle unknown, did you mean inspect model?\n");
+}
+
+TEST_CASE("inspect model: layers, parameters and the bytes of keys and values") {
+  const Result r = run_facet("inspect model gemma3-1b --layers --context 4096");
+  CHECK(r.code == 0);
+  CHECK(r.out.find("L L L L L G  L L L L L G  L L L L L G  L L L L L G  L L\n") == 0);  // 26 layers: two local ones at the end
+  CHECK(r.out.find("999,885,952") != std::string::npos);
+  const auto j = nlohmann::json::parse(run_facet("inspect model gemma3-1b --layers --context 4096 --json").out);
+  REQUIRE(j.at("table").size() == 26);
+  CHECK(j.at("table")[0].at("sees") == 512);
+  CHECK(j.at("table")[5].at("sees") == "all");
+  CHECK(j.at("table")[5].at("kind") == "G");
+  CHECK(j.at("table")[5].at("cache_bytes") == 4096 * 2 * 256 * 2);
+  CHECK(j.at("table")[4].at("cache_bytes") == 512 * 2 * 256 * 2);
+  CHECK(j.at("table")[4].at("rope_base") == 10000);
+  int64_t parameters = 0;
+  for (const auto& layer : j.at("table")) parameters += layer.at("parameters").get<int64_t>();
+  CHECK(parameters == 999885952 - 262144 * 1152 - 1152);  // all but the table and the last norm
+  CHECK(run_facet("inspect model gemma3-1b --layers --set model.sliding_window=256").out.find("       256 ") != std::string::npos);
+  CHECK(run_facet("inspect model --layers " FACET_GOLDENS "/gemma2-tiny").out.find("L G  L G") == 0);
+  const Result whole = run_facet("inspect model " FACET_GOLDENS "/gemma3-tiny");
+  CHECK(whole.out.find("parameters                        379,136") != std::string::npos);
+  CHECK(whole.out.find("full training, AdamW") != std::string::npos);
+}
+
+TEST_CASE("inspect file: every format, and what a checkpoint holds") {
+  const Result r = run_facet("inspect file " FACET_GOLDENS "/gemma3-tiny/model.safetensors --match layers.3.mlp.up --all");
+  CHECK(r.code == 0);
+  CHECK(r.out.find("safetensors\nmodel.layers.3.mlp.up_proj.weight  F32   [128, 64]") != std::string::npos);
+  TempFile broken("a.npz", "PK\3\4");
+  CHECK(run_facet("inspect file " + broken.path).code == 3);
+  TempFile state("manifest.json", "{}");
+  const Result bad = run_facet("inspect file " + state.folder);
+  CHECK(bad.code == 3);
+  CHECK(bad.err.find("step-N") != std::string::npos);
+
+  const facet::test::Trainers t;
+  REQUIRE(t.run(t.words("sft", "run", {"--steps", "1"})) == 0);
+  const std::string run = t / "run";
+  const auto j = nlohmann::json::parse(run_facet("inspect file --json " + run).out);
+  CHECK(j.at("step") == 1);
+  CHECK(j.at("state").at("setting.trainer") == "sft");
+  const int64_t values = j.at("parts").at("model").at("values");
+  CHECK(j.at("parts").at("optimizer").at("values").get<int64_t>() >= 2 * values);  // both moments
+  const std::string weights = run + "/checkpoints/step-1/model.safetensors";
+  std::fstream(weights, std::ios::in | std::ios::out | std::ios::binary).seekp(-2, std::ios::end).put('x');
+  const Result damaged = run_facet("inspect file " + run + "/checkpoints/step-1/");
+  CHECK(damaged.code == 3);
+  CHECK(damaged.err.find("CRC of ") != std::string::npos);
 }
 
 TEST_CASE("inspect config: exact counts, layers, memory") {

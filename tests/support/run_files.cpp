@@ -13,7 +13,10 @@ std::string metrics_of(const std::string& folder) {
   std::ifstream in(folder + "/metrics.jsonl");
   for (std::string line; std::getline(in, line);) {
     auto j = nlohmann::json::parse(line);
-    for (const char* name : {"tokens_per_s", "peak_bytes", "sampled_per_s", "learned_per_s", "sampling_share", "judge_seconds"}) j.erase(name);
+    for (auto i = j.begin(); i != j.end();) {
+      const bool measured = i.key().ends_with("_seconds") || i.key().ends_with("_per_s") || i.key() == "peak_bytes" || i.key() == "sampling_share";
+      i = measured ? j.erase(i) : std::next(i);
+    }
     text += j.dump() + "\n";
   }
   return text;
@@ -23,7 +26,9 @@ std::map<std::string, std::string> results_of(const std::string& folder) {
   std::map<std::string, std::string> files;
   for (const auto& e : fs::recursive_directory_iterator(folder)) {
     const std::string name = fs::relative(e.path(), folder).string();
-    if (!e.is_regular_file() || name == "lock" || name == "console.log" || name == "command.txt" || name == "env.json" || name == "config.resolved.yaml") continue;
+    const bool of_the_machine = name == "lock" || name == "console.log" || name == "command.txt" || name == "env.json" || name == "config.resolved.yaml";
+    const bool of_the_metrics = name == "metrics.csv" || name.starts_with("tb/");  // with clocks in them; tests/train/run_folder_test.cpp
+    if (!e.is_regular_file() || of_the_machine || of_the_metrics) continue;
     std::ifstream in(e.path(), std::ios::binary);
     files[name] = name == "metrics.jsonl" ? metrics_of(folder) : std::string(std::istreambuf_iterator<char>(in), {});
   }
