@@ -13,7 +13,7 @@
 
 namespace facet {
 
-static_assert(std::endian::native == std::endian::little, "prepared tokens are written as they lie in memory");
+static_assert(std::endian::native == std::endian::little && sizeof(size_t) == 8, "prepared tokens are written as they lie in memory");
 
 namespace {
 
@@ -117,12 +117,11 @@ void write_prepared(const Dataset& d, const std::string& key) {
   const std::string account = account_of(d.report_).dump();
   std::string rows;
   for (const std::string& row : d.rows_) rows += row + "\n";
-  const std::vector<uint64_t> ends(d.ends_.begin(), d.ends_.end());
   Head h;
   h.task = static_cast<uint64_t>(d.task_);
   h.key_bytes = key.size(), h.account_bytes = account.size(), h.row_bytes = rows.size();
-  h.sequences = ends.size(), h.tokens = d.ids_.size();
-  const std::pair<const void*, size_t> parts[] = {{ends.data(), 8 * ends.size()}, {d.lines_.data(), 8 * d.lines_.size()}, {d.ids_.data(), 4 * d.ids_.size()},
+  h.sequences = d.ends_.size(), h.tokens = d.ids_.size();
+  const std::pair<const void*, size_t> parts[] = {{d.ends_.data(), 8 * d.ends_.size()}, {d.lines_.data(), 8 * d.lines_.size()}, {d.ids_.data(), 4 * d.ids_.size()},
                                                   {d.mask_.data(), d.mask_.size()}, {key.data(), key.size()}, {account.data(), account.size()},
                                                   {rows.data(), rows.size()}};
   h.checksum = checksum_of(h);
@@ -149,9 +148,8 @@ std::optional<Dataset> read_prepared(const std::string& source, const std::strin
     if (h.version != Head{}.version) return refuse(fmt::format("of version {}, expected {}", h.version, Head{}.version));
     if (!adds_up(h, in.size()) || h.task > static_cast<uint64_t>(Task::document)) return refuse("damaged (its sizes do not add up)");
     Dataset d(static_cast<Task>(h.task), source);
-    std::vector<uint64_t> ends;
     std::string its_key, account, rows;
-    in.fill(ends, h.sequences);
+    in.fill(d.ends_, h.sequences);
     in.fill(d.lines_, h.sequences);
     in.fill(d.ids_, h.tokens);
     in.fill(d.mask_, h.tokens);
@@ -160,13 +158,12 @@ std::optional<Dataset> read_prepared(const std::string& source, const std::strin
     in.fill(rows, h.row_bytes);
     if (in.checksum != h.checksum) return refuse("damaged (checksum)");
     if (its_key != key) return refuse(first_difference(its_key, key));
-    d.ends_.assign(ends.begin(), ends.end());
-    for (size_t at = 0, end; (end = rows.find('\n', at)) != rows.npos; at = end + 1) d.rows_.push_back(rows.substr(at, end - at));
-    const bool in_order = std::ranges::is_sorted(ends, std::less_equal<>()) && (ends.empty() ? h.tokens == 0 : ends[0] > 0 && ends.back() == h.tokens);
+    const bool in_order = h.sequences > 0 && d.ends_[0] > 0 && d.ends_.back() == h.tokens && std::ranges::is_sorted(d.ends_, std::less_equal<>());
     const bool in_range = std::ranges::all_of(d.ids_, [&](int32_t id) { return id >= 0 && id < vocab; }) &&
                           std::ranges::all_of(d.mask_, [](uint8_t m) { return m <= 1; });
-    if (!in_order || !in_range || d.size() % d.group() != 0 || (d.task_ == Task::prompt) != (d.rows_.size() == h.sequences && !rows.empty()))
-      return refuse("damaged (its numbers make no sense)");
+    const bool one_row_each = d.task_ == Task::prompt ? rows.ends_with('\n') && std::ranges::count(rows, '\n') == d.size() : rows.empty();
+    if (!in_order || !in_range || !one_row_each || d.size() % d.group() != 0) return refuse("damaged (its numbers make no sense)");
+    for (size_t at = 0, end; (end = rows.find('\n', at)) != rows.npos; at = end + 1) d.rows_.push_back(rows.substr(at, end - at));
     d.report_ = report_of(parse_json(account, path));
     d.report_.prepared = true;
     return d;

@@ -52,7 +52,7 @@ struct Trainers : TempFolder {
       add({"--data", *this / "data/train.jsonl", "--val-frac", "0.1", "--verifier", "length:3..5", "--prompts-per-step", "16", "--group", "4", "--max-new", "6",
            "--accum", "2"});
     if (kind == "sft lora") add(lora), add({"--lora-dropout", "0.1", "--max-len", "60", "--pack"});
-    if (kind == "sft lion") add({"--optimizer", "lion", "--schedule", "wsd", "--label-smoothing", "0.1"});
+    if (kind == "sft lion") add({"--optimizer", "lion", "--schedule", "wsd", "--label-smoothing", "0.1", "--bucket", "3"});
     if (kind == "sft adafactor") add({"--optimizer", "adafactor", "--schedule", "inverse-sqrt", "--z-loss", "1e-4"});
     if (kind == "dpo model") add({"--ref", "model"});
     if (kind == "dpo adapter-off") add(lora), add({"--lora-dropout", "0.1"});

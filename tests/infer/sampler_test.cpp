@@ -219,6 +219,15 @@ TEST_CASE("sampling on the GPU: the tokens, log-probabilities and entropies of t
         CHECK(there[i].entropy == Approx(here[i].entropy).margin(1e-5));
       }
     }
+  const SamplingOptions told{.temperature = 0.8, .top_k = 20, .top_p = 0.9, .forbidden = {2}, .tell_cut = true};
+  const std::vector<DrawRow> rows(n, DrawRow{key(8)});
+  std::vector<Draw> here(n), there(n);
+  draw(products.clone(), 5, told, rows, here);
+  draw(products.to(Device::gpu), 5, told, rows, there);
+  for (size_t i = 0; i < here.size(); ++i) {
+    CHECK(there[i].kept == here[i].kept);
+    CHECK(there[i].mass == Approx(here[i].mass).margin(1e-5));
+  }
   std::vector<Draw> draws(1);
   const DrawRow row{key(1)};
   CHECK_THROWS_WITH(draw(Tensor::from({1, NAN, 2}, {1, 3}).to(Device::gpu), 0, {}, {&row, 1}, draws), Catch::Contains("diverged"));
