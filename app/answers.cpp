@@ -47,12 +47,19 @@ std::vector<std::vector<Answer>> answer_all(LanguageModel& model, const Tokenize
   return result;
 }
 
-PassRate pass_rate(const std::vector<std::vector<Answer>>& answers, const std::vector<std::string>& cluster) {
+double pass_at(int64_t n, int64_t right, int64_t k) {
+  if (n - right < k) return 1;
+  double none = 1;
+  for (int64_t i = n - right + 1; i <= n; ++i) none *= 1 - static_cast<double>(k) / static_cast<double>(i);
+  return 1 - none;
+}
+
+PassRate pass_rate(const std::vector<std::vector<Answer>>& answers, const std::vector<std::string>& cluster, int64_t k) {
   PassRate r;
   double count = 0, questions = 0;                        // of those that were judged
   std::map<std::string, std::pair<double, double>> sums;  // by cluster: shares of right answers, questions
   for (size_t i = 0; i < answers.size(); ++i) {
-    double right = 0, judged = 0;
+    int64_t right = 0, judged = 0;
     for (const Answer& a : answers[i]) {
       if (!a.error.empty()) {
         ++r.failed;
@@ -64,12 +71,13 @@ PassRate pass_rate(const std::vector<std::vector<Answer>>& answers, const std::v
       ++judged;
     }
     if (judged == 0) continue;
-    r.pass1 += right / judged;
+    const double share = static_cast<double>(right) / static_cast<double>(judged);
+    r.pass1 += share;
     auto& [shares, n] = sums[cluster.empty() ? std::to_string(i) : cluster[i]];
-    shares += right / judged;
+    shares += share;
     ++n;
-    r.pass_k += right > 0;
-    count += judged;
+    r.pass_k += pass_at(judged, right, k > 0 ? std::min(k, judged) : judged);
+    count += static_cast<double>(judged);
     ++questions;
   }
   if (questions == 0) return r;

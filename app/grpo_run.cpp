@@ -1,6 +1,7 @@
 #include "app/grpo_run.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "app/answers.h"
 #include "data/question.h"
@@ -45,16 +46,16 @@ uint32_t hash_of_rows(const std::vector<Question>& questions) {
 }
 
 // What the same questions are answered over time.
-std::string answers_text(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<Question>& questions, Rewards& rewards, const GrpoOptions& o) {
+std::vector<SampleAnswer> judged_answers(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<Question>& questions, Rewards& rewards, const GrpoOptions& o) {
   GenerateOptions g;
   g.sampling.temperature = 0;
   g.max_new = o.rollout.max_new;
   g.stop = o.rollout.stop;
   const auto answers = answer_all(model, tokenizer, questions, g, 1, rewards);
-  std::string text;
+  std::vector<SampleAnswer> list;
   for (size_t i = 0; i < questions.size(); ++i)
-    text += fmt::format("{} => {} ({})\n", questions[i].prompt, answers[i][0].text, answers[i][0].error.empty() ? answers[i][0].verdict : answers[i][0].error);
-  return text;
+    list.push_back({questions[i].prompt, answers[i][0].text, answers[i][0].error.empty() ? answers[i][0].verdict : answers[i][0].error});
+  return list;
 }
 
 double cache_bytes(Gemma& model, int64_t rows, int64_t positions) {
@@ -211,14 +212,20 @@ GrpoResult run_grpo(const GrpoSettings& s, uint64_t seed, ModelFolder& folder, c
                        {"question", s.separate ? "with each answer" : "once for its group"},
                        {"pack", std::to_string(s.row_len)}};
   training.sample = [&] {
-    return s.samples.empty() ? answers_text(model, tokenizer, shown, rewards, o) : sample_text(model, tokenizer, s.samples, seed);
+    return s.samples.empty() ? judged_answers(model, tokenizer, shown, rewards, o) : sample_answers(model, tokenizer, s.samples, seed);
   };
   training.chat = s.chat_template;
+  bool completions_lost = false;
   training.begin = [&](RunFolder& run) {
     make_folders(run.file("completions"));
     objective.say = [&run](const std::string& line) { run.say(line); };
     objective.on_completions = [&](int64_t step, std::span<const Completion> list) {
-      run.write(fmt::format("completions/step-{:06}.jsonl", step), completions_jsonl(list, rewards));
+      try {
+        run.write(fmt::format("completions/step-{:06}.jsonl", step), completions_jsonl(list, rewards));
+      } catch (const Error& e) {  // whether a full disk ends the run is for the last checkpoint to decide
+        if (e.kind() != Kind::environment) throw;
+        if (!std::exchange(completions_lost, true)) run.say(fmt::format("warning: {}; completions are missing from here on", e.what()));
+      }
     };
   };
   static_cast<TrainResult&>(result) = run_training(s, seed, folder, training, options, console);

@@ -32,6 +32,11 @@ double product_rate(int64_t n, DType dtype, double series_seconds) {
   return 2 * size * size * size / bench::device_seconds([&] { linear(x.view(), {&weight, 1}, {&out, 1}); }, series_seconds);
 }
 
+double peak_flops(Device device, DType dtype) {
+  if (device == Device::gpu) return product_rate(gpu::device().emulated ? 64 : 4096, dtype, 0.05);
+  return bench::race({bench::multiply_adds}, 0.002, 4)[0] * 1e9;
+}
+
 CopyRate copy_rate(int64_t bytes, double series_seconds) {
   const Tensor from = Tensor::zeros({bytes / 4}, DType::f32, Device::gpu), to = Tensor::empty({bytes / 4}, DType::f32, Device::gpu);
   const auto rate = [&](const std::function<void()>& f) { return 2 * static_cast<double>(bytes) / bench::device_seconds(f, series_seconds); };

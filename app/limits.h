@@ -24,6 +24,8 @@ std::string where_timed(Device);
 /// What the GPU can do at most, in this run: a square product (FLOP/s), a copy (bytes read and written per second; the driver's and our
 /// kernel's, the better one counts).
 double product_rate(int64_t n, DType, double series_seconds);
+/// What the steps of a run are compared with: fused multiply-adds on all threads, or a large product on the GPU. Some milliseconds' work.
+double peak_flops(Device, DType);
 struct CopyRate {
   double driver, kernel;
   double best() const { return driver > kernel ? driver : kernel; }

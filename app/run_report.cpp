@@ -141,7 +141,15 @@ std::string samples(const fs::path& folder) {
   std::string out;
   for (size_t i = 0; i < std::min(files.size(), shown_samples); ++i) {  // evenly, the first and the last among them
     const size_t at = files.size() <= shown_samples ? i : i * (files.size() - 1) / (shown_samples - 1);
-    out += "<h3>" + escape_html(files[at].stem().string()) + "</h3>\n" + pre(shortened(text_of(files[at]), shown_bytes));
+    std::istringstream in(text_of(files[at]));
+    std::string lines;
+    for (std::string line; std::getline(in, line);) {
+      const Json j = Json::parse(line, nullptr, false);
+      if (!j.is_object()) continue;
+      const auto text = [&](const char* key) { return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : std::string(); };
+      lines += text("prompt") + " => " + text("answer") + (text("verdict").empty() ? "" : " (" + text("verdict") + ")") + "\n";
+    }
+    out += "<h3>" + escape_html(files[at].stem().string()) + "</h3>\n" + pre(shortened(lines, shown_bytes));
   }
   return out.empty() ? "" : "<h2>Samples</h2>\n" + out;
 }

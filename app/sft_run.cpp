@@ -72,7 +72,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   if (s.bucket > 1) training.identity["bucket"] = std::to_string(s.bucket);
   if (s.loss.label_smoothing > 0) training.identity["label-smoothing"] = fmt::format("{}", s.loss.label_smoothing);
   if (s.loss.z_loss > 0) training.identity["z-loss"] = fmt::format("{}", s.loss.z_loss);
-  training.sample = [&] { return sample_text(model, tokenizer, prompts, seed); };
+  training.sample = [&] { return sample_answers(model, tokenizer, prompts, seed); };
   training.chat = s.chat_template || data.task() == Task::chat;
   static_cast<TrainResult&>(result) = run_training(s, seed, folder, training, options, console);
   return result;

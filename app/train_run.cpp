@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "app/limits.h"
 #include "app/machine.h"
 #include "app/trace_file.h"
 #include "app/version.h"
@@ -121,6 +122,9 @@ void TrainSettings::declare_run(Options& o) {
   o.add("allow-changed", &allow_changed, "settings that may differ from the checkpoint's").transient();
   declare_profile(o, &profile);
   o.add("assert-no-sync", &assert_no_sync, "for finding faults: a wait for the GPU inside a step, where none is documented, ends the run and is named").transient();
+  o.add("spike-guard", &spike_guard, "skip steps whose loss or gradient norm is far above those before; after the third of twenty go back to the last checkpoint").choices({"on", "off"});
+  o.add("repeat-every", &repeat_every, "steps between two computations of one batch, which must agree bit for bit (exit code 7 if not); 0: never").range(0, 1e12);
+  o.add("anomaly", &anomaly, "for finding faults: look at every value, end the run at the first NaN or infinity and name the operation that made it").transient();
   o.add("dry-run", &dry_run, "print memory, steps and the first masked example, then stop").transient();
 }
 
@@ -180,7 +184,7 @@ void check_memory(const MemoryPlan& plan, Device device, bool dry_run, Console& 
   console.line("does not fit: {}", misfit);
 }
 
-std::string sample_text(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<std::string>& prompts, uint64_t seed) {
+std::vector<SampleAnswer> sample_answers(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<std::string>& prompts, uint64_t seed) {
   std::vector<std::vector<int32_t>> ids;
   for (const std::string& p : prompts) ids.push_back(encode_prompt(tokenizer, p));
   GenerateOptions o;
@@ -189,9 +193,9 @@ std::string sample_text(LanguageModel& model, const Tokenizer& tokenizer, const 
   o.seed = seed;
   o.stop = tokenizer.stop_ids();
   const auto answers = generate(model, ids, o);
-  std::string text;
-  for (size_t i = 0; i < prompts.size(); ++i) text += prompts[i] + " => " + tokenizer.decode(answers[i].tokens) + "\n";
-  return text;
+  std::vector<SampleAnswer> list;
+  for (size_t i = 0; i < prompts.size(); ++i) list.push_back({prompts[i], tokenizer.decode(answers[i].tokens)});
+  return list;
 }
 
 std::vector<std::string> sample_prompts(const TrainSettings& s, const Dataset& data, const Tokenizer& tokenizer, const LanguageModel& model) {
@@ -277,6 +281,10 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   o.keep = static_cast<int>(s.keep);
   o.log_every = s.log_every;
   o.assert_no_sync = s.assert_no_sync;
+  o.spike_guard = s.spike_guard == "on";
+  o.repeat_every = s.repeat_every;
+  o.anomaly = s.anomaly;
+  o.peak_flops = peak_flops(model.device(), model.compute());
 
   // Everything that decides the numbers, so that what is resumed is the same run.
   const std::string config = hf_config_json(model.config, model.head().value().dtype());
@@ -286,6 +294,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
       {"steps", std::to_string(o.steps)}, {"lr", fmt::format("{}", o.lr)}, {"schedule", s.schedule},
       {"warmup", std::to_string(s.warmup)}, {"min-lr-ratio", fmt::format("{}", s.min_lr_ratio)}, {"clip", fmt::format("{}", s.clip)},
       {"tokenizer", fmt::format("{:016x}", folder.tokenizer.hash())}};
+  if (!o.spike_guard) identity["spike-guard"] = "off";
   if (s.schedule == "wsd") identity["decay"] = fmt::format("{}", s.decay);
   identity.merge(s.optimizer.identity());
   if (const uint32_t frozen = hash_of_frozen(model)) identity["frozen weights"] = fmt::format("{:08x}", frozen);

@@ -22,7 +22,8 @@ struct TrainSettings : DataSettings {
   std::string model, out;
   std::string command;  ///< as typed, for the run folder
   std::string profile;  ///< file of a trace; "": none
-  bool pack = false, resume = false, dry_run = false, assert_no_sync = false;
+  bool pack = false, resume = false, dry_run = false, assert_no_sync = false, anomaly = false;
+  std::string spike_guard = "on";
   int64_t batch = 8, accum = 1, bucket = 1;
   std::optional<int64_t> steps;
   std::optional<double> epochs;
@@ -30,7 +31,7 @@ struct TrainSettings : DataSettings {
   OptimizerSettings optimizer;
   int64_t warmup = 0;
   std::string schedule = "cosine", recompute = "none";
-  int64_t eval_every = 0, save_every = 0, sample_every = 0, keep = 2, log_every = 0;
+  int64_t eval_every = 0, save_every = 0, sample_every = 0, keep = 2, log_every = 0, repeat_every = 1000;
   Values samples, train, freeze, allow_changed;
   std::string adapter = "none";
   LoraOptions lora;
@@ -67,7 +68,7 @@ struct Training {
   int64_t steps = 0;
   double lr = 0;
   std::map<std::string, std::string> identity = {};  ///< the command's own settings that a resumed run must share
-  std::function<std::string()> sample = {};
+  std::function<std::vector<SampleAnswer>()> sample = {};
   bool chat = false;                            ///< what is learned takes turns: final/ gets a chat template
   MemoryPlan memory = {};                       ///< what the run was planned to hold, for its folder
   /// Called when it is certain that this run goes on in the folder, before the first step; on resume while the model is still that of the
@@ -91,8 +92,8 @@ double learning_rate(const TrainSettings&, Module&);
 /// --steps, or --epochs over a loader with so many steps an epoch (3 when neither is given).
 int64_t count_steps(const TrainSettings&, int64_t steps_per_epoch);
 
-/// Greedy answers to the prompts, a line each, for samples/.
-std::string sample_text(LanguageModel&, const Tokenizer&, const std::vector<std::string>& prompts, uint64_t seed);
+/// Greedy answers to the prompts, for samples/.
+std::vector<SampleAnswer> sample_answers(LanguageModel&, const Tokenizer&, const std::vector<std::string>& prompts, uint64_t seed);
 /// Those of --sample, else the first words of some training examples; checked against the model's context.
 std::vector<std::string> sample_prompts(const TrainSettings&, const Dataset&, const Tokenizer&, const LanguageModel&);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/anomaly.h"
 #include "tensor/kernels/copy.h"
 #include "tensor/kernels/sum_to.h"
 
@@ -133,6 +134,7 @@ void attach_node(Node* node, const char* op, std::span<Tensor* const> y, std::sp
     node->outputs[i].device = y[i]->device();
     y[i]->set_slot(ref, static_cast<uint16_t>(i));
   }
+  if (Anomaly* look = anomaly_watch()) look->made(*node, y, x);
 }
 
 void attach_no_gradient(const char* op, std::initializer_list<Tensor*> y, std::initializer_list<const Tensor*> x) {
@@ -234,6 +236,7 @@ struct Backward {
     dy.clear();
     for (Sink& s : dx)
       if (s.slot_ && s.own_.grad) s.slot_->give(std::move(s.own_.grad));
+    if (Anomaly* look = anomaly_watch()) look->passed(n);
     n.done = true;
     n.release_saved();
     for (const Edge& e : n.inputs) {
@@ -257,6 +260,7 @@ void backward(const Tensor& y, Tensor dy) {
   if (!(dy.shape() == y.shape()))
     fail(Kind::usage, "backward: gradient {} for a tensor {}", to_string(dy.shape()), to_string(y.shape()));
   dy.set_slot({}, 0);
+  if (Anomaly* look = anomaly_watch()) look->begins(root, y.slot_output(), dy);
   root.outputs[y.slot_output()].give(std::move(dy));  // no handle stays here, so the first sink may write in place
   NoGrad off;
   Backward run;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/anomaly.h"
 #include "autograd/recorded_loss.h"
 #include "nn/tap.h"
 #include "tensor/gpu/graph.h"
@@ -62,7 +63,7 @@ void BodyGraphs::record_forward(Entry& e) {
 
 Tensor BodyGraphs::forward(const Tokens& tokens) {
   now_ = eager_ = nullptr;
-  if (model_.device() == Device::cpu || !grad_enabled() || tapping()) return model_.hidden(tokens);
+  if (model_.device() == Device::cpu || !grad_enabled() || tapping() || anomaly_watch()) return model_.hidden(tokens);
   Entry& e = entry(tokens);
   eager_ = &e;
   if (e.seen++ < eager_passes) return model_.hidden(tokens);

@@ -9,7 +9,7 @@
 //   loss(pass.h);                       // any loss of the hidden rows [B, T, D]; runs its backward pass down to h
 //   pass.finish();                      // from h on; nothing to do after an eager pass
 //
-// One shape is recorded, the first to come often enough: packed rows all have it. On the CPU, under taps, and the first times a shape comes,
+// One shape is recorded, the first to come often enough: packed rows all have it. On the CPU, under taps or an Anomaly, and the first times a shape comes,
 // passes run eagerly; replaying gives the same bits. Gradients of parameters must keep their addresses (Optimizer::keep_gradients); where
 // they do not, the shape is recorded anew. Dropout draws by keys of the host and refuses to be recorded: models that drop are not for this.
 #pragma once

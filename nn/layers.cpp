@@ -1,5 +1,6 @@
 #include "nn/layers.h"
 
+#include "autograd/anomaly.h"
 #include "autograd/inference_ops.h"
 #include "autograd/joined_ops.h"
 #include "autograd/ops.h"
@@ -91,6 +92,7 @@ GatedMlp::GatedMlp(int64_t width, int64_t hidden, DType dtype)
     : gate_proj(width, hidden, dtype), up_proj(width, hidden, dtype), down_proj(hidden, width, dtype) {}
 
 Tensor GatedMlp::operator()(const Tensor& x) const {
+  const ModuleScope scope("mlp");
   const Tensor *gate = gate_proj.weight->plain(), *up = up_proj.weight->plain();
   if (gate && up && !grad_enabled() && !tapping()) return down_proj(linear_geglu(x, *gate, *up));  // the same bits at once
   if (!tapping())

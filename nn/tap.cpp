@@ -13,7 +13,7 @@ void tap(const char* name, const Tensor& value) {
   if (listener) listener->observer_(prefix + name, value);
 }
 
-TapScope::TapScope(const char* name, int64_t index) : length_(prefix.size()) {
+TapScope::TapScope(const char* name, int64_t index, std::source_location where) : module_(name, index, where), length_(prefix.size()) {
   if (listener) prefix += fmt::format("{}.{}.", name, index);
 }
 TapScope::~TapScope() { prefix.resize(length_); }

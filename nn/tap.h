@@ -3,7 +3,7 @@
 #include <functional>
 #include <string>
 
-#include "tensor/tensor.h"
+#include "autograd/anomaly.h"
 
 namespace facet {
 
@@ -25,14 +25,15 @@ class Taps {
 bool tapping();
 void tap(const char* name, const Tensor& value);
 
-/// Prefix of the taps in its lifetime: TapScope("layers", 3).
+/// Prefix of the taps in its lifetime, and a ModuleScope: TapScope("layers", 3).
 class TapScope {
  public:
-  TapScope(const char* name, int64_t index);
+  TapScope(const char* name, int64_t index, std::source_location where = std::source_location::current());
   ~TapScope();
   TapScope(const TapScope&) = delete;
 
  private:
+  ModuleScope module_;
   size_t length_;
 };
 

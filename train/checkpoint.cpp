@@ -125,9 +125,10 @@ std::optional<std::string> newest_in(const std::string& folder) {
   return list.empty() ? std::nullopt : std::optional(list.front().second);
 }
 
-std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note) {
+std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note, int64_t at_most) {
   std::string broken;
   for (const auto& [step, path] : list_newest_first(folder)) {
+    if (step > at_most) continue;
     try {
       FoundCheckpoint found = verify(path, step);
       if (!broken.empty() && note) note(fmt::format("{}; using step-{}", broken, step));

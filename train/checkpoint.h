@@ -3,6 +3,7 @@
 // deleted. A kill at any moment leaves the newest complete checkpoint loadable.
 #pragma once
 #include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -42,8 +43,9 @@ struct FoundCheckpoint {
 FoundCheckpoint read_checkpoint(const std::string& path);
 /// The path of the newest in a folder of them, whether it verifies or not; nothing when there is none.
 std::optional<std::string> newest_in(const std::string& folder);
-/// The newest checkpoint that verifies; what is wrong with newer ones goes to `note`. Nothing when there is none.
-std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note);
+/// The newest checkpoint that verifies, of step `at_most` or before; what is wrong with newer ones goes to `note`. Nothing when there is none.
+std::optional<FoundCheckpoint> newest_checkpoint(const std::string& folder, const Note& note,
+                                                 int64_t at_most = std::numeric_limits<int64_t>::max());
 
 /// Reads the tensors of one file of a checkpoint into existing storage. Names, shapes and dtypes must be the same on both sides:
 /// Error(Kind::file) otherwise.

@@ -7,6 +7,7 @@
 #include "nn/dropout.h"
 #include "tensor/gpu/waits.h"
 #include "tensor/trace.h"
+#include "train/sft.h"
 
 namespace facet {
 namespace {
@@ -117,6 +118,7 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
     pairs += std::ssize(b.examples) / 2;
     step.tokens += b.tokens;
     step.supervised += b.supervised;
+    step.flops += step_flops(model, b.positions, static_cast<double>(b.supervised));
   }
   for (size_t m = 0; m < micro.size(); ++m) {
     const Batch& b = micro[m];
@@ -171,11 +173,14 @@ StepReport Dpo::accumulate(int64_t step) {
   r.loss = f.loss;
   r.tokens = s.tokens;
   r.supervised = s.supervised;
+  r.flops = s.flops;
   r.extra = {{"rewards/chosen", f.chosen_reward}, {"rewards/rejected", f.rejected_reward}, {"rewards/margins", f.margin()},
              {"rewards/accuracies", f.accuracy},  {"logps/chosen", f.chosen_log_prob},     {"logps/rejected", f.rejected_log_prob}};
   r.line = fmt::format("loss {:.4f} margin {:+.3f} acc {:.2f} logp {:.1f} / {:.1f}", f.loss, f.margin(), f.accuracy, f.chosen_log_prob, f.rejected_log_prob);
   return r;
 }
+
+std::string Dpo::samples(int64_t step) const { return sample_lines(train_.data(), train_.at(step)); }
 
 std::map<std::string, double> Dpo::evaluate() {
   if (!valid_.data) return {};

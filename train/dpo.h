@@ -42,6 +42,7 @@ struct DpoFigures {
 struct DpoStep {
   DpoFigures figures;
   int64_t tokens = 0, supervised = 0;
+  double flops = 0;  ///< the policy's; those of a reference that is not stored come on top
 };
 /// Adds the gradient of the mean loss over all pairs of all micro-batches to the parameters. `dropout`: the step's key, of which every
 /// micro-batch gets its own; absent: nothing is dropped.
@@ -61,6 +62,7 @@ class Dpo final : public Objective {
   /// The data must be preference data whose pairs check_pairs() accepts; it is called here.
   Dpo(LanguageModel& model, const Loader& train, Reference reference, HeldOut valid, const DpoLossOptions&);
   StepReport accumulate(int64_t step) override;
+  std::string samples(int64_t step) const override;
   std::map<std::string, double> evaluate() override;
 
  private:

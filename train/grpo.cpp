@@ -12,6 +12,7 @@
 #include "nn/body_graphs.h"
 #include "tensor/kernels/row_losses.h"
 #include "tensor/trace.h"
+#include "train/sft.h"
 
 namespace facet {
 namespace {
@@ -49,6 +50,7 @@ struct Grpo::Figures {
 struct Grpo::Learned {
   double loss = 0, ratio = 0, kl = 0, kl_rollout = 0, gap = 0;
   int64_t low = 0, high = 0, tokens = 0, computed = 0;
+  double flops = 0;
 };
 
 Grpo::Grpo(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<Question>& train, const std::vector<Question>& valid, Rewards& rewards,
@@ -289,6 +291,7 @@ Grpo::Learned Grpo::learn(std::span<const PolicySequence> list, const Figures& f
       ++sum.tokens;
     });
     sum.computed += b.computed;
+    sum.flops += step_flops(model_, b.tokens.positions, static_cast<double>(std::ssize(pass.rows)));
   }
   return sum;
 }
@@ -317,6 +320,7 @@ StepReport Grpo::accumulate(int64_t step) {
   r.loss = l.loss;
   r.tokens = l.computed;
   r.supervised = l.tokens;
+  r.flops = l.flops + (fresh ? sampling_flops() : 0);
   r.extra.insert({{"reward", f.advantages.mean}, {"reward_std", f.advantages.std}, {"pass", pass}, {"zero_std", share(f.flat, groups)},
                   {"length", f.length}, {"truncated", truncated}, {"entropy", f.entropy}, {"excluded", static_cast<double>(completions - f.advantages.counted)},
                   {"clip_low", low}, {"clip_high", high}, {"ratio", l.tokens > 0 ? mean(l.ratio, l.tokens) : 1}, {"kl_rollout", kl_rollout},
@@ -343,6 +347,30 @@ StepReport Grpo::accumulate(int64_t step) {
   if (failures_ > options_.most_failures)
     r.stop = fmt::format("{} rows had no reward, {} are allowed; the warnings above say why (--max-failures)", failures_, options_.most_failures);
   return r;
+}
+
+double Grpo::repeat(int64_t) {
+  const Figures f = figures_of(now_);
+  return learn(sequences(f), f).loss;
+}
+
+std::string Grpo::samples(int64_t step) const {
+  std::vector<std::string> where;
+  for (const int64_t q : questions_of(step / options_.updates)) where.push_back(train_[static_cast<size_t>(q)].where);
+  return fmt::format("{}", fmt::join(where, ", "));
+}
+
+// The prompts once, then token by token.
+double Grpo::sampling_flops() const {
+  double tokens = 0, seen = 0, drawn = 0;
+  const auto asked = questions_of(now_.index);
+  for (size_t i = 0; i < now_.lengths.size(); ++i) {
+    const auto prompt = static_cast<double>(train_[static_cast<size_t>(asked[i / static_cast<size_t>(options_.rollout.group)])].ids.size());
+    const auto n = static_cast<double>(now_.lengths[i]);
+    if (i % static_cast<size_t>(options_.rollout.group) == 0) tokens += prompt, seen += prompt * prompt / 2;
+    tokens += n, seen += n * (prompt + n / 2), drawn += n;
+  }
+  return tokens > 0 ? model_.forward_flops(tokens, seen / tokens, drawn) : 0;
 }
 
 std::map<std::string, double> Grpo::evaluate() {

@@ -50,6 +50,9 @@ class Grpo final : public Objective {
 
   const char* tag() const override { return "G"; }
   StepReport accumulate(int64_t step) override;
+  double repeat(int64_t step) override;
+  std::string samples(int64_t step) const override;
+  bool loss_compares() const override { return false; }
   /// Greedy answers to the held-out questions: "pass", "reward", "length", "ended".
   std::map<std::string, double> evaluate() override;
   void save(Snapshot&) const override;
@@ -78,6 +81,7 @@ class Grpo final : public Objective {
   std::vector<PolicySequence> sequences(const Figures&) const;
   void reference_log_probs(std::span<const PolicySequence>);
   Learned learn(std::span<const PolicySequence>, const Figures&);
+  double sampling_flops() const;
 
   LanguageModel& model_;
   const Tokenizer& tokenizer_;

@@ -1,8 +1,6 @@
 // What a run of GRPO needs beside weights and moments to go on bit for bit: counts, the guard, and a rollout that still has updates to serve.
-#include <charconv>
-#include <cstdlib>
-
 #include "train/grpo.h"
+#include "train/state_text.h"
 
 namespace facet {
 namespace {
@@ -11,36 +9,6 @@ template <class T>
 Tensor column(const std::vector<T>& values) {
   return Tensor::from(values, {static_cast<int64_t>(values.size())});
 }
-
-class State {
- public:
-  explicit State(const FoundCheckpoint& found) : found_(found) {}
-  int64_t count(const std::string& name) const {
-    const std::string& text = at(name);
-    int64_t n = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
-    if (error != std::errc{} || end != text.data() + text.size() || n < -1) bad(name, text);
-    return n;
-  }
-  double number(const std::string& name) const {
-    const std::string& text = at(name);
-    char* end = nullptr;
-    const double x = std::strtod(text.c_str(), &end);
-    if (text.empty() || *end) bad(name, text);
-    return x;
-  }
-
- private:
-  const std::string& at(const std::string& name) const {
-    const auto i = found_.state.find("objective." + name);
-    if (i == found_.state.end()) fail(Kind::file, "{}: the state lacks \"objective.{}\"; was this run started by another trainer?", found_.path, name);
-    return i->second;
-  }
-  [[noreturn]] void bad(const std::string& name, const std::string& text) const {
-    fail(Kind::file, "{}: the state's \"objective.{}\" is \"{}\", expected a number", found_.path, name, text);
-  }
-  const FoundCheckpoint& found_;
-};
 
 template <class T>
 std::vector<T> values(const FoundCheckpoint& found, const Snapshot::Tensors& all, const std::string& name, size_t count) {
@@ -61,8 +29,8 @@ void Grpo::save(Snapshot& s) const {
   s.state["objective.failures"] = std::to_string(failures_);
   s.state["objective.flat"] = std::to_string(flat_);
   s.state["objective.said_truncated"] = std::to_string(said_truncated_);
-  s.state["objective.guard.reward"] = fmt::format("{:a}", guard_.reward);
-  s.state["objective.guard.best"] = fmt::format("{:a}", guard_.best);
+  s.state["objective.guard.reward"] = exact_text(guard_.reward);
+  s.state["objective.guard.best"] = exact_text(guard_.best);
   s.state["objective.guard.steps"] = std::to_string(guard_.steps);
   s.state["objective.guard.certain"] = std::to_string(guard_.certain);
   s.state["objective.guard.far"] = std::to_string(guard_.far);
@@ -75,7 +43,7 @@ void Grpo::save(Snapshot& s) const {
 }
 
 void Grpo::restore(const FoundCheckpoint& found) {
-  const State state(found);
+  const StateText state(found, "objective.");
   done_ = found.step;
   failures_ = state.count("failures");
   flat_ = state.count("flat");

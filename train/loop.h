@@ -7,9 +7,11 @@
 #include <string>
 
 #include "nn/module.h"
+#include "optim/clip.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "train/checkpoint.h"
+#include "train/guard.h"
 #include "train/run_folder.h"
 
 namespace facet {
@@ -19,6 +21,7 @@ struct StepReport {
   double loss = 0;        ///< token-weighted mean of the whole step
   int64_t tokens = 0;     ///< tokens computed, padding not counted
   int64_t supervised = 0; ///< tokens that carried loss
+  double flops = 0;       ///< floating-point operations that the step could not do without; 0: nobody counted
   std::map<std::string, double> extra;
   std::string line;       ///< the objective's own figures for the step's line, instead of "loss .. ppl .."
   std::string stop;       ///< not empty: a guard fired. The step is finished and saved, then Error(Kind::guard) says this
@@ -31,6 +34,12 @@ class Objective {
   virtual const char* tag() const { return "T"; }  ///< of the step's line
   /// Adds the gradients of step `step` (counted from 0) to the parameters. The batch is a pure function of (seed, step).
   virtual StepReport accumulate(int64_t step) = 0;
+  /// The gradients of accumulate(step) once more, right after it, from the same batch and weights; returns the loss. Changes nothing else.
+  virtual double repeat(int64_t step) { return accumulate(step).loss; }
+  /// What the step learned from, for people: "train.jsonl lines 3, 17".
+  virtual std::string samples(int64_t /*step*/) const { return {}; }
+  /// Losses of different steps measure the same thing (a policy gradient's surrogate does not).
+  virtual bool loss_compares() const { return true; }
   /// Figures on held-out data ("loss", "accuracy", ...); empty when there are none.
   virtual std::map<std::string, double> evaluate() { return {}; }
   /// What a resumed run must find again beside weights and moments: counts as state["objective.NAME"], buffers as
@@ -49,6 +58,10 @@ struct LoopOptions {
   int64_t sample_every = 0;  ///< 0: only at the end
   int keep = 2;              ///< checkpoints that stay
   int64_t log_every = 0;     ///< steps between lines that stay; 0: about twenty lines in all
+  bool spike_guard = true;      ///< skip steps whose loss or gradient norm is far above those before (train/guard.h)
+  int64_t repeat_every = 1000;  ///< steps between two computations of one batch, which must agree bit for bit; 0: never
+  bool anomaly = false;         ///< look for the operation that makes the first NaN or infinity, and end the run there
+  double peak_flops = 0;        ///< per second, what the machine can do; 0: unknown
   bool assert_no_sync = false;  ///< on a GPU, from this run's fifth step on: a wait that is not documented is an error (tensor/gpu/waits.h)
 };
 
@@ -59,8 +72,8 @@ class Loop {
   Loop(Module& model, Optimizer& optimizer, Objective& objective, RunFolder& folder, LoopOptions options,
        std::map<std::string, std::string> identity);
 
-  /// Text of the same prompts over time, written to samples/ (optional).
-  std::function<std::string()> sample;
+  /// Answers to the same prompts over time, written to samples/ (optional).
+  std::function<std::vector<SampleAnswer>()> sample;
 
   /// The newest checkpoint that verifies, if there is one. Changes nothing. Throws Error(Kind::usage) naming every setting of `identity`
   /// that differs and is not in `allow_changed`, with both values.
@@ -71,7 +84,8 @@ class Loop {
   bool resume(const std::vector<std::string>& allow_changed = {});
 
   /// Runs to the end. Throws Error(Kind::interrupted or requeue) after saving when a signal asked to stop, Error(Kind::guard)
-  /// after saving when a guard fired.
+  /// after saving when a guard fired, Error(Kind::nondeterminism) when a batch computed twice gave two results. A checkpoint that cannot be
+  /// written (disk full) is said and tried again when the next one is due; only where the run ends it is Error(Kind::environment).
   void run();
 
   int64_t step() const { return step_; }
@@ -79,7 +93,19 @@ class Loop {
   const std::map<std::string, double>& last_evaluation() const { return evaluation_; }
 
  private:
+  struct Watch;  // what run() keeps beside the state
+  /// One step. False: the run went back to an earlier one.
+  bool learn(Watch&);
+  void pass_over();
+  void report(Watch&, const StepReport&, const Clip&, double lr, const StepGuard::Judgement&);
+  std::string explain(int64_t step);
+  void check_repeat(int64_t step, double loss);
+  void go_back(int64_t first_spike);
+  /// Saves, and throws an error of this kind whatever became of that.
+  [[noreturn]] void stop(Kind, const std::string& why);
+  void load(const FoundCheckpoint&);
   void save();
+  void try_save();
   void evaluate();
   void write_sample();
 
@@ -93,8 +119,10 @@ class Loop {
   std::map<std::string, double> evaluation_;
   int64_t step_ = 0;        ///< steps done
   int64_t saved_ = -1;      ///< step of the last checkpoint
-  int64_t bad_in_a_row_ = 0;///< steps skipped because loss or gradient was not finite
   int64_t tokens_ = 0;      ///< tokens computed since step 0
+  StepGuard guard_;
+  int64_t skip_begin_ = 0, skip_end_ = 0;  ///< steps whose batches are passed over since the run went back
+  int64_t went_back_to_ = -1;              ///< step of the checkpoint that it last went back to
 };
 
 }  // namespace facet

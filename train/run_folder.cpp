@@ -18,7 +18,7 @@ namespace facet {
 namespace fs = std::filesystem;
 namespace {
 
-// 40 of "step-000040.txt"; -1: no such name.
+// 40 of "step-000040.jsonl"; -1: no such name.
 int64_t step_of(const std::string& name) {
   int64_t step = -1;
   if (name.rfind("step-", 0) == 0) std::from_chars(name.data() + 5, name.data() + name.size(), step);
@@ -91,10 +91,15 @@ void RunFolder::metrics(int64_t step, const std::string& kind, const std::map<st
   log("tb", [&] { events_.scalars(step, kind + "/", values); });
 }
 
-void RunFolder::sample(int64_t step, const std::string& text) {
-  log("samples", [&] { write(fmt::format("samples/step-{:06}.txt", step), text); });
-  std::string shown;  // as Markdown: a line for each
-  for (const char c : text) shown += c == '\n' ? "  \n" : std::string(1, c);
+void RunFolder::sample(int64_t step, const std::vector<SampleAnswer>& answers) {
+  std::string lines, shown;  // shown: as Markdown, a line for each
+  for (const SampleAnswer& a : answers) {
+    Json line = {{"prompt", a.prompt}, {"answer", a.answer}};
+    if (!a.verdict.empty()) line["verdict"] = a.verdict;
+    lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    shown += fmt::format("{} => {}{}  \n", a.prompt, a.answer, a.verdict.empty() ? "" : " (" + a.verdict + ")");
+  }
+  log("samples", [&] { write(fmt::format("samples/step-{:06}.jsonl", step), lines); });
   log("tb", [&] { events_.text(step, "samples", shown); });
 }
 

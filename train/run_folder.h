@@ -7,12 +7,19 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "tensor/io/durable.h"
 #include "train/event_file.h"
 #include "train/metrics_csv.h"
 
 namespace facet {
+
+/// What a model answers while it learns.
+struct SampleAnswer {
+  std::string prompt, answer;
+  std::string verdict = {};  ///< a verifier's word; empty: nobody judged
+};
 
 class RunFolder {
  public:
@@ -31,8 +38,9 @@ class RunFolder {
   /// One line of metrics.jsonl: {"step": 3, "kind": "train", ...}, a row of metrics.csv, and an event for TensorBoard. A kill loses nothing; a
   /// full disk loses lines, which is said once for each of them.
   void metrics(int64_t step, const std::string& kind, const std::map<std::string, double>& values);
-  /// Text of the same prompts over time: samples/step-000040.txt, and for TensorBoard. As with metrics, a full disk does not end the run.
-  void sample(int64_t step, const std::string& text);
+  /// The same prompts answered over time: samples/step-000040.jsonl, a line {"prompt", "answer", "verdict"} each, and for TensorBoard.
+  /// As with metrics, a full disk does not end the run.
+  void sample(int64_t step, const std::vector<SampleAnswer>&);
   /// What the metrics say so far outlasts a loss of power: to be called before a checkpoint, which must not be newer than they are.
   void sync_metrics() { metrics_->sync(); }
   /// Drops metrics, samples and completions of steps after `step`: they will be computed again.

@@ -221,7 +221,7 @@ int run(Settings& s, Options& options, Console& console) {
                        {"label-smoothing", fmt::format("{}", s.label_smoothing)},
                        {"reference", references.identity}};
   if (s.bucket > 1) training.identity["bucket"] = std::to_string(s.bucket);
-  training.sample = [&] { return sample_text(model, tokenizer, prompts, seed); };
+  training.sample = [&] { return sample_answers(model, tokenizer, prompts, seed); };
   const auto first = data[0].ids;
   training.chat = std::find(first.begin(), first.end(), tokenizer.specials().end_of_turn) != first.end();
   training.begin = [&](RunFolder& run) {

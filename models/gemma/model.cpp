@@ -28,6 +28,7 @@ GemmaAttention::GemmaAttention(const GemmaConfig& c, int64_t layer, const RopeTa
 }
 
 Tensor GemmaAttention::operator()(const Tensor& x, const Tokens& tokens, LayerCache* cache) const {
+  const ModuleScope scope("self_attn");
   const int64_t B = x.dim(0), T = x.dim(1);
   const auto qkv = apply_together(x, {&q_proj, &k_proj, &v_proj});
   const Tensor q = reshape(qkv[0], {B, T, heads, head_dim});     // [B, T, H, Dh]

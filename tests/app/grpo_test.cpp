@@ -50,7 +50,7 @@ TEST_CASE("grpo: the folder holds every answer with its rewards, samples, metric
   const Setting s;
   REQUIRE(s.run(s.grpo("run", {"--verifier", "radicals", "--updates-per-rollout", "2", "--kl", "0.1"})) == 0);
   CHECK_THAT(s.said(), Catch::Contains("[G] step     1") && Catch::Contains("zero-std") && Catch::Contains("gap") && Catch::Contains("surrogate"));
-  for (const char* name : {"config.resolved.yaml", "samples/step-000005.txt", "completions/step-000001.jsonl", "completions/step-000003.jsonl",
+  for (const char* name : {"config.resolved.yaml", "samples/step-000005.jsonl", "completions/step-000001.jsonl", "completions/step-000003.jsonl",
                            "checkpoints/LATEST", "final/model.safetensors", "final/tokenizer.model"}) {
     INFO(name);
     CHECK(fs::exists(s / (std::string("run/") + name)));

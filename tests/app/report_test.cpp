@@ -27,7 +27,7 @@ struct MadeUpRun : facet::test::TempFolder {
                            i, 4.0 / (1 + 0.01 * i) + 0.1 * std::sin(i), 1 + 0.5 * std::cos(3 * i), 18000 + i % 977, std::sin(0.001 * i), 2 + std::sin(i * 7));
       if (i % 100 == 0) {
         lines += fmt::format("{{\"kind\":\"valid\",\"step\":{},\"loss\":{}}}\n", i, 4.0 / (1 + 0.01 * i));
-        write(fmt::format("samples/step-{:06}.txt", i), fmt::format("2+2= => {} <script>alert(1)</script>\n", i));
+        write(fmt::format("samples/step-{:06}.jsonl", i), fmt::format("{{\"prompt\": \"2+2=\", \"answer\": \"{} <script>alert(1)</script>\"}}\n", i));
       }
     }
     lines += fmt::format("{{\"kind\":\"end\",\"step\":{},\"checkpoint_seconds\":3.5,\"wall_seconds\":4}}\n", steps);

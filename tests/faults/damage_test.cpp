@@ -133,7 +133,7 @@ TEST_CASE("faults: checkpoints of something else are refused, both sides named, 
     refused({}, 2, {key.substr(8) + " was not set, "});
   }
   // Counters, format, step.
-  for (const char* name : {"tokens", "bad_in_a_row"}) {
+  for (const char* name : {"tokens", "went_back_to"}) {
     Json m = good;
     m["state"][name] = "many";
     write(m);

@@ -6,83 +6,18 @@
 #include <csignal>
 #include <filesystem>
 
-#include "nn/lora.h"
-#include "optim/adamw.h"
 #include "tensor/io/file.h"
 #include "tensor/parallel.h"
 #include "tests/support/compare.h"
 #include "tests/support/run_files.h"
 #include "tests/support/temp_folder.h"
-#include "tests/train/small.h"
+#include "tests/train/loop_trainer.h"
 #include "train/checkpoint.h"
 
 using namespace facet;
 using namespace facet::test;
 
 namespace {
-
-struct Killed {};  // what a test throws where a kill would strike
-
-// Sft, with something done to it at chosen steps.
-struct Disturbed final : Objective {
-  Sft sft;
-  std::function<void(int64_t step)> before = [](int64_t) {};
-  std::function<void(int64_t step, StepReport&)> after = [](int64_t, StepReport&) {};
-  Disturbed(LanguageModel& m, const Loader& l, std::vector<Batch> valid) : sft(m, l, std::move(valid)) {}
-  StepReport accumulate(int64_t step) override {
-    before(step);
-    StepReport r = sft.accumulate(step);
-    after(step, r);
-    return r;
-  }
-  std::map<std::string, double> evaluate() override { return sft.evaluate(); }
-};
-
-// Everything a process would build.
-struct Trainer {
-  Dataset data = small_data();  // 21 rows: an epoch ends inside step 6 of batches of 4
-  std::unique_ptr<Gemma> model;
-  std::unique_ptr<Adapters> adapters;  // if an adapter is what trains
-  Loader loader{data, {.batch = 4, .accum = 2}};
-  AdamW optimizer;
-  Disturbed objective;
-  RunFolder folder;
-  Loop loop;
-
-  static LoopOptions options(int64_t steps) {
-    LoopOptions o;
-    o.steps = steps;
-    o.lr = 0.01;
-    o.schedule = {.shape = Schedule::Shape::cosine, .warmup = 2, .steps = steps};
-    o.eval_every = 4;
-    o.save_every = 1;
-    o.keep = 3;
-    return o;
-  }
-  Trainer(const std::string& path, bool resume, DType dtype, const LoopOptions& o, std::map<std::string, std::string> identity = {{"batch", "4"}},
-          const LoraOptions* lora = nullptr)
-      : model(small_model(dtype)),
-        adapters(lora ? std::make_unique<Adapters>(*model) : nullptr),
-        optimizer({{.parameters = training(lora), .weight_decay = 0.1}}),
-        objective(*model, loader, batches_in_order(data, 4)),
-        folder(path, resume),
-        loop(*model, optimizer, objective, folder, o, std::move(identity)) {}
-
-  std::vector<Parameter*> training(const LoraOptions* lora) {
-    if (lora) adapters->add("new", *lora, key(3));
-    std::vector<Parameter*> list;
-    for (Parameter* p : parameters(*model))
-      if (p->trains()) list.push_back(p);
-    return list;
-  }
-
-  std::map<std::string, Tensor> state() {
-    std::map<std::string, Tensor> all;
-    for (const auto& [name, t] : named_values(*model)) all[name] = t.clone();
-    for (const auto& [name, t] : optimizer.state()) all[name] = t.clone();
-    return all;
-  }
-};
 
 constexpr int64_t steps = 12;
 
@@ -213,56 +148,6 @@ TEST_CASE("loop: a setting that differs from the checkpoint's is refused with bo
   CHECK(other.loop.resume({"beta", "batch", "frozen weights"}));
 }
 
-TEST_CASE("loop: a step that is not finite changes nothing; ten in a row end the run") {
-  for (const bool in_loss : {true, false}) {
-    const TempFolder temp;
-    Trainer t(temp / "run", false, DType::f32, Trainer::options(30));
-    std::map<std::string, Tensor> before;
-    t.objective.before = [&](int64_t step) {
-      if (step == 3) before = t.state();
-      if (step == 4) {
-        const auto now = t.state();
-        for (const auto& [name, value] : before) {
-          INFO(name);
-          CHECK(bitwise_equal(value, now.at(name)));
-        }
-      }
-    };
-    t.objective.after = [&](int64_t step, StepReport& r) {
-      if (step != 3 && step < 5) return;
-      if (in_loss) r.loss = NAN;
-      else parameters(*t.model)[2]->grad().out().as<float>()[5] = INFINITY;
-    };
-    std::string said;
-    t.folder.watcher = [&](const std::string& line, bool) { said += line + "\n"; };
-    try {
-      t.loop.run();
-      FAIL("the guard did not stop the run");
-    } catch (const Error& e) {
-      CHECK(e.kind() == Kind::guard);
-      CHECK_THAT(e.what(), Catch::Contains("step 15") && Catch::Contains("10 steps in a row"));
-    }
-    CHECK_THAT(said, Catch::Contains(in_loss ? "step 4: the loss is not finite" : "step 4: the gradient norm is not finite"));
-    const auto found = newest_checkpoint(temp / "run/checkpoints", {});
-    REQUIRE(found);
-    CHECK(found->step == 15);
-    const std::string metrics = metrics_of(temp / "run");
-    CHECK_THAT(metrics, Catch::Contains("\"skipped\":1"));
-    if (in_loss) CHECK_THAT(metrics, Catch::Contains("\"loss\":\"nan\""));
-  }
-}
-
-TEST_CASE("loop: weights that are not finite are never saved") {
-  const TempFolder temp;
-  Trainer t(temp / "run", false, DType::f32, Trainer::options(6));
-  t.objective.before = [&](int64_t step) {
-    if (step == 3) parameters(*t.model).back()->value().out().as<float>()[1] = NAN;
-  };
-  LoopOptions once;
-  CHECK_THROWS_WITH(t.loop.run(), Catch::Contains("\"norm.weight\" holds NaN") && Catch::Contains("last checkpoint is that of step 3"));
-  CHECK(newest_checkpoint(temp / "run/checkpoints", {})->step == 3);
-}
-
 TEST_CASE("loop: a signal saves and stops after the step") {
   for (const auto& [signal, kind] : {std::pair{SIGINT, Kind::interrupted}, std::pair{SIGTERM, Kind::requeue}, std::pair{SIGUSR1, Kind::requeue}}) {
     const TempFolder temp;
@@ -314,26 +199,6 @@ TEST_CASE("loop: what does not train stays out of checkpoints, and the resumed r
   second.loop.run();
   const auto a = named_values(*whole.model), b = named_values(*second.model);
   for (size_t i = 0; i < a.size(); ++i) CHECK(bitwise_equal(a[i].second, b[i].second));
-}
-
-TEST_CASE("loop: an objective's guard ends the run after its step, with a checkpoint and the reason") {
-  const TempFolder temp;
-  LoopOptions o = Trainer::options(6);
-  o.save_every = 0;
-  Trainer t(temp / "run", false, DType::f32, o);
-  t.objective.after = [](int64_t step, StepReport& r) {
-    if (step == 2) r.stop = "the reward fell";
-  };
-  try {
-    t.loop.run();
-    FAIL("went on");
-  } catch (const Error& e) {
-    CHECK(e.kind() == Kind::guard);
-    CHECK_THAT(e.what(), Catch::Contains("step 3: the reward fell; checkpoint kept"));
-  }
-  const auto found = newest_checkpoint(temp / "run/checkpoints", [](const std::string&) {});
-  REQUIRE(found);
-  CHECK(found->step == 3);
 }
 
 TEST_CASE("loop: what an objective saves comes back to it") {

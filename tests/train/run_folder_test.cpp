@@ -119,7 +119,7 @@ TEST_CASE("event file: lengths, checksums and fields of every record") {
   RunFolder run(t / "run", false);
   run.metrics(1, "train", {{"loss", 2.5}, {"lr", 1e-3}});
   run.metrics(300, "valid", {{"loss", NAN}});
-  run.sample(300, "a => b\nc => d\n");
+  run.sample(300, {{"a", "b"}, {"c", "d"}});
   const auto files = event_files(t / "run");
   REQUIRE(files.size() == 1);
   const auto records = payloads_of(read_file(files[0]));
@@ -193,7 +193,7 @@ TEST_CASE("run folder: a full disk ends nothing and leaves whole records") {
     {
       const FullDisk full(100);
       for (int step = 2; step < 12; ++step) run.metrics(step, "train", {{"loss", step}, {"late", 1}});
-      run.sample(11, std::string(500, 'x'));
+      run.sample(11, {{std::string(500, 'x'), ""}});
     }
     run.metrics(12, "train", {{"loss", 12}, {"late", 1}});
   }
