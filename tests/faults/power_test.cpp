@@ -19,7 +19,7 @@ Count lose_power(const std::string& kind, int stride, int chances, int resume) {
   const FaultyRun r(kind, 4, 1);
   const Faults record = {{"RECORD", r / "record"}};
   Faults killed = record;
-  killed.insert({{"DO", "die"}, {"AT", "170"}});
+  killed.insert({{"DO", "die"}, {"AT", "300"}});
   REQUIRE(r.go(killed) == 1000 + SIGKILL);
   REQUIRE(r.announced() >= 1);
   REQUIRE(r.go(record) == 0);

@@ -13,6 +13,7 @@ std::string metrics_of(const std::string& folder) {
   std::ifstream in(folder + "/metrics.jsonl");
   for (std::string line; std::getline(in, line);) {
     auto j = nlohmann::json::parse(line);
+    if (j.value("kind", "") == "end") continue;  // where the time went after the last step: nothing but clocks, and not there if that was cut short
     for (auto i = j.begin(); i != j.end();) {
       const bool measured = i.key().ends_with("_seconds") || i.key().ends_with("_per_s") || i.key() == "peak_bytes" || i.key() == "sampling_share" || i.key() == "speed_of_light";
       i = measured ? j.erase(i) : std::next(i);
