@@ -135,9 +135,7 @@ Tensor linear_joined(const Tensor& x, std::span<const Tensor> w) {
   for (const View& v : ws) shape[-1] += v.shape[0];
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
   const RowsOf rows(x.detach());
-  const Out whole = as_rows(y.out());
-  if (const View all = stacked<View>(ws)) linear(rows.view, {&all, 1}, {&whole, 1});
-  else linear(rows.view, ws, parts_of(whole, ws));
+  linear(rows.view, ws, parts_of(as_rows(y.out()), ws));  // which joins them, but for a few rows, whose bits are those of a product each
   if (grad_enabled() && (x.slot() || trains)) {
     LinearJoinedGrad grad;
     if (trains) grad.x = x;

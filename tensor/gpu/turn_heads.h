@@ -13,9 +13,13 @@ struct Heads {
   int64_t n, t, h, d, half;
   int64_t step_b, step_t, step_h;
   bool one_run;  ///< tokens of all sequences lie at equal distances: a division less
-  explicit Heads(const View& x)
-      : n(x.shape.rows()), t(x.shape[1]), h(x.shape[2]), d(x.shape[3]), half(d / 2), step_b(x.stride[0]), step_t(x.stride[1]), step_h(x.stride[2]),
-        one_run(x.shape[0] == 1 || step_b == t * step_t) {}
+  /// The stride of a dimension of 1 says nothing, and must not decide whether packs fit: how many rows there are would decide their bits.
+  explicit Heads(const View& x) : n(x.shape.rows()), t(x.shape[1]), h(x.shape[2]), d(x.shape[3]), half(d / 2) {
+    step_t = t > 1 ? x.stride[1] : x.shape[0] > 1 ? x.stride[0] : 0;
+    step_b = x.shape[0] > 1 ? x.stride[0] : t * step_t;
+    step_h = h > 1 ? x.stride[2] : 0;
+    one_run = step_b == t * step_t;
+  }
   __device__ inline int64_t at(int64_t r) const {
     const int64_t token = r / h, head = r % h * step_h;
     return one_run ? token * step_t + head : token / t * step_b + token % t * step_t + head;
