@@ -30,6 +30,11 @@ Console::~Console() {
   progress_end();
 }
 
+void say(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
+
 void Console::put(std::FILE* to, const std::string& line) {
   progress_end();
   std::fwrite(line.data(), 1, line.size(), to);
@@ -74,16 +79,14 @@ void Console::progress(const std::string& what, int64_t done, int64_t total, con
   if (on_terminal()) {
     status(line);
   } else {
-    fmt::print(stderr, "{}\n", line);
-    std::fflush(stderr);
+    say(line + "\n");
   }
   if (finished) progress_end();
 }
 
 void Console::status(const std::string& line) {
   if (quiet_ || !on_terminal()) return;
-  fmt::print(stderr, "\r\033[K{}", line.substr(0, columns() - 1));
-  std::fflush(stderr);
+  say("\r\033[K" + line.substr(0, columns() - 1));
   drawn_ = true;
 }
 

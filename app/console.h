@@ -9,6 +9,9 @@
 
 namespace facet::app {
 
+/// Onto standard error. What does not fit there (it may be a file, on a full disk) is lost; nothing is thrown for it.
+void say(const std::string& text);
+
 class Console {
  public:
   explicit Console(bool quiet = false, bool verbose = false, bool json = false)

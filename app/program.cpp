@@ -161,16 +161,16 @@ int run_program(const std::vector<std::string>& args) {
   try {
     return run_command(args);
   } catch (const Error& e) {
-    fmt::print(stderr, "facet: {}\n", e.what());
+    say(fmt::format("facet: {}\n", e.what()));
     return e.exit_code();
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "facet: out of memory; {} in use by tensors\n", human_bytes(pool_stats().live_bytes));
     return static_cast<int>(Kind::memory);
   } catch (const std::exception& e) {
-    fmt::print(stderr, "facet: unexpected: {}. This is a defect: please report this line, the command and what `facet env` prints\n", e.what());
+    say(fmt::format("facet: unexpected: {}. This is a defect: please report this line, the command and what `facet env` prints\n", e.what()));
     return static_cast<int>(Kind::check);
   } catch (...) {
-    fmt::print(stderr, "facet: unexpected: an unknown exception. This is a defect: please report the command and what `facet env` prints\n");
+    say("facet: unexpected: an unknown exception. This is a defect: please report the command and what `facet env` prints\n");
     return static_cast<int>(Kind::check);
   }
 }
