@@ -247,7 +247,6 @@ void Loop::pass_over() {
 bool Loop::learn(Watch& w) {
   const double lr = options_.lr * options_.schedule(step_);
   std::optional<gpu::NoSync> strict(options_.assert_no_sync && step_ >= w.strict_from);
-  const TraceStep traced(step_ + 1);
   const StepReport r = objective_.accumulate(step_);
   std::optional<Phase> update(std::in_place, "optimizer");
   const Clip clip = clip_global_norm(optimizer_.parameters(), options_.clip);
@@ -323,6 +322,7 @@ void Loop::run() {
   if (options_.anomaly) w.anomaly.emplace(parameters_);
   if (step_ == 0) w.movement.emplace(parameters_);
   while (step_ < options_.steps) {
+    const TraceStep traced(step_ + 1);
     if (step_ >= skip_begin_ && step_ < skip_end_) pass_over();
     else if (!learn(w)) continue;
     const bool last = step_ == options_.steps;
