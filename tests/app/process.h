@@ -33,8 +33,16 @@ class Process {
     for (const std::string& w : words) argv.push_back(const_cast<char*>(w.c_str()));
     argv.push_back(nullptr);
     ::close(::open(log_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644));  // nobody shall read what stood there before
+    sigset_t all, before;  // a signal that comes before exec meets no handler of the test's
+    ::sigfillset(&all);
+    ::sigprocmask(SIG_BLOCK, &all, &before);
     pid_ = ::fork();
-    if (pid_ != 0) return;
+    if (pid_ != 0) {
+      ::sigprocmask(SIG_SETMASK, &before, nullptr);
+      return;
+    }
+    for (const int signal : {SIGINT, SIGTERM}) ::signal(signal, SIG_DFL);
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
     const int out = ::open(log_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644), in = ::open("/dev/null", O_RDONLY);
     ::dup2(in, 0);
     ::dup2(out, 1);
