@@ -1,6 +1,6 @@
 // Products of one input with several weights that lie side by side in memory (a model on a GPU has them so, LanguageModel::to): one product
-// forward, one for dx, one for all dw. On a GPU two or three products of a layer are shorter than its clock can tell apart only when they are
-// one: k and v alone fill a tenth of its processors, and each term of dx would be added to an f32 sum in memory.
+// forward, one for dx, one for all dw. On a GPU that is worth having: k and v alone fill a tenth of its processors, and each term of dx would be
+// added to an f32 sum in memory.
 #pragma once
 #include <span>
 

@@ -31,13 +31,14 @@ int run(Settings& s, Options&, Console& console) {
   if (!s.valid.empty()) files.push_back(s.valid);
   for (const std::string& file : files) {
     const auto begin = std::chrono::steady_clock::now();
+    const std::string key = prepared_key(file, tokenizer, o);  // of the file before it is read: what changes it meanwhile is noticed later
     std::string why_not;
-    if (std::filesystem::exists(prepared_path(file)) && read_prepared(file, prepared_key(file, tokenizer, o), tokenizer.vocab_size(), why_not)) {
+    if (std::filesystem::exists(prepared_path(file)) && read_prepared(file, key, tokenizer.vocab_size(), why_not)) {
       console.note("{}: is up to date", prepared_path(file));
       continue;
     }
     const Dataset data = read_dataset(file, tokenizer, o);
-    write_prepared(data, prepared_key(file, tokenizer, o));
+    write_prepared(data, key);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     const auto tokens = static_cast<uint64_t>(stats(data).tokens);
     console.note("{}: {} tokens of {} sequences, {}, {:.1f} s\n{}", prepared_path(file), grouped(tokens), grouped(static_cast<uint64_t>(data.size())),
