@@ -37,6 +37,7 @@
 #include "notebooks-cpp/nb.hpp"
 #include "notebooks-cpp/numbers.h"
 #include "tensor/gpu/pool.h"
+#include "tensor/parallel.h"
 
 using namespace facet;
 
@@ -461,6 +462,7 @@ nb::check(nb::largest_difference(one_at_a_time(big[0], k_rows, v_rows, scale), t
 
 // %%
 NB_CELL
+set_threads(1);  // each thread at work has scratch of its own, and how many meet in so short an operation is chance
 const auto peak_kb = [&](const auto& f) {
   nb::device() == Device::gpu ? gpu::pool_reset_peak() : pool_reset_peak();
   const double before = static_cast<double>(pool_stats(nb::device()).live_bytes);
