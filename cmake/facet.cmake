@@ -30,9 +30,8 @@ function(facet_library name)
   set_target_properties(facet_${name} PROPERTIES LINKER_LANGUAGE CXX)
 endfunction()
 
-# Takes the sources that use FACET_TIERED out of the list and compiles each of them once per instruction set
-# (tensor/cpu/tier.h tells why and how). Only there may the compiler contract a*b+c into one fused operation.
-function(facet_tiers target source_list)
+# facet_split_tiers(LIST TIERED): takes the sources that use FACET_TIERED out of one list and puts them into another.
+function(facet_split_tiers source_list tiered_list)
   set(plain)
   set(tiered)
   foreach(source ${${source_list}})
@@ -44,6 +43,14 @@ function(facet_tiers target source_list)
     endif()
   endforeach()
   set(${source_list} ${plain} PARENT_SCOPE)
+  set(${tiered_list} ${tiered} PARENT_SCOPE)
+endfunction()
+
+# Takes the tiered sources out of the list and compiles each of them once per instruction set (tensor/cpu/tier.h tells why and how).
+# Only there may the compiler contract a*b+c into one fused operation.
+function(facet_tiers target source_list)
+  facet_split_tiers(${source_list} tiered)
+  set(${source_list} ${${source_list}} PARENT_SCOPE)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${tiered})
 
   set(portable_flags -DFACET_TIER_IS_PORTABLE)

@@ -43,6 +43,7 @@ struct LoaderState {
   uint64_t fingerprint = 0;
 };
 
+/// Of one thread; several loaders may read one dataset at a time.
 class Loader {
  public:
   /// The dataset must outlive the loader. Throws Error(Kind::usage) when an option makes no sense, Error(Kind::data) when the dataset is

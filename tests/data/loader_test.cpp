@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 #include <set>
+#include <thread>
 
 #include "data/make_tokenizer.h"
 
@@ -319,4 +320,22 @@ TEST_CASE("loader: buckets put rows of similar length together, every row once a
   const Dataset four = numbers(4);
   const Loader few(four, {.batch = 6, .bucket = 4});  // an epoch is shorter than a batch
   CHECK(examples_of(few.at(3)).size() == 6);
+}
+
+TEST_CASE("loader: four threads with a loader each read one dataset as one does", "[data]") {
+  const Dataset d = numbers(23);
+  const LoaderOptions o{.batch = 5, .accum = 2, .seed = 7, .bucket = 2};
+  const auto schedule = [&] {
+    const Loader loader(d, o);
+    std::vector<std::vector<int32_t>> ids;
+    for (int64_t step = 0; step < 12; ++step)
+      for (const Batch& b : loader.at(step)) ids.emplace_back(b.ids.data<int32_t>().begin(), b.ids.data<int32_t>().end());
+    return ids;
+  };
+  const auto expected = schedule();
+  std::vector<std::vector<int32_t>> seen[4];
+  std::vector<std::thread> threads;
+  for (auto& s : seen) threads.emplace_back([&] { s = schedule(); });
+  for (std::thread& t : threads) t.join();
+  for (const auto& s : seen) CHECK(s == expected);
 }

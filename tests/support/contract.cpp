@@ -33,7 +33,7 @@ class Runner {
 
   void run() {
     INFO(what_);
-    MachineScope restore;
+    const MachineScope restore;
     if (c_.differentiable) gradcheck(c_.name, c_.fused, x_, c_.gradcheck);
     for (int t = 0; t <= static_cast<int>(cpu::best_tier()); ++t) {
       cpu::set_tier(static_cast<cpu::Tier>(t));
@@ -41,9 +41,14 @@ class Runner {
       for (DType d : c_.dtypes) against_composite(d);
     }
     for (DType d : c_.dtypes) {
-      same_on_threads(d);
+      same_on_threads(d, {2, 4, 8});
       if (c_.differentiable) accumulate(d);
     }
+  }
+  void run_threads() {
+    INFO(what_);
+    const MachineScope restore;
+    for (DType d : c_.dtypes) same_on_threads(d, {4});
   }
 
  private:
@@ -111,12 +116,12 @@ class Runner {
     return false;
   }
 
-  void same_on_threads(DType d) {
+  void same_on_threads(DType d, std::initializer_list<int> counts) {
     INFO("in " << facet::name_of(d));
     const Tensors x = inputs_in(d);
     set_threads(1);
     const Result one = evaluate(c_.fused, x);
-    for (int n : {2, 4, 8}) {
+    for (int n : counts) {
       INFO(n << " threads against one");
       set_threads(n);
       const Result many = evaluate(c_.fused, x);
@@ -168,7 +173,11 @@ void check_contract(const Contract& c) {
     for (int s = 0; s < c.samples; ++s) Runner(c, s).run();
     return;
   }
-  if (std::string(mode) != "gpu") fail(Kind::usage, "FACET_CONTRACT is \"{}\", expected gpu or nothing", mode);
+  if (std::string(mode) == "threads") {
+    for (int s = 0; s < c.samples; ++s) Runner(c, s).run_threads();
+    return;
+  }
+  if (std::string(mode) != "gpu") fail(Kind::usage, "FACET_CONTRACT is \"{}\", expected gpu, threads or nothing", mode);
   // Threads of a block are emulated one after the other, so large samples are for real devices.
   const DeviceResult r = run_on_device(c, {.most_elements = 200000});
   if (r.left_out > 0) WARN(c.name << ": " << r.left_out << " samples are too large for the emulator");

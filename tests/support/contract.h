@@ -8,7 +8,8 @@
 //   threads     values and gradients bitwise equal on 1, 2, 4, 8 threads
 //   tiers       forward and grad on every body this CPU can run
 //   accumulate  two backward passes into one leaf give twice the gradient
-// With FACET_CONTRACT=gpu in the environment another mode instead: on the GPU against the CPU (tests/contracts/device.h).
+// With FACET_CONTRACT in the environment another mode instead: gpu, on the GPU against the CPU (tests/contracts/device.h); threads, on four threads
+// against one, and nothing else (tests/races).
 // The composite may be a plain loop without a tape: then f32 and bf16 gradients are compared with the op's own in f64.
 #pragma once
 #include "tests/contracts/contract.h"
