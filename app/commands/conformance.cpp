@@ -24,7 +24,7 @@ struct Settings : Common {
   void declare(Options& o) {
     o.add("only", &only, "one part: ops, model, train or decode; default: all").choices({"", "ops", "model", "train", "decode"});
     o.add("size", &size, "of what is run; tiny is for an emulated GPU, auto looks").choices({"auto", "tiny", "full"});
-    o.add("checks-only", &checks_only, "leave out how fast training and decoding are");
+    o.add("checks-only", &checks_only, "leave out how fast operations, training and decoding are");
     o.add("probe-n", &probe_size.product, "rows, columns and depth of the product that stands for the device's limit; 0: by --size").range(0, 1 << 16);
     o.add("probe-mb", &probe_size.copy_mb, "size of the copy that stands for it; 0: by --size").range(0, 1 << 20);
     o.add("record", &record, "file for the record, as bench/records/ keeps them").metavar("FILE");
@@ -88,7 +88,10 @@ int run(Settings& s, Options&, Console& console) {
   };
   std::string lost;
   try {
-    if (wanted("ops")) conform_ops(c);
+    if (wanted("ops")) {
+      conform_ops(c);
+      if (!s.checks_only) time_moves(c, limits());
+    }
     if (wanted("model")) conform_model(c);
     if (wanted("train")) {
       conform_train(c);

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "tensor/error.h"
+#include "tensor/gpu/runtime.h"
 
 namespace facet::app {
 
@@ -14,6 +15,19 @@ const char* name_of(Verdict v) {
     default: return "measured";
   }
 }
+
+void weigh(Outcome& o, const std::string& figure, const Bound& b) {
+  const auto at = std::find_if(o.figures.begin(), o.figures.end(), [&](const auto& f) { return f.first == figure; });
+  if (at == o.figures.end()) fail(Kind::usage, "conformance: no figure is called {}", figure);
+  const double value = at->second;
+  const auto holds = [&](double bound) { return b.most ? value <= bound : value >= bound; };
+  o.detail += fmt::format("; {} {}: {:.3g}, accepted {:.3g}, goal {:.3g}", figure,
+                          holds(b.goal) ? "reaches its goal" : holds(b.accepted) ? "is accepted" : "FALLS SHORT", value, b.accepted, b.goal);
+  o.figures.emplace_back(figure + "_accepted", b.accepted);
+  o.figures.emplace_back(figure + "_goal", b.goal);
+}
+
+bool has_bounds(const Conformance& c) { return !c.tiny && gpu::device().name.find("H200") != std::string::npos; }
 
 void Conformance::begin(const std::string& section) {
   section_ = section;

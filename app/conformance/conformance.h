@@ -34,6 +34,14 @@ struct Outcome {
   Figures figures = {};
 };
 
+/// What is asked of a figure on one H200, and what is aimed at. At least so much, or at most.
+struct Bound {
+  double accepted, goal;
+  bool most = false;
+};
+/// Says beside the figure of this name, already there, how it stands.
+void weigh(Outcome&, const std::string& figure, const Bound&);
+
 class Conformance {
  public:
   /// `tiny`: sizes for an emulated device, which takes a million times as long.
@@ -70,10 +78,14 @@ struct ProbeSize {
 };
 Probe probe(Conformance&, const ProbeSize&);
 
+/// Bounds are for one kind of GPU, at full size.
+bool has_bounds(const Conformance&);
+
 void conform_ops(Conformance&);
 void conform_model(Conformance&);
 void conform_train(Conformance&);
 void conform_decode(Conformance&);
+void time_moves(Conformance&, const Probe&);
 void time_training(Conformance&, const Probe&);
 void time_decoding(Conformance&, const Probe&);
 

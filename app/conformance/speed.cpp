@@ -1,14 +1,17 @@
 // How fast the GPU trains and decodes, beside what it can do at most: a large product and a large copy, timed in the same run.
 #include <chrono>
+#include <optional>
 
 #include "app/conformance/small_model.h"
 #include "app/limits.h"
 #include "app/train_run.h"
+#include "autograd/ops/linear_loss.h"
 #include "infer/generator.h"
 #include "nn/body_graphs.h"
 #include "nn/lora.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
+#include "tensor/gpu/gemm.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
 #include "train/sft.h"
@@ -32,10 +35,30 @@ std::string rate_text(double tokens_per_s) { return fmt::format("{:.0f} tokens/s
 struct TrainCase {
   std::string name;
   int64_t rows, length;
-  bool lora;
+  std::optional<Bound> speed = {}, memory = {};  ///< of tokens_per_s, activation_bytes_per_token
+  Recompute recompute = Recompute::none;
+  bool repeatable = true;
 };
 
-Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tiny) {
+/// Whether libraries must give the same bits in every run, for a scope.
+struct Repeatable {
+  const bool before = gpu::deterministic();
+  explicit Repeatable(bool on) { gpu::set_deterministic(on); }
+  ~Repeatable() { gpu::set_deterministic(before); }
+  Repeatable(const Repeatable&) = delete;
+};
+
+double gradient_bytes(Gemma& model) {
+  double bytes = 0;
+  for (Parameter* p : parameters(model))
+    if (const Tensor g = p->grad()) bytes += static_cast<double>(g.numel() * size_of(g.dtype()));
+  return bytes;
+}
+
+// `seconds`: of a step.
+Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tiny, double& seconds) {
+  const Repeatable scope(k.repeatable);
+  model.recompute = k.recompute;
   model.graphs.reset();  // of the case before
   for (Parameter* p : parameters(model)) p->clear_grad();
   gpu::pool_trim();
@@ -44,11 +67,11 @@ Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tin
   AdamW optimizer(parameter_groups(model, 0.01), {});
   optimizer.keep_gradients(true);
   model.graphs = std::make_shared<BodyGraphs>(model);
-  const double state = static_cast<double>(device_bytes()) - weights;  // without gradients
+  const double state = static_cast<double>(device_bytes()) - weights;
   const Batch batch = random_batch(k.rows, k.length, model.vocab(), 3);
   const double tokens = static_cast<double>(k.rows * k.length);
   double loss = 0;
-  const double seconds = device_seconds(
+  seconds = device_seconds(
       [&] {
         loss = batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
         const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
@@ -58,15 +81,21 @@ Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tin
   if (!std::isfinite(loss)) fail(Kind::check, "the loss is not finite");
   const double flops = model.step_flops(tokens, (static_cast<double>(k.length) + 1) / 2, tokens) / seconds;
   const double nominal = nominal_flops(gpu::device()), peak = static_cast<double>(gpu::pool_stats().peak_bytes);
+  const double gradients = gradient_bytes(model);
+  const int64_t element = size_of(model.compute());
+  const auto chunk = static_cast<double>(element * model.vocab() * linear_loss_chunk(k.rows * k.length, model.vocab(), Device::gpu, element));
   Outcome o{true, fmt::format("{}, {:.1f} ms a step of {} x {}, {:.1f} TFLOP/s = {:.0f}% of the product's", rate_text(tokens / seconds), 1e3 * seconds, k.rows,
                               k.length, flops / 1e12, 100 * flops / limit.flops_per_s),
             {{"tokens_per_s", tokens / seconds}, {"seconds_per_step", seconds}, {"flops_per_s", flops}, {"share_of_probe", flops / limit.flops_per_s},
-             {"weights_bytes", weights}, {"optimizer_bytes", state}, {"peak_bytes", peak}, {"activation_bytes_per_token", (peak - weights - state) / tokens}}};
+             {"weights_bytes", weights}, {"optimizer_bytes", state}, {"gradient_bytes", gradients}, {"chunk_bytes", chunk}, {"peak_bytes", peak},
+             {"activation_bytes_per_token", (peak - weights - state - gradients - chunk) / tokens}}};
   if (nominal > 0) {
     o.detail += fmt::format(", MFU {:.1f}%", 100 * flops / nominal);
     o.figures.emplace_back("mfu", flops / nominal);
   }
   o.detail += fmt::format(", peak {:.2f} GB", peak / 1e9);
+  if (k.speed) weigh(o, "tokens_per_s", *k.speed);
+  if (k.memory) weigh(o, "activation_bytes_per_token", *k.memory);
   return o;
 }
 
@@ -103,6 +132,8 @@ Probe probe(Conformance& c, const ProbeSize& size) {
 }
 
 void time_training(Conformance& c, const Probe& limit) {
+  const bool bounds = has_bounds(c);
+  const auto bound = [&](double accepted, double goal, bool most = false) { return bounds ? std::optional(Bound{accepted, goal, most}) : std::nullopt; };
   for (const char* size : {"gemma3-270m", "gemma3-1b"}) {
     Sized sized;
     c.measure(fmt::format("{}: weights", size), [&] {
@@ -111,18 +142,41 @@ void time_training(Conformance& c, const Probe& limit) {
     });
     if (!sized.model) continue;
     Gemma& model = *sized.model;
+    const bool large = size == std::string("gemma3-1b");
     const int64_t rows = c.tiny ? 1 : 8, length = c.tiny ? 8 : 2048;
-    for (int64_t times : {1, 4}) {
-      const TrainCase k{fmt::format("{}: full, T = {}", size, times * length), std::max<int64_t>(1, rows / times), times * length, false};
-      c.measure(k.name, [&] { return time_case(model, k, limit, c.tiny); });
+    const auto sequences = [&](const char* what, int64_t times) {
+      return TrainCase{fmt::format("{}: {}, T = {}", size, what, times * length), std::max<int64_t>(1, rows / times), times * length};
+    };
+    const auto timed = [&](const TrainCase& k) {
+      double seconds = 0;
+      c.measure(k.name, [&] { return time_case(model, k, limit, c.tiny, seconds); });
+      return seconds;
+    };
+    TrainCase full = sequences("full", 1);
+    full.speed = large ? bound(72e3, 88e3) : bound(195e3, 240e3);
+    const double repeatable = timed(full);
+    timed(sequences("full", 4));
+    if (large) {
+      TrainCase norms = sequences("full, norms computed again", 1), any_order = sequences("full, sums in any order", 1);
+      norms.recompute = Recompute::norms, norms.memory = bound(1.3e6, 1.15e6, true);
+      any_order.repeatable = false;
+      timed(norms);
+      const double unordered = timed(any_order);
+      if (repeatable > 0 && unordered > 0)
+        c.measure(fmt::format("{}: what the same bits in every run cost", size), [&] {
+          const double cost = repeatable / unordered - 1;
+          Outcome o{true, fmt::format("{:.1f}% of a step's time", 100 * cost), {{"cost", cost}}};
+          if (bounds) weigh(o, "cost", {0.15, 0.10, true});
+          return o;
+        });
     }
     Adapters adapters(model);
     adapters.add("conformance", {.rank = c.tiny ? 4 : 16, .alpha = 32}, key(c.seed + 1));
     model.to(Device::gpu);
-    for (int64_t times : {1, 4}) {
-      const TrainCase k{fmt::format("{}: LoRA, T = {}", size, times * length), std::max<int64_t>(1, rows / times), times * length, true};
-      c.measure(k.name, [&] { return time_case(model, k, limit, c.tiny); });
-    }
+    TrainCase lora = sequences("LoRA", 1);
+    if (large) lora.speed = bound(100e3, 118e3);
+    timed(lora);
+    timed(sequences("LoRA", 4));
   }
 }
 
@@ -137,6 +191,7 @@ void time_decoding(Conformance& c, const Probe& limit) {
     if (!sized.model) continue;
     Gemma& model = *sized.model;
     const double weights = bytes_of(parameters(model));
+    const bool large = has_bounds(c) && size == std::string("gemma3-1b");
     for (int64_t batch : {1, 64, 256}) {
       const int64_t rows = c.tiny ? std::min<int64_t>(batch, 4) / (batch == 64 ? 2 : 1) : batch;
       const int64_t context = c.tiny ? 6 : 1024, fresh = c.tiny ? 3 : 128;
@@ -164,11 +219,14 @@ void time_decoding(Conformance& c, const Probe& limit) {
         gpu::synchronize();
         const double step = std::chrono::duration<double>(Clock::now() - begin).count() / static_cast<double>(fresh);
         const double rate = static_cast<double>(rows) / step, read = weights / step;
-        return Outcome{true,
-                       fmt::format("{}, {:.3f} ms a step, weights read at {:.0f}% of the copy's rate; prompts {}", rate_text(rate), 1e3 * step,
-                                   100 * read / limit.bytes_per_s, rate_text(static_cast<double>(rows * context) / prefill)),
-                       {{"tokens_per_s", rate}, {"seconds_per_step", step}, {"weight_bytes_per_s", read}, {"share_of_probe", read / limit.bytes_per_s},
-                        {"prefill_tokens_per_s", static_cast<double>(rows * context) / prefill}, {"cache_bytes", static_cast<double>(g.cache_bytes())}}};
+        Outcome found{true,
+                      fmt::format("{}, {:.3f} ms a step, weights read at {:.0f}% of the copy's rate; prompts {}", rate_text(rate), 1e3 * step,
+                                  100 * read / limit.bytes_per_s, rate_text(static_cast<double>(rows * context) / prefill)),
+                      {{"tokens_per_s", rate}, {"seconds_per_step", step}, {"weight_bytes_per_s", read}, {"share_of_probe", read / limit.bytes_per_s},
+                       {"prefill_tokens_per_s", static_cast<double>(rows * context) / prefill}, {"cache_bytes", static_cast<double>(g.cache_bytes())}}};
+        if (large && batch == 1) weigh(found, "tokens_per_s", {1100, 1500});
+        if (large && batch == 64) weigh(found, "tokens_per_s", {35e3, 55e3});
+        return found;
       });
     }
   }

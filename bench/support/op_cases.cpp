@@ -251,4 +251,18 @@ std::vector<OpCaseMaker> op_cases(DType dtype, Device device) {
   return std::move(list.cases);
 }
 
+std::vector<OpCaseMaker> moving_cases(int64_t tokens, int64_t width, DType dtype, Device device) {
+  List list;
+  const Sizes s{"1b", 1, tokens, width, 6 * width, 4, 1, 256, 0, 0, dtype, device};
+  if (dtype == DType::f32) {
+    list.adamw(s);
+    return std::move(list.cases);
+  }
+  list.rms_norm(s);
+  list.norm_rope(s);
+  list.geglu(s);
+  list.sum(s);
+  return std::move(list.cases);
+}
+
 }  // namespace facet::bench

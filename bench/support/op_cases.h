@@ -26,4 +26,7 @@ struct OpCaseMaker {
 /// Sizes: demo (3,072 tokens in rows of 24), 270m (512 tokens). Head of 270m: 64 rows, the block it goes by in.
 std::vector<OpCaseMaker> op_cases(DType, Device = Device::cpu);
 
+/// What only moves numbers (`bytes`) in a block of so many tokens and such a width, 1,152 for Gemma 3 1B; f32: the optimizer's step alone.
+std::vector<OpCaseMaker> moving_cases(int64_t tokens, int64_t width, DType, Device);
+
 }  // namespace facet::bench

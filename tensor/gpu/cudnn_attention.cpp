@@ -1,10 +1,8 @@
 #include "tensor/gpu/cudnn_attention.h"
 
 #include <bit>
-#include <cstdlib>
-#include <cstring>
-#include <optional>
 #include <memory>
+#include <optional>
 
 #include "tensor/error.h"
 #include "tensor/gpu/cudnn_attention_graph.h"
@@ -107,15 +105,6 @@ const std::string& cudnn_why_not() { return session().why_not; }
 
 namespace {
 
-/// The same bits in every run, unless FACET_CUDNN_ATOMICS=1.
-bool repeatable() {
-  static const bool r = [] {
-    const char* const v = std::getenv("FACET_CUDNN_ATOMICS");
-    return !v || !std::strcmp(v, "0");
-  }();
-  return r;
-}
-
 /// What the graph of a problem is made from.
 LtKey key_of(int direction, const AttentionInputs& x, std::initializer_list<const View*> windows) {
   LtKey k;
@@ -123,7 +112,7 @@ LtKey key_of(int direction, const AttentionInputs& x, std::initializer_list<cons
   for (const View* w : windows)
     for (int i = 0; i < 3; ++i) strides = (strides ^ static_cast<uint64_t>(w->shape[i] > 1 ? w->stride[i] : 0)) * 1099511628211u;
   k.v = {direction,  x.q.shape[0], x.q.shape[1], x.q.shape[2], x.k.shape[2], x.q.shape[3],
-         x.window,   std::bit_cast<int64_t>(x.scale), static_cast<int64_t>(strides), repeatable()};
+         x.window,   std::bit_cast<int64_t>(x.scale), static_cast<int64_t>(strides), deterministic()};
   return k;
 }
 
@@ -141,7 +130,7 @@ const Problem<G>& problem(const LtKey& key, Make&& make) {
   const auto found = all.find(key);
   if (found != all.end()) return found->second;
   Problem<G> p{make(), std::nullopt};
-  p.plan = cudnn::make_plan(p.graph.graph, *session().device, repeatable());
+  p.plan = cudnn::make_plan(p.graph.graph, *session().device, deterministic());
   return all.emplace(key, std::move(p)).first->second;
 }
 void* memory(const View& v) { return const_cast<void*>(v.data); }
@@ -170,7 +159,7 @@ bool cudnn_attention_backward(const AttentionInputs& x, const View& y, const Vie
                               const Out& dv) {
   if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || !cudnn_why_not().empty()) return false;
   const auto& p = problem<cudnn::BackwardGraph>(backward_key(x, y, dy, dq, dk, dv),
-                                                [&] { return cudnn::backward_graph(x, y, lse, dy, dq, dk, dv, repeatable()); });
+                                                [&] { return cudnn::backward_graph(x, y, lse, dy, dq, dk, dv, deterministic()); });
   if (!p.plan) return false;
   const LaunchScope scope("attention backward");
   const cudnn::BackwardGraph& g = p.graph;

@@ -9,8 +9,8 @@
 // in the forms its engines recognise; gradients of heads that share a key are added up afterwards. Rounding differs from the own kernels' in
 // one place: they round scale q to bf16 before the product, cuDNN scales the f32 product.
 //
-// dq comes from a workspace that holds all of ds, 2 B H T S bytes, and has the same bits in every run. With FACET_CUDNN_ATOMICS=1 it is added up
-// atomically in f32 instead: less memory and time, other bits every time.
+// dq comes from a workspace that holds all of ds, 2 B H T S bytes, and has the same bits in every run. Where that is not asked for
+// (set_deterministic, gemm.h) it is added up atomically in f32 instead: less memory and time, other bits every time.
 //
 // Host code only; no header of CUDA's is seen by who includes this.
 #pragma once

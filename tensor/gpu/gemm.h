@@ -21,7 +21,8 @@ const char* name_of(GemmPath);
 /// alignment of addresses.
 GemmPath gemm_path(const View& a, const View& b, const Out& c, bool lt);
 
-/// True: only algorithms of cuBLASLt that give the same bits in every run. Own kernels always do. Starts as FACET_GPU_DETERMINISTIC=1 says.
+/// True, as at first: NVIDIA's libraries give the same bits in every run. False, or FACET_GPU_DETERMINISTIC=0: sums that cuBLASLt splits and dq of
+/// cuDNN's attention may be added up in the order in which they are ready, which can save time and memory. Own kernels know one order.
 void set_deterministic(bool);
 bool deterministic();
 

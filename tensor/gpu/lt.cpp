@@ -61,7 +61,7 @@ bool lt_takes(const Product& g) {
 namespace {
 
 struct Settings {
-  bool deterministic = false;
+  bool deterministic = true;
   std::optional<Tuning> asked;
   size_t workspace_bytes = size_t{32} << 20;
   int changes = 0;  // of tuning: plans made before are made again

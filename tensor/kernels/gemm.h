@@ -14,7 +14,7 @@
 // number of threads only.)
 //
 // On the GPU (tensor/gpu/gemm.cpp tells who computes what): the same layouts, f32 and bf16 in any mixture. Sums are f32, one rounding; f32
-// is multiplied as f32 (no TF32), f32 with bf16 as exactly. The same call gives the same bits in every run when gpu::set_deterministic(true);
+// is multiplied as f32 (no TF32), f32 with bf16 as exactly. The same call gives the same bits in every run unless gpu::set_deterministic(false);
 // up to 16 rows, and wherever cuBLASLt does not serve, always. There, too, a row's bits do not depend on its neighbours; cuBLASLt promises
 // nothing of the kind. linear() is one kernel for up to 16 rows and four weights; beyond, one product per weight, or one for all whose
 // weights and outputs lie side by side in memory.

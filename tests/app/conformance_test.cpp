@@ -50,3 +50,20 @@ TEST_CASE("conformance: the program carries the tiny model and its reference num
   }
   CHECK_FALSE(std::filesystem::exists(model));
 }
+
+TEST_CASE("conformance: a figure is weighed against what is accepted and what is aimed at") {
+  const auto said = [](double value, const Bound& b) {
+    Outcome o{true, "fast", {{"rate", value}}};
+    weigh(o, "rate", b);
+    CHECK(o.figures.size() == 3);
+    return o.detail;
+  };
+  CHECK_THAT(said(2, {2, 3}), Catch::StartsWith("fast; rate is accepted: 2, accepted 2, goal 3"));
+  CHECK_THAT(said(3, {2, 3}), Catch::Contains("reaches its goal"));
+  CHECK_THAT(said(1.9, {2, 3}), Catch::Contains("FALLS SHORT"));
+  CHECK_THAT(said(2, {3, 2, true}), Catch::Contains("reaches its goal"));
+  CHECK_THAT(said(3, {3, 2, true}), Catch::Contains("is accepted"));
+  CHECK_THAT(said(3.1, {3, 2, true}), Catch::Contains("FALLS SHORT"));
+  Outcome none;
+  CHECK_THROWS_AS(weigh(none, "rate", {1, 2}), Error);
+}
