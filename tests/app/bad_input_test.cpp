@@ -6,6 +6,7 @@
 
 #include "tests/app/process.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/zip_maker.h"
 
 using namespace facet::test;
 using Words = std::vector<std::string>;
@@ -53,6 +54,26 @@ struct Setting : TempFolder {
     change(l);
     return with_weights(framed(l.dump(), data));
   }
+  // Weights without some tensors, and no hole where they were.
+  std::string without(const std::string& part) const {
+    Json l = Json::object();
+    std::string kept;
+    for (const auto& [name, entry] : list.items()) {
+      if (name.find(part) != std::string::npos) continue;
+      l[name] = entry;
+      if (name == "__metadata__") continue;
+      const size_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
+      l[name]["data_offsets"] = {kept.size(), kept.size() + end - begin};
+      kept += data.substr(begin, end - begin);
+    }
+    return with_weights(framed(l.dump(), kept));
+  }
+  std::string with_torch_file(const std::string& bytes) const {
+    const std::string to = copy();
+    fs::remove(to + "/model.safetensors");
+    put(to + "/pytorch_model.bin", bytes);
+    return to;
+  }
   std::string with_config(const std::string& key, const Json& value) const {
     const std::string to = copy();
     Json c = Json::parse(content_of(to + "/config.json"));
@@ -67,10 +88,10 @@ struct Setting : TempFolder {
 
   // Runs and checks everything that all rows share.
   void refused(const Words& words, int code, const std::vector<std::string>& parts) const {
-    const auto before = files_of(path.string());
-    const auto begin = std::chrono::steady_clock::now();
+    const auto before = kept_files();
+    const double before_it = seconds_of_children();
     const int got = run_process(words, *this / "log");
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double seconds = seconds_of_children() - before_it;
     const std::string said = content_of(*this / "log");
     std::string line;
     for (const std::string& w : words) line += w + " ";
@@ -86,9 +107,20 @@ struct Setting : TempFolder {
     const size_t last = said.rfind("facet: ");
     REQUIRE(last != std::string::npos);
     CHECK(said.find('\n', last) == said.size() - 1);  // one line
-    auto after = files_of(path.string());
-    after["log"] = before.at("log");
-    CHECK(after == before);
+    CHECK(kept_files() == before);
+  }
+  // Of the processor: a clock would measure what else the machine does.
+  static double seconds_of_children() {
+    rusage u{};
+    ::getrusage(RUSAGE_CHILDREN, &u);
+    const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+    return seconds(u.ru_utime) + seconds(u.ru_stime);
+  }
+  // All there is, without what every start of a run may add to.
+  std::map<std::string, std::string> kept_files() const {
+    auto files = files_of(path.string());
+    for (const char* name : {"log", "run/lock", "run/console.log"}) files.erase(name);
+    return files;
   }
   void model_refused(const std::string& folder, const std::vector<std::string>& parts) const {
     refused({"generate", folder, "-p", "x", "--raw", "-n", "1"}, 3, parts);
@@ -130,7 +162,21 @@ TEST_CASE("bad input: model folders") {
   s.model_refused(s.with_weights(Setting::framed(s.header, s.data.substr(0, 1000))), {"model.safetensors", "truncated"});
   s.model_refused(s.with_weights(Setting::framed(s.header.substr(0, 300), s.data)), {"model.safetensors", "byte"});
   s.model_refused(s.with_weights(Setting::framed("[" + s.header, s.data)), {"header"});
-  s.model_refused(s.with_list([&](Json& l) { l.erase(tensor); }), {"model.safetensors"});
+  const std::string text = s.list.dump();
+  s.model_refused(s.with_weights(Setting::framed(text.substr(0, text.size() - 1) + ",\"" + tensor + "\":" + s.list[tensor].dump() + "}", s.data)),
+                  {"model.safetensors: header byte ", "duplicate tensor name \"" + tensor + "\""});
+  s.model_refused(s.with_list([&](Json& l) { l.erase(tensor); }), {"model.safetensors", "data begin at byte", "expected", "a hole in the data"});
+  s.model_refused(s.with_list([&](Json& l) {
+                    for (Json& at : l[tensor]["data_offsets"]) at = at.get<int64_t>() - 64;
+                  }),
+                  {"model.safetensors: tensor \"" + tensor + "\"", "an overlap in the data"});
+  s.model_refused(s.without("layers.1.mlp.up"), {"model: missing \"" + tensor + "\"; expected [32, 16] F32"});
+  s.model_refused(s.without("layers.1.mlp"), {"model: missing \"model.layers.1.mlp.", "; expected [", "] F32; 2 more"});
+  {
+    Json l = s.list;
+    l["model.extra.weight"] = {{"dtype", "F32"}, {"shape", {2}}, {"data_offsets", {s.data.size(), s.data.size() + 8}}};
+    s.model_refused(s.with_weights(Setting::framed(l.dump(), s.data + std::string(8, '\0'))), {"\"model.extra.weight\" is no weight of Gemma 3"});
+  }
   s.model_refused(s.with_list([&](Json& l) {
                     Json moved = l[tensor];
                     l.erase(tensor);
@@ -166,7 +212,16 @@ TEST_CASE("bad input: model folders") {
     const std::string m = s.copy();
     fs::copy(s / "wide/tokenizer.model", m + "/tokenizer.model", fs::copy_options::overwrite_existing);
     s.model_refused(m, {"the tokenizer has", "pieces, the embedding", "rows"});
+    // Fewer pieces than rows are no mistake: embeddings are padded.
+    REQUIRE(run_process({"init", s / "padded", "--data", s / "data", "--set", "model.vocab_size=24"}, s / "log") == 0);
+    CHECK(run_process({"generate", s / "padded", "-p", "2", "--raw", "-n", "1"}, s / "log") == 0);
   }
+  // PyTorch files that do more than hold tensors, or are older than their present form.
+  const std::string call = pickle::global("os", "system") + pickle::tuple({pickle::text("touch " + s / "harm")}) + "R";
+  s.model_refused(s.with_torch_file(torch_of(pickle::program(call), {})),
+                  {"pytorch_model.bin: pickle refers to \"os.system\" - not a tensor file, refused", "Convert to safetensors with a tool you trust"});
+  s.model_refused(s.with_torch_file("\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."), {"pytorch_model.bin: a bare pickle", "before 1.6 is not supported", "re-save it"});
+  s.model_refused(s.with_torch_file("sys_info" + std::string(249, '\0') + "ustar" + std::string(600, '\0')), {"pytorch_model.bin: a tar archive", "re-save it"});
 }
 
 TEST_CASE("bad input: datasets") {
@@ -175,14 +230,20 @@ TEST_CASE("bad input: datasets") {
   s.data_refused(good + "{\"prompt\": \"\\x\"}\n", {".jsonl:2: column", "--max-bad-rows"});
   s.data_refused(good + "{\"prompt\": \"2\"}\n", {".jsonl:2"});
   s.data_refused("{\"messages\": \"hello\"}\n", {".jsonl:1", "\"messages\" must be a non-empty list; found string"});
-  s.data_refused("{\"messages\": []}\n", {".jsonl:1", "messages"});
+  s.data_refused("{\"messages\": []}\n", {".jsonl:1", "\"messages\" must be a non-empty list; found an empty list"});
+  s.data_refused("{\"messages\": [{\"role\":\"user\",\"content\":\"2\"}]}\n", {".jsonl:1", "no tokens to learn (no turn of the model?)"});
+  s.data_refused("{\"prompt\": 3, \"completion\": \"2\"}\n", {".jsonl:1", "\"prompt\" must be a string; found number"});
   s.data_refused("{\"messages\": [{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"},"
                  "{\"role\":\"user\",\"content\":\"d\"}]}\n", {".jsonl:1", "\"user\" after \"user\""});
-  s.data_refused("{\"prompt\": \"\xc3\x28\", \"completion\": \"2\"}\n", {".jsonl:1", "UTF-8"});
+  s.data_refused("{\"prompt\": \"\xc3\x28\", \"completion\": \"2\"}\n", {".jsonl:1: byte 13: invalid UTF-8"});
+  CHECK(run_process({"data", "check", s.rows("\xef\xbb\xbf" + good), "--model", s / "m"}, s / "log") == 0);  // a byte order mark is no mistake
   s.data_refused(good, {"0 of 1 rows fit max length 2", "shortest", "--max-len"}, {"--max-len", "2"});
-  s.data_refused("", {".jsonl", "0"});
+  s.data_refused(good, {"0 usable rows of 1 (reasons: bad 0, too long 0, no target 1)"}, {"--max-len", "4", "--too-long", "truncate"});
+  s.data_refused("", {".jsonl: 0 usable rows of 0"});
   s.data_refused("\n\n", {".jsonl"});
-  s.data_refused("{\"prompt\": \"2\", \"chosen\": \"3\", \"rejected\": \"3\"}\n", {".jsonl:1", "identical"});
+  const std::string equal = "{\"prompt\": \"2\", \"chosen\": \"3\", \"rejected\": \"3\"}\n";
+  s.data_refused(equal, {".jsonl:1", "identical"});
+  s.refused({"dpo", s / "m", "--data", s.rows(equal), "--out", s / "run"}, 4, {".jsonl:1: \"chosen\" and \"rejected\" are identical"});
   const std::string half = "{\"prompt\": \"2\", \"chosen\": \"3\"";
   s.data_refused(half + "}\n", {".jsonl:1: \"rejected\" is missing; found chosen, prompt"});
   s.data_refused(half + ", \"rejected\": \"\"}\n", {".jsonl:1: \"rejected\" is empty, spaces aside"});
@@ -198,6 +259,7 @@ TEST_CASE("bad input: datasets") {
   s.refused(with(s / "none.jsonl"), 4, {"none.jsonl", "No such file"});
   fs::create_directories(s / "empty");
   s.refused(with(s / "empty"), 4, {"empty", "train.jsonl"});
+  s.data_refused(good + "{\"prompt\": \"" + std::string(16 << 20, '2') + "\", \"completion\": \"2\"}\n", {".jsonl:2: line is longer than 16,777,216 bytes"});
 }
 
 TEST_CASE("bad input: questions and rewards") {
@@ -242,6 +304,7 @@ TEST_CASE("bad input: options, prompts and places") {
   s.refused(with({"--lr", "nan"}), 2, {"--lr"});
   s.refused(with({"--lr", "-1"}), 2, {"--lr", "0"});
   s.refused(with({"--wramup", "3"}), 2, {"--wramup unknown, did you mean --warmup?"});
+  s.refused(with({"--lorra-rank", "3"}), 2, {"--lorra-rank unknown, did you mean --lora-rank?"});
   s.refused(with({"--steps", "3", "--epochs", "1"}), 2, {"--steps and --epochs: choose one"});
   s.refused(with({"--steps", "0"}), 2, {"--steps", "0"});
   s.refused(with({"--steps", "-5"}), 2, {"--steps"});
@@ -271,4 +334,37 @@ TEST_CASE("bad input: options, prompts and places") {
   s.refused({"generate", s / "m", "-p", "2", "--set", "model.sliding_windw=3"}, 2, {"sliding_windw", "sliding_window"});
   s.refused({"eval", s / "m", "--data", s / "gone"}, 4, {"gone"});
   s.refused({"inspect", "run", s / "m"}, 3, {"metrics"});
+}
+
+TEST_CASE("bad input: runs that go on as something else") {
+  const Setting s;
+  const auto run = [&](const std::string& model, Words more) {
+    Words w = {"sft", model, "--data", s / "data", "--out", s / "run", "--save-every", "1"};
+    w.insert(w.end(), more.begin(), more.end());
+    return w;
+  };
+  const Words three = {"--steps", "3", "--batch", "4"}, again = {"--steps", "3", "--batch", "4", "--resume"};
+  REQUIRE(run_process({"init", s / "other", "--data", s / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"}, s / "log") == 0);
+  s.refused(run(s / "m", again), 2, {"run: no run to resume in this folder", "check --out"});
+  REQUIRE(run_process(run(s / "m", three), s / "log") == 0);
+  s.refused(run(s / "m", three), 2, {"already holds a run", "--resume continues it", "another --out"});
+  s.refused(run(s / "other", again), 2, {"resume: model was Gemma 3 (2 layers, width 16", "Gemma 3 (2 layers, width 32", " now (", "step-3); --allow-changed model"});
+  s.refused(run(s / "m", {"--steps", "3", "--resume", "--batch", "8"}), 2,
+            {"resume: batch was 4, 8 now", "--allow-changed batch accepts it (no longer bitwise)"});
+  for (const char* step : {"step-2", "step-3"}) {
+    const std::string file = s / ("run/checkpoints/" + std::string(step) + "/model.safetensors");
+    std::string bytes = content_of(file);
+    bytes.back() ^= 1;
+    Setting::put(file, bytes);
+  }
+  s.refused(run(s / "m", again), 3, {"no checkpoint verifies", "step-2: CRC of \"", "step-3: CRC of \"", "differs"});
+}
+
+TEST_CASE("bad input: more than the machine has") {
+  const Setting s;
+  // A feed-forward block so wide that no machine has room for its activations.
+  REQUIRE(run_process({"init", s / "wide", "--data", s / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=16",
+                       "--set", "model.intermediate_size=8192"}, s / "log") == 0);
+  s.refused({"sft", s / "wide", "--data", s / "data", "--out", s / "run", "--steps", "1", "--batch", "131072"}, 12,
+            {"needs 1.", " TB (weights 3.", " MB, gradients ", "optimizer ", "activations about 1.", " free; try --adapter lora", "--accum"});
 }

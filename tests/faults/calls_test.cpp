@@ -105,6 +105,19 @@ TEST_CASE("faults: a full or failing disk at every call, every way to train", "[
   }
 }
 
+TEST_CASE("faults: a disk with too little room for a checkpoint is said before one is begun", "[full]") {
+  const FaultyRun r("sft");
+  CHECK(r.go({{"FREE", "100000"}, {"RECORD", r / "record"}}) == 5);
+  for (const std::string& part : Words{"warning: no checkpoint of step 1 (checkpoint needs ", ", 100.0 kB free in " + r / "disk/run/checkpoints", "training goes on"}) {
+    INFO("missing: " << part << "\n" << r.said());
+    CHECK(r.said().find(part) != std::string::npos);
+  }
+  for (const Call& call : read_record(r / "record")) CHECK(call.path.find("checkpoints/tmp.") == std::string::npos);
+  CHECK(r.announced() == 0);
+  CHECK(r.go({{"FREE", "100000000"}}) == 0);
+  CHECK(difference(r.want, results_of(r.folder())) == "");
+}
+
 TEST_CASE("faults: interrupted and short calls are gone on with, some of them", "[full]") {
   go_on_at("sft", interrupted, 60);
   go_on_at("sft", "short", 40);

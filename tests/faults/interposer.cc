@@ -9,11 +9,13 @@
 //                   short      half is written, and said
 //                   once:28    the call fails with this errno
 //                   on:28      this one and all after it
+//   FAULTS_FREE=1000     this folder's disk has so many bytes left
 //   FAULTS_RECORD=file   every call with its data, as power_loss.h reads them
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -217,6 +219,14 @@ int unlink(const char* path) noexcept {
 }
 int rmdir(const char* path) noexcept {
   return on_path("remove", absolute(path), {}, [&] { return next(&::rmdir, "rmdir")(path); });
+}
+int statvfs(const char* path, struct statvfs* s) noexcept {
+  const int r = next(&::statvfs, "statvfs")(path, s);
+  if (const char* bytes = setting("FAULTS_FREE"); r == 0 && *bytes && faults().concerns(absolute(path))) {
+    s->f_frsize = 1;
+    s->f_bavail = static_cast<fsblkcnt_t>(std::atoll(bytes));
+  }
+  return r;
 }
 
 }  // extern "C"

@@ -128,6 +128,68 @@ TEST_CASE("layers: every page of contracts is run by a test of operations") {
   CHECK(pages > 3);
 }
 
+TEST_CASE("layers: every bad input that is listed is in the test that is named, with its message") {
+  std::istringstream lines(read(fs::path(FACET_SOURCE) / "tests/bad_input.txt"));
+  std::string row;
+  Names rows, without;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    INFO(line);
+    if (line[0] != ' ') {
+      CHECK(rows.insert(row = line).second);
+      without.insert(row);
+      continue;
+    }
+    without.erase(row);
+    std::smatch m;
+    if (std::regex_match(line, std::regex("  not yet: .+"))) continue;
+    REQUIRE(std::regex_match(line, m, std::regex(R"re(  (\w+) \| (.+?) \| (.+))re")));
+    // The text of the case: from its name to the next case.
+    std::string body;
+    for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "tests" / m[1].str())) {
+      const std::string all = e.path().extension() == ".cpp" ? read(e.path()) : "";
+      const size_t at = all.find("\nTEST_CASE(\"" + m[2].str() + "\"");
+      if (at != all.npos) body = all.substr(at, all.find("\nTEST_CASE(", at + 1) - at);
+    }
+    CHECK_FALSE(body.empty());
+    CHECK(body.find(m[3]) != body.npos);
+  }
+  for (const std::string& name : without) FAIL_CHECK("no test holds: " + name);
+  CHECK(rows.size() == 32);
+}
+
+TEST_CASE("layers: every flag that a message names is an option") {
+  Names options = {"help", "config", "set", "preset", "version", "records"};  // the last is a lesson's, which are programs of their own
+  std::vector<std::pair<std::string, std::string>> texts;  // file, what stands between quotes
+  for (const std::string room : {"app", "data", "infer", "models", "nn", "optim", "tensor", "train"})
+    for (const auto& e : fs::recursive_directory_iterator(fs::path(FACET_SOURCE) / room)) {
+      const std::string ext = e.path().extension();
+      if (ext != ".h" && ext != ".cpp") continue;
+      std::istringstream lines(read(e.path()));
+      for (std::string line; std::getline(lines, line);) {
+        if (line.find("--") == line.npos && line.find(".a") == line.npos) continue;
+        static const std::regex option(R"re(\.add\("([a-z0-9-]+)")re"), alias(R"re(\.alias\(\{([^}]*)\})re"), quoted(R"re("((?:[^"\\]|\\.)*)")re");
+        for (std::sregex_iterator i(line.begin(), line.end(), option), end; i != end; ++i) options.insert((*i)[1]);
+        for (std::sregex_iterator i(line.begin(), line.end(), alias), end; i != end; ++i) {
+          const std::string names = (*i)[1];
+          for (std::sregex_iterator n(names.begin(), names.end(), quoted); n != end; ++n) options.insert((*n)[1]);
+        }
+        if (line.find_first_not_of(' ') == line.find("//")) continue;
+        for (std::sregex_iterator i(line.begin(), line.end(), quoted), end; i != end; ++i)
+          texts.emplace_back(fs::relative(e.path(), FACET_SOURCE), (*i)[1]);
+      }
+    }
+  CHECK(options.size() > 200);
+  size_t named = 0;
+  for (const auto& [file, text] : texts) {
+    static const std::regex flag(R"re((?:^|[^\w-])--(no-)?([a-z](?:[a-z0-9-]*[a-z0-9])?)(?![a-z0-9-]))re");
+    if (text.find(".py ") != text.npos) continue;  // another program's
+    for (std::sregex_iterator i(text.begin(), text.end(), flag), end; i != end; ++i, ++named)
+      if (!options.count((*i)[2]) && !options.count((*i)[1].str() + (*i)[2].str())) FAIL_CHECK(file + ": --" + (*i)[1].str() + (*i)[2].str() + " is no option: " + text);
+  }
+  CHECK(named > 150);
+}
+
 TEST_CASE("layers: a tier's objects leak no symbol the linker could pick for another machine") {
   // Weak (W, V) and unique (u) symbols of code compiled for AVX2 or AVX-512: the linker keeps one copy for every CPU.
   std::vector<fs::path> objects;
