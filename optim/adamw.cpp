@@ -1,6 +1,6 @@
 #include "optim/adamw.h"
 
-#include "tensor/kernels/adamw.h"
+#include <cstring>
 
 namespace facet {
 
@@ -20,20 +20,32 @@ AdamW::AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& opti
   }
 }
 
-void AdamW::update(Item& i, View grad, double lr, double grad_scale) {
+AdamwStep AdamW::step_of(const Item& i, double lr, double grad_scale) const {
   const Key key = fold_in(options_.key, static_cast<uint32_t>(&i - items_.data()));
-  adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(),
-        AdamwStep{.lr = lr,
-                  .beta1 = options_.beta1,
-                  .beta2 = options_.beta2,
-                  .eps = options_.eps,
-                  .eps_root = options_.eps_root,
-                  .weight_decay = i.weight_decay,
-                  .grad_scale = grad_scale,
-                  .t = steps_,
-                  .stochastic = i.dtype == DType::bf16 && !i.buffers[2],
-                  .key_hi = key.hi,
-                  .key_lo = key.lo});
+  return {.lr = lr,
+          .beta1 = options_.beta1,
+          .beta2 = options_.beta2,
+          .eps = options_.eps,
+          .eps_root = options_.eps_root,
+          .weight_decay = i.weight_decay,
+          .grad_scale = grad_scale,
+          .t = steps_,
+          .stochastic = i.dtype == DType::bf16 && !i.buffers[2],
+          .key_hi = key.hi,
+          .key_lo = key.lo};
+}
+
+void AdamW::update(Item& i, View grad, double lr, double grad_scale) {
+  adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(), step_of(i, lr, grad_scale));
+}
+
+void AdamW::write_numbers(const Item& i, double lr, double grad_scale, void* to) const {
+  const auto constants = adamw_constants<float>(step_of(i, lr, grad_scale));
+  std::memcpy(to, &constants, sizeof constants);
+}
+
+void AdamW::update_by(Item& i, View grad, const void* numbers) {
+  gpu::adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(), static_cast<const AdamwConstants<float>*>(numbers));
 }
 
 }  // namespace facet

@@ -1,6 +1,7 @@
 // AdamW: tensor/kernels/adamw.h is the textbook page. Without weight decay (the groups' default) it is Adam.
 #pragma once
 #include "optim/optimizer.h"
+#include "tensor/kernels/adamw.h"
 #include "tensor/rng.h"
 
 namespace facet {
@@ -24,6 +25,11 @@ class AdamW final : public Optimizer {
 
  private:
   void update(Item&, View grad, double lr, double grad_scale) override;
+  size_t number_bytes() const override { return sizeof(AdamwConstants<float>); }
+  void write_numbers(const Item&, double lr, double grad_scale, void* to) const override;
+  void update_by(Item&, View grad, const void* numbers) override;
+  AdamwStep step_of(const Item&, double lr, double grad_scale) const;
+
   AdamWOptions options_;
 };
 

@@ -20,4 +20,11 @@ struct Clip {
 /// the caller to act on (skip the step).
 Clip clip_global_norm(std::span<Parameter* const> parameters, double max_norm);
 
+// Its three parts: an optimizer replays the second.
+/// f64 [blocks]: room for sums over blocks of the gradients there are, on their device.
+Tensor room_for_squares(std::span<Parameter* const> parameters);
+void sum_squares(std::span<Parameter* const> parameters, const Tensor& sums);
+/// Waits for the sums.
+Clip clip_of_squares(const Tensor& sums, double max_norm);
+
 }  // namespace facet

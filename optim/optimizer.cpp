@@ -3,11 +3,20 @@
 #include <algorithm>
 #include <map>
 
+#include "tensor/gpu/graph.h"
 
 namespace facet {
 
+struct Optimizer::Graphs {
+  gpu::RepeatedWork norm, update;
+  Tensor squares;                  // sums over blocks of the gradients
+  Tensor numbers;                  // what update_by() reads, parameter by parameter
+  std::vector<char> staged;        // the same on the host
+  std::vector<const void*> where;  // values and gradients
+};
+
 Optimizer::Optimizer(const char* kind, const std::vector<ParameterGroup>& groups, std::initializer_list<const char*> names)
-    : kind_(kind), names_(names) {
+    : kind_(kind), names_(names), graphs_(std::make_unique<Graphs>()) {
   for (const ParameterGroup& g : groups) {
     for (Parameter* p : g.parameters) {
       if (!p || !p->value()) fail(Kind::usage, "{}: a parameter in the list is absent", kind);
@@ -23,6 +32,50 @@ Optimizer::Optimizer(const char* kind, const std::vector<ParameterGroup>& groups
   }
 }
 
+Optimizer::~Optimizer() = default;
+
+bool Optimizer::on_gpu() const {
+  return !items_.empty() && std::ranges::all_of(items_, [](const Item& i) { return i.parameter->value().device() == Device::gpu; });
+}
+
+std::span<const void* const> Optimizer::addresses() {
+  std::vector<const void*>& where = graphs_->where;
+  where.clear();
+  for (const Item& i : items_) {
+    const Tensor g = i.parameter->grad();
+    where.insert(where.end(), {i.parameter->value().view().data, g ? g.view().data : nullptr});
+  }
+  return where;
+}
+
+Clip Optimizer::clip(double max_norm) {
+  if (!keep_gradients_ || !on_gpu()) return clip_global_norm(parameters_, max_norm);
+  Tensor& sums = graphs_->squares;
+  graphs_->norm.run(addresses(), [&] {
+    if (!gpu::capturing()) sums = room_for_squares(parameters_);  // gradients that are new here; what is recorded then finds it
+    sum_squares(parameters_, sums);
+  });
+  return clip_of_squares(sums, max_norm);
+}
+
+int64_t Optimizer::replays() const { return graphs_->update.replays(); }
+
+void Optimizer::write_numbers(const Item&, double, double, void*) const {}
+void Optimizer::update_by(Item&, View, const void*) {}
+
+const char* Optimizer::upload_numbers(double lr, double grad_scale) {
+  const size_t each = number_bytes();
+  Graphs& g = *graphs_;
+  if (!g.numbers) {
+    g.staged.resize(items_.size() * each);
+    g.numbers = Tensor::empty({static_cast<int64_t>(g.staged.size() / sizeof(int32_t))}, DType::i32, Device::gpu);
+  }
+  for (size_t k = 0; k < items_.size(); ++k) write_numbers(items_[k], lr * items_[k].lr_scale, grad_scale, g.staged.data() + k * each);
+  const Out to = g.numbers.out();
+  gpu::copy_to_device(to.as<char>(), g.staged.data(), g.staged.size());
+  return to.as<char>();
+}
+
 void Optimizer::step(double lr, double grad_scale) {
   for (const Item& i : items_) {
     const Tensor& value = i.parameter->value();
@@ -31,13 +84,22 @@ void Optimizer::step(double lr, double grad_scale) {
            name_of(i.dtype), to_string(i.shape), name_of(value.dtype()), to_string(value.shape()));
   }
   ++steps_;
-  for (Item& i : items_) {
-    Tensor g = i.parameter->grad();
-    if (!g) continue;
-    update(i, g.dense().view(), lr * i.lr_scale, grad_scale);
-    g = {};  // its own memory again
-    forget(*i.parameter);
-  }
+  const size_t each = number_bytes();
+  const char* const numbers = each > 0 && on_gpu() ? upload_numbers(lr, grad_scale) : nullptr;
+  const auto work = [&] {
+    for (Item& i : items_) {
+      Tensor g = i.parameter->grad();
+      if (!g) continue;
+      if (numbers) update_by(i, g.dense().view(), numbers + static_cast<size_t>(&i - items_.data()) * each);
+      else update(i, g.dense().view(), lr * i.lr_scale, grad_scale);
+      g = {};  // its own memory again
+      forget(*i.parameter);
+    }
+  };
+  if (!numbers || !keep_gradients_) return work();
+  graphs_->update.run(addresses(), work);
+  for (const Item& i : items_)
+    if (i.parameter->grad()) i.parameter->value().out();  // replayed or not, what was saved of a value notices that it changed
 }
 
 void Optimizer::drop_gradients() {

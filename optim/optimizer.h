@@ -3,17 +3,19 @@
 //   AdamW optimizer({{.parameters = matrices, .weight_decay = 0.1}, {.parameters = norms}});
 //   for (int64_t i = 0; i < steps; ++i) {
 //     loss_and_backward();                                              // gradients add up in the parameters
-//     const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
+//     const Clip clip = optimizer.clip(1.0);                            // the global norm, and the factor that keeps it below 1
 //     if (clip.finite()) optimizer.step(peak * schedule(i), clip.scale);
 //     else optimizer.drop_gradients();
 //   }
 #pragma once
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "autograd/parameter.h"
+#include "optim/clip.h"
 
 namespace facet {
 
@@ -28,13 +30,17 @@ struct ParameterGroup {
 
 class Optimizer {
  public:
-  virtual ~Optimizer() = default;
+  virtual ~Optimizer();
 
+  /// clip_global_norm(parameters(), max_norm): waits once for the norm, so that who calls decides on the host what becomes of the step.
+  Clip clip(double max_norm);
   /// Updates every parameter that has a gradient with lr * its group's scale, then drops the gradients. One without a gradient
   /// (not part of this step's loss, or frozen since) is left alone, decay and moments included. grad_scale multiplies the
   /// gradients as they are read: a clipping factor costs no pass of its own. Takes no memory unless a gradient is strided.
   void step(double lr, double grad_scale = 1);
-  /// Gradients stay where they are and become zeros, instead of being dropped: what a captured graph adds to keeps its address.
+  /// Gradients stay where they are and become zeros, instead of being dropped: what a captured graph adds to keeps its address. On a GPU
+  /// clip() and AdamW's step() are then graphs themselves, from the second time on that they find everything where it was: two calls
+  /// instead of three launches a parameter, with the same bits.
   void keep_gradients(bool on) { keep_gradients_ = on; }
   /// Instead of a step: forgets the gradients and leaves everything else.
   void drop_gradients();
@@ -42,6 +48,8 @@ class Optimizer {
   /// Those that trained when the optimizer was built, in the order given; the list never changes.
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   int64_t steps() const { return steps_; }
+  /// Steps whose update was replayed.
+  int64_t replays() const;
   size_t state_bytes() const;
 
   /// "step" (i32, rank 0) and per parameter what the optimizer remembers ("m.NAME", "v.NAME", ...): handles, no copies.
@@ -63,11 +71,14 @@ class Optimizer {
   /// `names`: of the buffers, at most most_buffers. Throws on an absent, repeated or strided parameter.
   Optimizer(const char* kind, const std::vector<ParameterGroup>& groups, std::initializer_list<const char*> names);
 
-  void forget(Parameter&) const;
   /// The f32 value of a bf16 parameter, which is what is updated; absent for others.
   static Tensor master_of(const Item&);
   static Out out_of(const Tensor& buffer) { return buffer ? buffer.out() : Out{}; }
   virtual void update(Item&, View grad, double lr, double grad_scale) = 0;
+  // For steps that are replayed. What changes from one to the next lies in device memory, so many bytes for each parameter; 0: not recorded.
+  virtual size_t number_bytes() const { return 0; }
+  virtual void write_numbers(const Item&, double lr, double grad_scale, void* to) const;
+  virtual void update_by(Item&, View grad, const void* numbers);
 
   const char* kind_;
   std::vector<Item> items_;
@@ -75,8 +86,15 @@ class Optimizer {
   int64_t steps_ = 0;  ///< while update() runs: this step's number, from 1
 
  private:
+  struct Graphs;
+  bool on_gpu() const;
+  std::span<const void* const> addresses();
+  const char* upload_numbers(double lr, double grad_scale);
+  void forget(Parameter&) const;
+
   std::vector<Parameter*> parameters_;
   std::vector<const char*> names_;
+  std::unique_ptr<Graphs> graphs_;
 };
 
 }  // namespace facet

@@ -192,7 +192,7 @@ std::string Loop::explain(int64_t step) {
   const gpu::MaySync wait;
   optimizer_.drop_gradients();
   const Anomaly look(parameters_);
-  const bool finite = std::isfinite(objective_.repeat(step)) && clip_global_norm(optimizer_.parameters(), 0).finite();
+  const bool finite = std::isfinite(objective_.repeat(step)) && optimizer_.clip(0).finite();
   optimizer_.drop_gradients();
   if (finite) stop(Kind::nondeterminism, "the batch was computed again, and now all is finite: the machine cannot be trusted");
   return look.found().empty() ? "no recorded operation made it: it comes from the loss itself" : look.found();
@@ -249,7 +249,7 @@ bool Loop::learn(Watch& w) {
   std::optional<gpu::NoSync> strict(options_.assert_no_sync && step_ >= w.strict_from);
   const StepReport r = objective_.accumulate(step_);
   std::optional<Phase> update(std::in_place, "optimizer");
-  const Clip clip = clip_global_norm(optimizer_.parameters(), options_.clip);
+  const Clip clip = optimizer_.clip(options_.clip);
   if (w.anomaly && !w.anomaly->found().empty()) {
     optimizer_.drop_gradients();
     stop(Kind::guard, fmt::format("the next batch ({}) is where it begins: {}", objective_.samples(step_), w.anomaly->found()));

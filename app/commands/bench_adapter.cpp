@@ -10,7 +10,6 @@
 #include "app/train_run.h"
 #include "autograd/ops.h"
 #include "optim/adamw.h"
-#include "optim/clip.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/text.h"
@@ -65,7 +64,7 @@ struct Contender {
   void step(Adapters& adapters, const Batch& batch) const {
     use(adapters);
     batch_loss(adapters.model(), batch, 1.0 / static_cast<double>(batch.supervised));
-    const Clip clip = clip_global_norm(optimizer->parameters(), 1.0);
+    const Clip clip = optimizer->clip(1.0);
     optimizer->step(1e-4, clip.scale);
   }
 };

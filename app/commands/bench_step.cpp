@@ -12,7 +12,6 @@
 #include "nn/body_graphs.h"
 #include "nn/tap.h"
 #include "optim/adamw.h"
-#include "optim/clip.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/io/durable.h"
@@ -90,7 +89,7 @@ int run(Settings& s, Options&, Console& console) {
   const auto step = [&] {
     loss = batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
     const Phase phase("optimizer");
-    const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
+    const Clip clip = optimizer.clip(1.0);
     optimizer.step(1e-4, clip.scale);
   };
   for (int i = 0; i < (gpu ? 4 : 2); ++i) step();

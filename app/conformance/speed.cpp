@@ -10,7 +10,6 @@
 #include "nn/body_graphs.h"
 #include "nn/lora.h"
 #include "optim/adamw.h"
-#include "optim/clip.h"
 #include "tensor/gpu/gemm.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
@@ -74,7 +73,7 @@ Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tin
   seconds = device_seconds(
       [&] {
         loss = batch_loss(model, batch, 1.0 / static_cast<double>(batch.supervised));
-        const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
+        const Clip clip = optimizer.clip(1.0);
         optimizer.step(1e-5, clip.scale);
       },
       tiny ? 0 : 1.5);

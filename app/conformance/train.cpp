@@ -7,7 +7,6 @@
 #include "nn/body_graphs.h"
 #include "nn/lora.h"
 #include "optim/adamw.h"
-#include "optim/clip.h"
 #include "train/dpo.h"
 #include "train/grpo.h"
 #include "train/sft.h"
@@ -24,7 +23,7 @@ Curve learn(Gemma& model, int64_t steps, const std::function<double(int64_t)>& g
   Curve losses;
   for (int64_t i = 0; i < steps; ++i) {
     losses.push_back(gradients(i));
-    const Clip clip = clip_global_norm(optimizer.parameters(), 1.0);
+    const Clip clip = optimizer.clip(1.0);
     if (!clip.finite()) fail(Kind::check, "the gradient of step {} is not finite", i);
     optimizer.step(2e-3, clip.scale);
   }

@@ -131,31 +131,10 @@ void squares(const View& x, const Out& sums) {
   else launch("sum_of_squares", square_blocks<T, 1>, blocks_for(n, squares_block, INT32_MAX), threads, 0, x.as<T>(), n, sums.as<double>());
 }
 
-__global__ void __launch_bounds__(threads) clip(const double* sums, int64_t k, double max_norm, AdamwStep* steps, int64_t n, double* norm) {
-  FACET_SHARED(double, slots, [threads / 32]);
-  double sum = 0;
-#pragma unroll 8
-  for (int64_t i = threadIdx.x; i < k; i += threads) sum += sums[i];
-  const double total = __builtin_sqrt(block_sum<threads>(sum, slots));
-  if (norm && threadIdx.x == 0) norm[0] = total;
-  const double scale = !(total - total == 0) ? __builtin_nan("") : max_norm > 0 && total > max_norm ? max_norm / total : 1;
-  for (int64_t i = threadIdx.x; i < n; i += threads) steps[i].grad_scale = scale;
-}
-
-__global__ void __launch_bounds__(threads) prepare(const AdamwStep* steps, AdamwConstants<float>* constants, int64_t n) {
-  for (int64_t i = threadIdx.x; i < n; i += threads) constants[i] = adamw_constants<float>(steps[i]);
-}
-
 }  // namespace
 
 void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) { any(p, master, g, m, v, adamw_constants<float>(step), nullptr); }
 void adamw(Out p, Out master, View g, Out m, Out v, const AdamwConstants<float>* constants) { any(p, master, g, m, v, {}, constants); }
-void adamw_prepare(const AdamwStep* steps, AdamwConstants<float>* constants, int64_t n) {
-  launch("adamw_prepare", prepare, 1, threads, 0, steps, constants, n);
-}
-void clip_steps(View sums, double max_norm, AdamwStep* steps, int64_t n, Out norm) {
-  launch("clip_steps", clip, 1, threads, 0, sums.as<double>(), sums.numel(), max_norm, steps, n, norm.as<double>());
-}
 void sum_of_squares(View x, Out sums) {
   if (x.dtype == DType::f64) squares<double>(x, sums);
   else squares<float>(x, sums);

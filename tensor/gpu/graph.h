@@ -9,8 +9,11 @@
 // memory that is written before replay (copies from the host are not recorded), and nothing may wait for the GPU. Memory allocated while
 // recording belongs to the graph until it is dropped.
 #pragma once
+#include <algorithm>
 #include <memory>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
@@ -57,6 +60,29 @@ class Graph {
   };
   void* exec_ = nullptr;
   std::shared_ptr<Arena> arena_;
+};
+
+/// Work that comes once in a step and depends on nothing but addresses: launched when they are new, recorded when they come for the second time
+/// in a row, and replayed from then on.
+class RepeatedWork {
+ public:
+  template <class F>
+  void run(std::span<const void* const> addresses, F&& launch) {
+    if (!std::ranges::equal(addresses, addresses_)) {
+      graph_.reset();
+      addresses_.assign(addresses.begin(), addresses.end());
+      return launch();
+    }
+    if (!graph_.recorded()) graph_.record(std::make_shared<Arena>(), launch);
+    graph_.replay();
+    ++replays_;
+  }
+  int64_t replays() const { return replays_; }
+
+ private:
+  Graph graph_;
+  std::vector<const void*> addresses_;
+  int64_t replays_ = 0;
 };
 
 }  // namespace facet::gpu

@@ -86,13 +86,7 @@ namespace gpu {
 void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step);
 void sum_of_squares(View x, Out sums);
 
-// For steps that a captured graph replays, with numbers the host does not know when it records them. `steps` and `constants` are arrays of n
-// in device memory, one for each group of parameters.
-//
-/// The Euclidean norm of all that `sums` (f64 [k], of one or many tensors) was taken of, into norm[0] (f64, may be null); every step's
-/// grad_scale becomes min(1, max_norm / norm), NaN when the norm is not finite. max_norm 0: 1.
-void clip_steps(View sums, double max_norm, AdamwStep* steps, int64_t n, Out norm);
-void adamw_prepare(const AdamwStep* steps, AdamwConstants<float>* constants, int64_t n);
+/// The same with constants in device memory, where a captured graph finds those of the step that it is replayed for.
 void adamw(Out p, Out master, View g, Out m, Out v, const AdamwConstants<float>* constants);
 }  // namespace gpu
 FACET_INLINE void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) {

@@ -115,7 +115,7 @@ TEST_CASE("model on the GPU: a step waits where its loss and its norm are read, 
     const gpu::NoSync strict(step > 2);
     const int64_t before = gpu::syncs();
     accumulate_sft(*model, batches);
-    optimizer.step(1e-3, clip_global_norm(optimizer.parameters(), 1.0).scale);
+    optimizer.step(1e-3, optimizer.clip(1.0).scale);
     if (step > 2) CHECK(gpu::syncs() - before == 3);  // two losses, one norm
   }
 }

@@ -7,7 +7,6 @@
 #include "models/gemma/hf.h"
 #include "models/gemma/model.h"
 #include "optim/adamw.h"
-#include "optim/clip.h"
 #include "tensor/gpu/emulator/emulator.h"
 #include "tests/support/goldens.h"
 #include "train/sft.h"
@@ -50,7 +49,7 @@ inline std::vector<double> train(Gemma& model, const std::vector<Batch>& batches
   std::vector<double> losses;
   for (int i = 0; i < steps; ++i) {
     losses.push_back(accumulate_sft(model, batches).loss);
-    optimizer.step(1e-3, clip_global_norm(optimizer.parameters(), 1.0).scale);
+    optimizer.step(1e-3, optimizer.clip(1.0).scale);
   }
   return losses;
 }

@@ -41,23 +41,6 @@ float by_chance(float w, Key of_step, int64_t i, uint32_t draws = 0) {
   return std::bit_cast<float>((std::bit_cast<uint32_t>(w) + half) & 0xffff0000u);
 }
 
-/// A value in device memory.
-template <class T>
-class OnGpu {
- public:
-  explicit OnGpu(const T& value) : memory_(sizeof(T)) { set(value); }
-  void set(const T& value) { gpu::copy_to_device(at(), &value, sizeof(T)); }
-  T get() const {
-    T value;
-    gpu::copy_to_host(&value, at(), sizeof(T));
-    return value;
-  }
-  T* at() const { return memory_.as<T>(); }
-
- private:
-  gpu::Scratch memory_;
-};
-
 }  // namespace
 
 TEST_CASE("adamw: gpu as cpu") {
@@ -166,7 +149,7 @@ TEST_CASE("adamw: a gradient scale that is not finite leaves everything as it wa
   }
 }
 
-TEST_CASE("adamw: a step read from device memory is the step given by the host, bit for bit") {
+TEST_CASE("adamw: constants read from device memory are those given by the host, bit for bit") {
   gpu::emulate(true);
   Random r(3);
   const int64_t n = 1001;
@@ -174,42 +157,16 @@ TEST_CASE("adamw: a step read from device memory is the step given by the host, 
   const Tensor m = Tensor::zeros({n}, DType::f32, Device::gpu), v = Tensor::zeros({n}, DType::f32, Device::gpu);
   const auto copies = [&] { return std::vector<Tensor>{p.clone(), w.clone(), m.clone(), v.clone()}; };
   std::vector<Tensor> a = copies(), b = copies();
-  const OnGpu<AdamwStep> step(AdamwStep{});
-  const OnGpu<AdamwConstants<float>> constants(AdamwConstants<float>{});
+  const gpu::Scratch constants(sizeof(AdamwConstants<float>));
   for (int64_t t = 1; t <= 3; ++t) {
     AdamwStep s = step_3;
     s.t = t, s.lr = 0.1 / static_cast<double>(t), s.stochastic = true, s.key_hi = 7;
     adamw(a[0].out(), a[1].out(), g.view(), a[2].out(), a[3].out(), s);
-    gpu::copy_to_device(step.at(), &s, sizeof s);
-    gpu::adamw_prepare(step.at(), constants.at(), 1);
-    gpu::adamw(b[0].out(), b[1].out(), g.view(), b[2].out(), b[3].out(), constants.at());
+    const auto of_step = adamw_constants<float>(s);
+    gpu::copy_to_device(constants.as<char>(), &of_step, sizeof of_step);
+    gpu::adamw(b[0].out(), b[1].out(), g.view(), b[2].out(), b[3].out(), constants.as<AdamwConstants<float>>());
     for (size_t i = 0; i < a.size(); ++i) CHECK(bitwise_equal(a[i].to(Device::cpu), b[i].to(Device::cpu)));
   }
-}
-
-TEST_CASE("clip_steps: the norm and the scale stay on the device") {
-  gpu::emulate(true);
-  Random r(4);
-  const Tensor x = r.normal({70000}, DType::f32).to(Device::gpu), sums = Tensor::empty({3}, DType::f64, Device::gpu), norm = Tensor::empty({1}, DType::f64, Device::gpu);
-  sum_of_squares(x.view(), sums.out());
-  double squares = 0;
-  for (double v : x.to_vector()) squares += v * v;
-  const OnGpu<AdamwStep> step(step_3);
-  gpu::clip_steps(sums.view(), 2, step.at(), 1, norm.out());
-  CHECK(norm.item() == Approx(std::sqrt(squares)).epsilon(1e-6));
-  CHECK(step.get().grad_scale == Approx(2 / std::sqrt(squares)).epsilon(1e-6));
-  CHECK(step.get().lr == step_3.lr);
-  gpu::clip_steps(sums.view(), 1e9, step.at(), 1, {});
-  CHECK(step.get().grad_scale == 1);
-  gpu::clip_steps(sums.view(), 0, step.at(), 1, {});
-  CHECK(step.get().grad_scale == 1);
-  for (const double bad : {double(INFINITY), double(NAN)}) {
-    gpu::clip_steps(Tensor::full({3}, bad, DType::f64).to(Device::gpu).view(), 1, step.at(), 1, {});
-    CHECK(std::isnan(step.get().grad_scale));
-  }
-  const std::vector<double> many(1000, 0.25);  // more sums than threads
-  gpu::clip_steps(Tensor::from(many, {1000}).to(Device::gpu).view(), 1, step.at(), 1, norm.out());
-  CHECK(norm.item() == std::sqrt(250.0));
 }
 
 TEST_CASE("sum_of_squares: gpu as cpu") {

@@ -27,7 +27,8 @@ using emulator::seen;
 using Graph = std::vector<std::function<void()>>;  // what was asked for between begin_capture and end_capture
 
 struct Runtime {
-  int64_t launches = 0;
+  int64_t launches = 0, lone_launches = 0;
+  bool replaying = false;
   int64_t breaks_in = 0;  // after breaks_in - 1 more launches the device is broken; 0: never
   bool broken = false;
   std::vector<std::function<void()>> queue;  // deferred: what the host has asked for since it last waited
@@ -90,6 +91,12 @@ void submit(const char* call, std::function<void()> work) {
 void check_not_capturing(const char* what) {
   if (capturing()) fail(Kind::usage, "{}: {} cannot be part of a captured graph", runtime().op ? runtime().op : "the GPU", what);
 }
+
+/// Launches are those of a graph.
+struct Replaying {
+  Replaying() { runtime().replaying = true; }
+  ~Replaying() { runtime().replaying = false; }
+};
 
 void wait(const char* call) {
   check_not_capturing(call);
@@ -178,6 +185,7 @@ void replay(void* graph) {
   check_not_capturing("replaying a graph");
   submit("replaying a graph", [works = *static_cast<Graph*>(graph)] {
     const Access access("a replayed graph");
+    const Replaying replaying;
     for (const auto& work : works) work();
   });
 }
@@ -212,7 +220,7 @@ void set_settings(const Settings& s) {
 }
 Counters counters() {
   const MemoryCounters m = memory_counters();
-  return {m.live_buffers, m.live_bytes, m.allocations, runtime().launches};
+  return {m.live_buffers, m.live_bytes, m.allocations, runtime().launches, runtime().lone_launches};
 }
 
 void fail_launch(int64_t n) {
@@ -227,6 +235,7 @@ void enqueue(const Launch& launch) {
   submit("a launch", [launch, closure] {
     Runtime& r = runtime();
     ++r.launches;
+    r.lone_launches += !r.replaying;
     if (r.breaks_in && --r.breaks_in == 0) r.broken = true;
     if (r.broken) return;
     const Access access(launch.op);
