@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 
 #include "data/jsonl.h"
+#include "tensor/io/crc32c.h"
 #include "tensor/io/file.h"
 #include "tests/data/files.h"
 
@@ -145,4 +146,69 @@ TEST_CASE("prepared tokens: no damage goes unnoticed and none does harm", "[data
   std::string said;
   CHECK_FALSE(read_prepared(path, key, 100, said));
   CHECK(said.find("make no sense") != std::string::npos);
+}
+
+TEST_CASE("prepared tokens: files broken by hand, under a right checksum", "[data]") {
+  const Files files;
+  const std::string path = files.write("pairs.jsonl", ""), key = "made for\nthis\n";
+  const auto good_of = [&](Task task, int64_t sequences = 4) {
+    Dataset d(task, path);
+    for (int64_t i = 0; i < sequences; ++i) {
+      Example e;
+      for (int32_t id = 0; id < 3; ++id) e.add(10 + id, id > 0);
+      d.add(e, i + 1);
+      if (task == Task::prompt) d.add_row("{\"prompt\":\"a\"}");
+    }
+    write_prepared(d, key);
+    return read_file(prepared_path(path));
+  };
+  const std::string pairs = good_of(Task::preference), asked = good_of(Task::prompt), odd = good_of(Task::chat, 3);
+  constexpr size_t ends = 64, ids = ends + 2 * 4 * 8, mask = ids + 12 * 4;  // of four sequences of three tokens
+  uint64_t account_bytes;
+  std::memcpy(&account_bytes, pairs.data() + 32, sizeof account_bytes);
+  const auto put = [](std::string bytes, size_t at, auto n) { return bytes.replace(at, sizeof n, reinterpret_cast<const char*>(&n), sizeof n); };
+  const auto swap = [](std::string bytes, const std::string& what, const std::string& by) {  // of one length
+    REQUIRE(bytes.find(what) != bytes.npos);
+    REQUIRE(what.size() == by.size());
+    return bytes.replace(bytes.find(what), what.size(), by);
+  };
+  const auto u64 = [](uint64_t n) { return n; };
+  struct Case {
+    const char* what;
+    std::string bytes, says;
+  };
+  const Case cases[] = {
+      {"another file", swap(pairs, "FACETTOK", "FACETTOC"), "no file of prepared tokens"},
+      {"another version", put(pairs, 8, uint32_t{2}), "of version 2, expected 1"},
+      {"no such task", put(pairs, 16, u64(6)), "its sizes do not add up"},
+      {"a number of tasks that wraps", put(pairs, 16, u64(1) << 32), "its sizes do not add up"},
+      {"a sequence more", put(pairs, 48, u64(5)), "its sizes do not add up"},
+      {"a token less", put(pairs, 56, u64(11)), "its sizes do not add up"},
+      {"a key that is part of the account", put(put(pairs, 24, u64(0)), 32, account_bytes + key.size()), "made for \"\", this is \"made for\""},
+      {"an empty sequence", put(pairs, ends + 8, u64(3)), "its numbers make no sense"},
+      {"an empty first sequence", put(pairs, ends, u64(0)), "its numbers make no sense"},
+      {"sequences out of order", put(pairs, ends + 8, u64(2)), "its numbers make no sense"},
+      {"a sequence beyond the tokens", put(pairs, ends + 8, UINT64_MAX), "its numbers make no sense"},
+      {"tokens behind the last sequence", put(pairs, ends + 24, u64(11)), "its numbers make no sense"},
+      {"a token below 0", put(pairs, ids, int32_t{-1}), "its numbers make no sense"},
+      {"a token the tokenizer lacks", put(pairs, ids + 44, int32_t{512}), "its numbers make no sense"},
+      {"neither learned nor not", put(pairs, mask, uint8_t{2}), "its numbers make no sense"},
+      {"half a pair", put(odd, 16, u64(3)), "its numbers make no sense"},
+      {"rows that the task has not", put(asked, 16, u64(2)), "its numbers make no sense"},
+      {"rows that the task lacks", put(pairs, 16, u64(4)), "its numbers make no sense"},
+      {"two rows for four prompts", swap(asked, "\"a\"}\n{\"prompt\":\"a\"}\n{", "\"a\"} {\"prompt\":\"a\"} {"), "its numbers make no sense"},
+      {"a row without an end", put(asked, asked.size() - 1, ' '), "its numbers make no sense"},
+      {"another key", swap(pairs, "made for", "made 4or"), "made for \"made 4or\", this is \"made for\""},
+      {"an account that is no JSON", swap(pairs, "{\"bad\"", "[\"bad\""), "not used"},
+      {"an account without a field", swap(pairs, "\"longest\"", "\"longast\""), "its account"},
+      {"an account with another field", swap(pairs, "\"ignored_keys\":{}", "\"ignored_keys\":[]"), "its account"},
+  };
+  for (const Case& c : cases) {
+    INFO(c.what);
+    const std::string& bytes = c.bytes;
+    files.write("pairs.jsonl.tokens.bin", put(bytes, 12, crc32c(bytes.data() + 16, bytes.size() - 16)));
+    std::string said;
+    CHECK_FALSE(read_prepared(path, key, 512, said));
+    CHECK_THAT(said, Catch::Contains(c.says));
+  }
 }

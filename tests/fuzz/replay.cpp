@@ -2,6 +2,7 @@
 // of one put into another. The same inputs every time.
 //
 //   replay                 all targets
+//   replay NAME            one target
 //   replay NAME FILE...    the files on one target, as after a finding
 //   replay --write DIR     the seeds, in DIR/NAME/
 #include <cstdio>
@@ -65,9 +66,10 @@ int main(int count, char** words) {
     }
     return 0;
   }
-  if (count > 2) {
+  if (count > 1) {
     const Target* t = find_target(words[1]);
     if (!t) return std::fprintf(stderr, "no target %s\n", words[1]), 2;
+    if (count == 2) replay(*t);
     for (int i = 2; i < count; ++i) {
       std::ifstream file(words[i], std::ios::binary);
       run(*t, {std::istreambuf_iterator<char>(file), {}});

@@ -42,7 +42,7 @@ void on_free(const volatile void* p) {
 }  // namespace
 
 const std::vector<const Target*>& targets() {
-  static const std::vector<const Target*> all = {&safetensors, &npy, &torch, &pickle, &config, &jsonl, &manifest, &yaml, &tokenizer};
+  static const std::vector<const Target*> all = {&safetensors, &npy, &torch, &pickle, &config, &jsonl, &manifest, &yaml, &prepared, &tokenizer};
   return all;
 }
 

@@ -17,7 +17,7 @@ struct Target {
   std::function<std::vector<std::string>()> seeds;
 };
 
-extern const Target safetensors, npy, torch, pickle, config, jsonl, manifest, yaml, tokenizer;
+extern const Target safetensors, npy, torch, pickle, config, jsonl, manifest, yaml, prepared, tokenizer;
 
 /// All of them.
 const std::vector<const Target*>& targets();

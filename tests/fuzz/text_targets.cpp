@@ -1,9 +1,11 @@
 // Text that strangers write: configs, datasets, manifests of checkpoints, settings.
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "app/options.h"
 #include "data/jsonl.h"
+#include "data/prepared.h"
 #include "models/gemma/hf_config.h"
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
@@ -105,5 +107,57 @@ const Target yaml = {"yaml",
                      [] {
                        return std::vector<std::string>{"lr: 1e-3\ntrain:\n  batch: 8  # rows\n  stop: [a, \"b c\", 'd']\nmodel: {sliding_window: 9}\n", "---\nset:\n  model.x: ~\n...\n"};
                      }};
+
+namespace {
+
+// Prepared tokens of a data file that need not exist, as its owner would ask for them.
+constexpr const char* prepared_for = "tokenizer 1\n";
+std::string prepared_source() { return folder() / "data.jsonl"; }
+std::string prepared_bytes() { return read_file(prepared_path(prepared_source())); }
+Dataset read_prepared_bytes() {
+  std::string why_not;
+  auto d = read_prepared(prepared_source(), prepared_for, 512, why_not);
+  if (!d) fail(Kind::file, "{}", why_not);
+  for (int64_t i = 0; i < d->size(); ++i) {
+    const auto [ids, mask, line] = (*d)[i];
+    for (size_t k = 0; k < ids.size(); ++k) demand(ids[k] >= 0 && ids[k] < 512 && mask[k] <= 1, "prepared tokens hold what is none");
+    if (d->task() == Task::prompt) demand(d->row(i).find('\n') == std::string::npos, "a prepared row is several lines");
+  }
+  return std::move(*d);
+}
+
+std::string prepared_of(Task task) {
+  Dataset d(task, prepared_source());
+  for (int64_t i = 0; i < 4; ++i) {
+    Example e;
+    for (int32_t id = 0; id < 3 + i; ++id) e.add(2 + id, id > 1);
+    d.add(e, i + 1);
+    if (task == Task::prompt) d.add_row("{\"prompt\":" + std::to_string(i) + "}");
+  }
+  write_prepared(d, prepared_for);
+  return prepared_bytes();
+}
+
+// With the sum it should have. Damage that the sum tells of is tests/data/prepared_test.cpp's.
+std::string with_prepared_sum(std::string bytes) {
+  if (bytes.size() < 16) return bytes;
+  const uint32_t sum = crc32c(bytes.data() + 16, bytes.size() - 16);
+  std::memcpy(bytes.data() + 12, &sum, sizeof sum);
+  return bytes;
+}
+
+}  // namespace
+
+const Target prepared = {"prepared",
+                         [](const std::string& bytes) {
+                           std::ofstream(prepared_path(prepared_source()), std::ios::binary) << with_prepared_sum(bytes);
+                           write_prepared(read_prepared_bytes(), prepared_for);
+                           const std::string once = prepared_bytes();
+                           write_prepared(read_prepared_bytes(), prepared_for);
+                           demand(prepared_bytes() == once, "prepared tokens written again are others");
+                         },
+                         [] {
+                           return std::vector<std::string>{prepared_of(Task::chat), prepared_of(Task::preference), prepared_of(Task::prompt), prepared_of(Task::document)};
+                         }};
 
 }  // namespace facet::fuzz
