@@ -4,6 +4,7 @@
 namespace facet::app {
 
 Command bench_adapter_command();
+Command bench_attn_command();
 Command bench_op_command();
 Command bench_step_command();
 Command bench_infer_command();
@@ -14,7 +15,9 @@ Command check_discrepancies_command();
 Command check_generation_command();
 Command check_grads_command();
 Command check_logits_command();
+Command check_mlp_command();
 Command check_ops_command();
+Command check_step_command();
 Command check_tokenizer_command();
 Command conformance_command();
 Command convert_command();
@@ -56,6 +59,8 @@ const std::vector<Command>& commands() {
       check_discrepancies_command(),
       check_generation_command(),
       check_ops_command(),
+      check_mlp_command(),
+      check_step_command(),
       check_tokenizer_command(),
       conformance_command(),
       convert_command(),
@@ -66,6 +71,7 @@ const std::vector<Command>& commands() {
       data_stats_command(),
       data_tokenise_command(),
       bench_adapter_command(),
+      bench_attn_command(),
       bench_op_command(),
       bench_step_command(),
       env_command(),

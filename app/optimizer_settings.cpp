@@ -11,8 +11,8 @@
 namespace facet::app {
 
 void OptimizerSettings::declare(Options& o) {
-  o.add("optimizer", &name, "how gradients become updates; adafactor keeps the least, sgd takes no weight decay and no bf16 weights")
-      .alias({"optim"}).choices({"adamw", "lion", "adafactor", "sgd"});
+  o.add("optimizer", &name, "how gradients become updates; adam is adamw without --wd, adafactor keeps the least, sgd takes no --wd and no bf16 weights")
+      .alias({"optim"}).choices({"adamw", "adam", "lion", "adafactor", "sgd"});
   o.add("wd", &weight_decay, "decoupled weight decay of matrices").alias({"weight-decay"}).range(0, 10);
   o.add("beta1", &beta1, "adamw, lion; default 0.9").alias({"adam-beta1"}).range(0, 1);
   o.add("beta2", &beta2, "adamw, lion; default 0.95, for lion 0.99").alias({"adam-beta2"}).range(0, 1);
@@ -21,8 +21,9 @@ void OptimizerSettings::declare(Options& o) {
   o.add("momentum", &momentum, "sgd").range(0, 1);
   o.rule([this, &o]() -> std::string {
     const auto unused = [&](const char* option, std::initializer_list<const char*> users) {
-      return std::as_const(o).find(option)->layer() == Layer::flag && std::none_of(users.begin(), users.end(), [&](const char* u) { return name == u; });
+      return std::as_const(o).find(option)->layer() == Layer::flag && std::none_of(users.begin(), users.end(), [&](const char* u) { return kind() == u; });
     };
+    if (name == "adam" && weight_decay > 0) return "--wd does not go with --optimizer adam; adamw decays weights";
     for (const char* option : {"beta1", "beta2"})
       if (unused(option, {"adamw", "lion"})) return fmt::format("--{} has no effect with --optimizer {}; adamw and lion have betas", option, name);
     for (const char* option : {"moments", "master"})
@@ -34,9 +35,9 @@ void OptimizerSettings::declare(Options& o) {
 
 std::unique_ptr<Optimizer> OptimizerSettings::make(Module& model, uint64_t seed) const {
   const auto groups = parameter_groups(model, weight_decay);
-  if (name == "lion") return std::make_unique<Lion>(groups, LionOptions{.beta1 = first(), .beta2 = second()});
-  if (name == "adafactor") return std::make_unique<Adafactor>(groups);
-  if (name == "sgd") return std::make_unique<Sgd>(groups, SgdOptions{.momentum = momentum});
+  if (kind() == "lion") return std::make_unique<Lion>(groups, LionOptions{.beta1 = first(), .beta2 = second()});
+  if (kind() == "adafactor") return std::make_unique<Adafactor>(groups);
+  if (kind() == "sgd") return std::make_unique<Sgd>(groups, SgdOptions{.momentum = momentum});
   return std::make_unique<AdamW>(groups, AdamWOptions{.beta1 = first(), .beta2 = second(), .bf16_moments = moments == "bf16",
                                                       .master = master == "f32", .key = fold_in(key(seed), 0xadab16u)});
 }
@@ -45,19 +46,19 @@ double OptimizerSettings::state_bytes(const Parameter& p) const {
   const Shape& s = p.value().shape();
   const auto n = static_cast<double>(s.numel());
   const double copy = p.value().dtype() == DType::bf16 ? 4 * n : 0;
-  if (name == "sgd") return momentum > 0 ? 4 * n : 0;
-  if (name == "lion") return copy + 4 * n;
-  if (name == "adafactor") return copy + 4 * (is_factored(s, {}) ? static_cast<double>(s[0] + s[1]) : n);
+  if (kind() == "sgd") return momentum > 0 ? 4 * n : 0;
+  if (kind() == "lion") return copy + 4 * n;
+  if (kind() == "adafactor") return copy + 4 * (is_factored(s, {}) ? static_cast<double>(s[0] + s[1]) : n);
   return (master == "f32" ? copy : 0) + (moments == "bf16" ? 4 : 8) * n;
 }
 
 std::map<std::string, std::string> OptimizerSettings::identity() const {
   std::map<std::string, std::string> settings = {{"wd", fmt::format("{}", weight_decay)}};
-  if (name != "adamw") settings["optimizer"] = name;  // runs from before there was a choice are AdamW's
-  if (name == "adamw" || name == "lion") settings.insert({{"beta1", fmt::format("{}", first())}, {"beta2", fmt::format("{}", second())}});
-  if (name == "adamw" && moments != "f32") settings["moments"] = moments;
-  if (name == "adamw" && master != "f32") settings["master"] = master;
-  if (name == "sgd") settings["momentum"] = fmt::format("{}", momentum);
+  if (kind() != "adamw") settings["optimizer"] = kind();  // runs from before there was a choice are AdamW's
+  if (kind() == "adamw" || kind() == "lion") settings.insert({{"beta1", fmt::format("{}", first())}, {"beta2", fmt::format("{}", second())}});
+  if (kind() == "adamw" && moments != "f32") settings["moments"] = moments;
+  if (kind() == "adamw" && master != "f32") settings["master"] = master;
+  if (kind() == "sgd") settings["momentum"] = fmt::format("{}", momentum);
   return settings;
 }
 

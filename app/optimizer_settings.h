@@ -24,13 +24,15 @@ struct OptimizerSettings {
   double state_bytes(const Parameter&) const;
   /// Default rates are AdamW's times this: Lion moves every element by the rate, Adafactor's rates are shares of a parameter's size, and
   /// SGD's meet bare gradients.
-  double rate_factor() const { return name == "lion" ? 0.3 : name == "adafactor" || name == "sgd" ? 50 : 1; }
+  double rate_factor() const { return kind() == "lion" ? 0.3 : kind() == "adafactor" || kind() == "sgd" ? 50 : 1; }
   /// What decides the numbers, for a resumed run to share.
   std::map<std::string, std::string> identity() const;
 
  private:
+  /// Adam is AdamW whose weights do not decay.
+  std::string kind() const { return name == "adam" ? "adamw" : name; }
   double first() const { return beta1.value_or(0.9); }
-  double second() const { return beta2.value_or(name == "lion" ? 0.99 : 0.95); }
+  double second() const { return beta2.value_or(kind() == "lion" ? 0.99 : 0.95); }
 };
 
 /// All parameters that train: matrices decay, vectors (norms) do not.

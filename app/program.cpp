@@ -31,9 +31,11 @@ const Command* find_command(const std::vector<std::string>& args, size_t& used) 
 
 std::string list_commands(const std::string& family) {
   std::string out;
+  size_t width = 0;
+  for (const Command& c : commands()) width = std::max(width, c.name.size());
   for (const Command& c : commands())
     if (family.empty() || c.name.rfind(family + " ", 0) == 0)
-      out += fmt::format("  {:<18}{}{}\n", c.name, c.summary, c.alias.empty() ? "" : " (also: " + c.alias + ")");
+      out += fmt::format("  {:<{}}{}{}\n", c.name, width + 2, c.summary, c.alias.empty() ? "" : " (also: " + c.alias + ")");
   return out;
 }
 

@@ -7,6 +7,7 @@ namespace facet::app {
 
 struct SftSettings : TrainSettings {
   SftLoss loss;
+  std::string ce = "chunked";
   void declare_sft(Options&);
 };
 

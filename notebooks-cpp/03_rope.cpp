@@ -35,8 +35,10 @@
 #include <numeric>
 
 #include "autograd/ops.h"
+#include "nn/positions.h"
 #include "notebooks-cpp/nb.hpp"
 #include "notebooks-cpp/numbers.h"
+#include "tensor/kernels/copy.h"
 
 using namespace facet;
 
@@ -149,6 +151,54 @@ const Head far_scores = einsum("bqhd,bkhd->bqk", {far_q, far_k}).to_vector();
 const double shift_error = nb::largest_difference(far_scores, scores);
 fmt::print("scores of size {:.0f} move by {:.1e}\n", std::sqrt(dot(scores, scores) / static_cast<double>(scores.size())), shift_error);
 nb::check(shift_error < 3e-5, "a thousand positions further the scores are the same");
+
+// %% [markdown]
+// ## Two older ways: add a vector
+//
+// Before RoPE, a vector for the position was *added* to what the token says. The first transformer
+// ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.5) took waves of fixed lengths, `sin(pθ_i)` and
+// `cos(pθ_i)`; GPT-2 learns a row for every position. The waves have RoPE's frequencies, and the product of two rows is
+// `Σ cos((p - q)θ_i)`, a function of the distance as well. What is not: the score of two *tokens*. Multiply out
+// `(x + s_p) · (y + s_q)`, and beside `x · y` and `s_p · s_q` stand two products of a word with a place. Learned rows do
+// not promise even that much, and for a position that was never seen there is no row at all.
+
+// %%
+NB_CELL
+const Tensor waves = sinusoidal_positions(T, Dh);
+nb::heatmap(waves.to_vector(), Dh, {"What is added at each position", "entry", "position"});
+const Head between = matmul(waves, transpose(waves)).to_vector();
+double waves_along = 0;
+for (int64_t i = 1; i < T; ++i)
+  for (int64_t j = 1; j < T; ++j) waves_along = std::max(waves_along, std::abs(between[i * T + j] - between[(i - 1) * T + j - 1]));
+nb::check(waves_along < 1e-4, "the product of two rows of waves knows their distance alone");
+
+// Two tokens, three places apart, at ever later places.
+LearnedPositions learned(T, Dh);
+copy(nb::gaussian(3, {T, Dh}).to(Device::cpu).view(), learned.weight.value().out());
+const Tensor first_token = Tensor::from(std::vector<float>(qv.begin(), qv.end()), {1, 1, Dh}), second_token = Tensor::from(std::vector<float>(kv.begin(), kv.end()), {1, 1, Dh});
+const auto at_place = [&](const Tensor& token, int32_t p) { return learned(token, Tensor::from(std::vector<int32_t>{p}, {1, 1})).to_vector(); };
+const auto with_wave = [&](const Tensor& token, int32_t p) { return (token + waves.slice(0, p, p + 1)).to_vector(); };
+nb::Curve turned_score{"turned (RoPE)", {}, {}}, wave_score{"waves added", {}, {}}, learned_score{"learned rows added", {}, {}};
+for (int32_t p = 3; p < T; ++p) {
+  for (nb::Curve* c : {&turned_score, &wave_score, &learned_score}) c->x.push_back(p);
+  turned_score.y.push_back(scores[p * T + p - 3]);
+  wave_score.y.push_back(dot(with_wave(first_token, p), with_wave(second_token, p - 3)));
+  learned_score.y.push_back(dot(at_place(first_token, p), at_place(second_token, p - 3)));
+}
+nb::plot({turned_score, wave_score, learned_score}, {"One pair of tokens, three apart, at every place", "position of the query", "score"});
+const auto spread = [](const nb::Curve& c) {
+  const auto [least, most] = std::minmax_element(c.y.begin(), c.y.end());
+  return *most - *least;
+};
+fmt::print("the score of the same two tokens varies by {:.1e} turned, {:.1f} with waves, {:.1f} with learned rows\n", spread(turned_score), spread(wave_score), spread(learned_score));
+nb::check(spread(turned_score) < 1e-4 && spread(wave_score) > 1 && spread(learned_score) > 1, "only the turned score is the same at every place");
+bool has_row = true;
+try {
+  at_place(first_token, T);
+} catch (const Error&) {
+  has_row = false;
+}
+nb::check(!has_row, "a learned table ends where training ended");
 
 // %% [markdown]
 // ## Wavelengths
@@ -391,6 +441,7 @@ nb::check(nb::largest_difference(with_local.y, with_global.y) > 3, "the wrong ba
 //
 // - `tensor/kernels/norm_rope.h`: the page of the kernel, both directions
 // - `tensor/rope_table.h`: the angles, shared by all layers of one base
+// - `nn/positions.h`: waves and learned rows
 // - `models/gemma/config.h`: `rope_base_local`, `rope_base_global`, `rope_factor_global`; which layer has which
 // - `tests/contracts/ops/norm_rope.cpp`: what every body must pass
 // - `docs/discrepancies.md`: `rope_interleaved`, `rope_theta_all_local` and their kin, on whole models

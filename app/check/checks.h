@@ -7,6 +7,8 @@
 
 namespace facet::app {
 
+struct OptimizerSettings;  // app/optimizer_settings.h
+
 struct CheckTolerances {
   double taps = 1e-4;   ///< of the reference's root mean square
   double grads = 1e-4;  ///< of the reference's largest entry
@@ -26,6 +28,12 @@ void check_generation(LanguageModel&, const std::vector<std::string>& references
 void check_discrepancies(Gemma&, const Reference&, const CheckTolerances&, CheckReport&);
 /// Every contract of an operation (tests/contracts): on the CPU in f64 against its slow twin and central differences, on the GPU against the CPU.
 void check_ops(Device, CheckReport&);
+/// A training step of the model again from copies of all its state: the same loss, weights and optimizer, to the bit, and the original is
+/// left alone. `threads_too`: once more on another number of threads. The model is trained by it.
+void check_step(Gemma&, const OptimizerSettings&, uint64_t seed, bool threads_too, CheckReport&);
+/// Every feed-forward block on normal rows: the fused operation against one of primitives; `fused_vs_split`: gate and up as one product
+/// against two, with a histogram of the distances.
+void check_mlp(Gemma&, uint64_t seed, bool fused_vs_split, CheckReport&);
 /// A JSON file with "encode", "decode" or "cases" (chats): ids, pieces, text.
 void check_tokenizer(const Tokenizer&, const std::string& json_path, CheckReport&);
 

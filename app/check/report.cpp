@@ -8,9 +8,7 @@
 #include "tensor/io/json.h"
 
 namespace facet::app {
-namespace {
 
-// Distance in representable f32 values; signs meet at zero.
 int64_t ulp_distance(double a, double b) {
   const auto rank = [](double x) {
     const auto bits = std::bit_cast<int32_t>(static_cast<float>(x));
@@ -18,8 +16,6 @@ int64_t ulp_distance(double a, double b) {
   };
   return std::abs(rank(a) - rank(b));
 }
-
-}  // namespace
 
 CheckRow compare(const std::string& name, const Tensor& got, const Tensor& want, const Tensor& mask, const Tolerance& tolerance) {
   CheckRow row;
@@ -69,6 +65,10 @@ void CheckReport::add(CheckRow row) {
   if (sink) return sink(row);
   print(row);
   if (!row.ok && first_fail) finish();
+}
+
+void CheckReport::remark(const std::string& text) const {
+  if (!json) fmt::print("{}\n", text);
 }
 
 void CheckReport::not_compared(const std::string& name, const std::string& why) {

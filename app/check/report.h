@@ -20,6 +20,9 @@ struct CheckRow {
   std::string note;       ///< instead of figures: what was compared, or why not
 };
 
+/// Distance in representable f32 values; signs meet at zero.
+int64_t ulp_distance(double a, double b);
+
 /// How far two tensors of one shape may be apart.
 struct Tolerance {
   double of_rms = 0;      ///< times the root mean square of the reference
@@ -39,6 +42,8 @@ class CheckReport {
 
   bool wanted(const std::string& name) const;
   void add(CheckRow);
+  /// A line under the rows, for people: nothing with --json.
+  void remark(const std::string& text) const;
   void not_compared(const std::string& name, const std::string& why);
   /// Prints the totals and the first red row. Throws Error(Kind::check) when anything was red or nothing was compared.
   void finish() const;

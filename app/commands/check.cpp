@@ -2,6 +2,7 @@
 #include "app/check/checks.h"
 #include "app/command.h"
 #include "app/model_folder.h"
+#include "app/optimizer_settings.h"
 
 namespace facet::app {
 namespace {
@@ -56,6 +57,62 @@ int run_tokenizer(Settings& s, Options&, Console&) {
   return 0;
 }
 
+// The model's own numbers, twice: there is no reference.
+struct AloneSettings : Common {
+  std::string model;
+  std::map<std::string, std::string> overrides;
+  void declare(Options& o) {
+    o.add("model", &model, "folder of the model").positional().required();
+    o.pass_through("model", overrides);
+  }
+  ModelFolder open(Console& console) const {
+    use_threads(threads, console);
+    return open_model(model, overrides, dtype, TokenizerNeed::optional, "", where());
+  }
+  CheckReport report() const {
+    CheckReport r;
+    r.json = json;
+    return r;
+  }
+};
+
+struct StepSettings : AloneSettings {
+  OptimizerSettings optimizer;
+  bool clone = false;
+  void declare(Options& o) {
+    AloneSettings::declare(o);
+    o.add("clone", &clone, "from a copied state only, not on another number of threads too");
+    optimizer.declare(o);
+  }
+};
+
+int run_step(StepSettings& s, Options&, Console& console) {
+  const ModelFolder folder = s.open(console);
+  CheckReport report = s.report();
+  check_step(*folder.model, s.optimizer, static_cast<uint64_t>(s.seed), !s.clone, report);
+  report.finish();
+  return 0;
+}
+
+struct MlpSettings : AloneSettings {
+  std::string only;
+  bool fused_vs_split = false;
+  void declare(Options& o) {
+    AloneSettings::declare(o);
+    o.add("only", &only, "blocks to look at, e.g. 'layers.0.mlp', * stands for anything");
+    o.add("fused-vs-split", &fused_vs_split, "gate and up as one product against two, with a histogram of the distances");
+  }
+};
+
+int run_mlp(MlpSettings& s, Options&, Console& console) {
+  const ModelFolder folder = s.open(console);
+  CheckReport report = s.report();
+  report.only = s.only;
+  check_mlp(*folder.model, static_cast<uint64_t>(s.seed), s.fused_vs_split, report);
+  report.finish();
+  return 0;
+}
+
 // There is no model here.
 struct OpsSettings : Common {
   std::string only;
@@ -101,6 +158,15 @@ Command check_generation_command() {
 Command check_ops_command() {
   return command<OpsSettings>("check ops", "Compare every operation and its gradient with slow twins and finite differences",
                               "With --device cuda: with the CPU, in f32 and bf16.\n  facet check ops --only 'rms_norm*'", run_ops);
+}
+Command check_step_command() {
+  return command<StepSettings>("check step", "Take a training step again from copied state: the same bits, and on another number of threads",
+                               "Everything that a step reads is in the weights and the optimizer's state, or it could not be repeated.\n"
+                               "  facet check step m --clone\n  facet check step m --optimizer adafactor", run_step);
+}
+Command check_mlp_command() {
+  return command<MlpSettings>("check mlp", "Compare every feed-forward block with primitive operations",
+                              "  facet check mlp m --fused-vs-split", run_mlp);
 }
 Command check_tokenizer_command() {
   return command<Settings>("check tokenizer", "Compare token ids, texts and chat renderings with a reference",

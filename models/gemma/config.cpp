@@ -90,8 +90,8 @@ GemmaConfig gemma3(const Size& s, int64_t window, double factor, int64_t context
   return c;
 }
 
-// A model that learns a small task in minutes on two cores: every feature of Gemma 3 in three layers.
-// Sizes for models made here: a vocabulary of one's own, one global layer in three.
+// Sizes for models made here: a vocabulary of one's own, one global layer in three. The tiny one learns a small task in minutes on two
+// cores and has every feature of Gemma 3 in three layers.
 GemmaConfig own(GemmaConfig c) {
   c.vocab = 512;
   c.kinds = pattern(c.layers, 3);
@@ -226,6 +226,10 @@ void GemmaConfig::check() const {
     const double v = get(*this, f);
     if (!(v >= f.least && v <= f.most)) fail(Kind::usage, "config: {}: expected {} to {}, found {}", f.key, f.least, f.most, v);
   }
+  // What a file says so is taken for a mistake: no released Gemma 3 has one, and it would be another model.
+  for (const auto& [key, cap] : {std::pair("attn_logit_softcapping", attention_cap), std::pair("final_logit_softcapping", final_cap)})
+    if (generation == 3 && cap > 0)
+      fail(Kind::usage, "config: {} {}: Gemma 3 has no soft-caps, it norms queries and keys instead; leave it out (Gemma 2 has them)", key, cap);
   if (heads % kv_heads != 0)
     fail(Kind::usage, "config: num_attention_heads {} must be a multiple of num_key_value_heads {}", heads, kv_heads);
   if (head_dim % 2 != 0) fail(Kind::usage, "config: head_dim must be even for RoPE, found {}", head_dim);

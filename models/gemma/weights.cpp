@@ -195,6 +195,9 @@ GemmaConfig read_config(const std::string& path, const TensorFiles& file) {
   if (fs::exists(folder / "config.json", ignored)) return read_hf_config(folder.empty() ? "." : folder.string());
   for (const std::string& name : preset_names())
     if (find_weights(file, preset(name)).problems.empty()) return preset(name);
+  if (!fs::is_directory(path, ignored))
+    fail(Kind::file, "{}: no config.json beside it, and its weights have the shapes of no released size; put the model's config.json there "
+         "(facet init --out DIR --preset NAME --set model.KEY=VALUE writes one)", path);
   return read_hf_config(folder.empty() ? "." : folder.string());  // which says what is missing
 }
 

@@ -4,7 +4,6 @@
 
 #include "tests/app/run.h"
 
-
 TEST_CASE("bench step: figures of a small step, time by kernel") {
   const Result r = run_facet("bench step --batch 4 --max-len 8 --steps 2 --threads 1 --profile --json");
   REQUIRE(r.code == 0);
@@ -51,4 +50,21 @@ TEST_CASE("bench op: a chosen operation against its limit") {
     CHECK(row["limit"].get<double>() > 0);
   }
   CHECK(run_facet("bench op nonsense").code == 2);
+}
+
+TEST_CASE("bench attn: memory grows with the length, and heads that share keys save what repeating them takes") {
+  const Result r = run_facet("bench attn --preset gemma3-4b --max-len 256 --window 0 --rounds 1 --threads 1 --json");
+  REQUIRE(r.code == 0);
+  const auto out = nlohmann::json::parse(r.out);
+  REQUIRE(out.at("lengths").size() == 3);
+  for (const auto& row : out.at("lengths")) {
+    CHECK(row.at("forward_s").get<double>() > 0);
+    CHECK(row.at("backward_share_of_fma").get<double>() > 0);
+  }
+  CHECK(out.at("growth").at("memory").get<double>() < 2.2);
+  const auto& heads = out.at("repeated_heads");
+  // k, v and their gradients once more, for twice the heads: four tensors of [256, 8, 256] numbers.
+  CHECK(heads.at("peak_bytes").get<double>() > heads.at("shared_peak_bytes").get<double>() + 3 * 256 * 8 * 256 * 4);
+  CHECK(heads.at("largest_difference").get<double>() <= 1e-5);
+  CHECK(run_facet("bench attn --preset gemma3-9b").code == 2);
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <limits>
+#include <span>
 
 #include "tensor/io/json.h"
 #include "tensor/io/safetensors.h"
@@ -108,6 +109,27 @@ TEST_CASE("check: a wrong constant is red and the first bad value is named") {
   CHECK(check("tokenizer", model, goldens + "/tokenizer/pieces.json").code != 0);
 }
 
+TEST_CASE("check: any norm that is another one is named in its block") {
+  const facet::Safetensors weights(model + "/model.safetensors");
+  const TempFile at("config.json", "");
+  std::filesystem::copy_file(model + "/config.json", at.path, std::filesystem::copy_options::overwrite_existing);
+  for (const auto& [norm, tap] : {std::pair{"input_layernorm", "input_norm"}, {"self_attn.q_norm", "q_normed"}, {"self_attn.k_norm", "k_normed"},
+                                  {"post_attention_layernorm", "post_attn_norm"}, {"pre_feedforward_layernorm", "pre_ffw_norm"},
+                                  {"post_feedforward_layernorm", "post_ffw_norm"}}) {
+    std::vector<std::pair<std::string, Tensor>> changed;
+    for (const auto& [name, info] : weights.tensors()) {
+      changed.emplace_back(name, weights.load(name));
+      if (name == "model.layers.3." + std::string(norm) + ".weight")
+        for (float& w : std::span(changed.back().second.out().as<float>(), static_cast<size_t>(changed.back().second.numel()))) w += 0.1F;
+    }
+    facet::save_safetensors(at.folder + "/model.safetensors", changed);
+    const Result r = check("blocks", at.folder, taps);
+    INFO(norm << "\n" << r.err);
+    CHECK(r.code == 1);
+    CHECK_THAT(r.err, Contains("first red: a.layers.3." + std::string(tap) + "\n"));
+  }
+}
+
 TEST_CASE("check: a mistake is made, and the reference notices") {
   const Result all = check("discrepancies", model, taps);
   INFO(all.out << all.err);
@@ -124,6 +146,32 @@ TEST_CASE("check: operations without a model") {
   CHECK(r.code == 0);
   CHECK_THAT(r.out, Contains("rms_norm") && Contains("gradients against central differences") && Contains("0 red"));
   CHECK(run_facet("check ops --only nothing").code == 1);
+}
+
+TEST_CASE("check: a step from copied state, with every optimizer and on another number of threads") {
+  const Result all = run_facet("check step " + model);
+  INFO(all.out << all.err);
+  CHECK(all.code == 0);
+  CHECK_THAT(all.out, Contains("clone: the original's weights") && Contains("clone: optimizer") && Contains("against") && Contains("8 compared, 0 red"));
+  for (const char* more : {"adam", "lion", "adafactor", "sgd"}) {
+    const Result r = run_facet("check step " + model + " --clone --optimizer " + more);
+    INFO(more << r.err);
+    CHECK(r.code == 0);
+    CHECK_THAT(r.out, Contains("5 compared, 0 red"));
+  }
+  CHECK(run_facet("check step " + model + " --dtype bf16 --moments bf16 --master none --clone").code == 0);
+  CHECK(run_facet("check step " + model + " --optimizer adam --wd 0.1").code == 2);
+}
+
+TEST_CASE("check: the feed-forward block in both its forms") {
+  const Result r = run_facet("check mlp " + model + " --fused-vs-split");
+  INFO(r.out << r.err);
+  CHECK(r.code == 0);
+  CHECK_THAT(r.out, Contains("layers.6.mlp fused") && Contains("14 compared, 0 red") && Contains("units of the last place"));
+  const auto rows = lines(run_facet("check mlp " + model + " --only layers.0.mlp --fused-vs-split --json").out);
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[1].at("differ") == 0);  // each sum of the joined product is the same sum
+  CHECK(run_facet("check mlp " + model + " --only nothing").code == 1);
 }
 
 TEST_CASE("check: --tol, --only, --json") {

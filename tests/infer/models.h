@@ -22,7 +22,7 @@ inline std::unique_ptr<Gemma> random_model(DType storage = DType::f32, int64_t v
   c.vocab = vocab, c.width = 24, c.layers = 3, c.heads = 3, c.kv_heads = 1, c.head_dim = 8, c.hidden = 40, c.window = 5;
   c.kinds = {LayerKind::local, LayerKind::global, LayerKind::local};
   c.query_scale_denominator = 8;
-  c.final_cap = 30;
+  c.generation = 2, c.final_cap = 30;
   c.context = 64;
   c.init_std = 0.3;
   auto model = std::make_unique<Gemma>(c, storage);

@@ -112,6 +112,23 @@ TEST_CASE("layers: every kernel has a test that mentions it") {
   CHECK(kernels > 3);
 }
 
+TEST_CASE("layers: every header of nn declares something that a test names") {
+  std::string tests;
+  for (const auto& e : fs::recursive_directory_iterator(fs::path(FACET_SOURCE) / "tests"))
+    if (e.path().extension() == ".cpp") tests += read(e.path());
+  static const std::regex type(R"((?:^|\n)(?:struct|class|enum class) (\w+)[^;{]*\{)");
+  int headers = 0;
+  for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "nn")) {
+    if (e.path().extension() != ".h") continue;
+    ++headers;
+    const std::string text = read(e.path());
+    bool named = false;
+    for (std::sregex_iterator i(text.begin(), text.end(), type), end; i != end; ++i) named |= std::regex_search(tests, std::regex("\\b" + (*i)[1].str() + "\\b"));
+    if (!named) FAIL_CHECK("no test names a type of nn/" + e.path().filename().string());
+  }
+  CHECK(headers > 3);
+}
+
 TEST_CASE("layers: every page of contracts is run by a test of operations") {
   std::string tests;
   for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "tests/ops"))

@@ -167,6 +167,8 @@ TEST_CASE("gemma config: what is refused", "[config]") {
   refused("rms_norm_eps", "x", "must be a number");
   refused("query_pre_attn_scalar", 0, "query_pre_attn_scalar");
   refused("attn_logit_softcapping", -1, "attn_logit_softcapping");
+  refused("attn_logit_softcapping", 50, "attn_logit_softcapping 50: Gemma 3 has no soft-caps");
+  refused("final_logit_softcapping", 30, "final_logit_softcapping 30: Gemma 3 has no soft-caps");
   refused("layer_types", {"sliding_attention", "linear_attention"}, "linear_attention");
   refused("layer_types", "x", "layer_types");
   refused("eos_token_id", Json::array(), "eos_token_id");
