@@ -37,6 +37,7 @@
 #include "notebooks-cpp/nb.hpp"
 #include "notebooks-cpp/numbers.h"
 #include "notebooks-cpp/small_gemma.h"
+#include "notebooks-cpp/word_task.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
 #include "tensor/parallel.h"
@@ -64,34 +65,12 @@ AttentionMask causal(int64_t rows, int64_t n, Device device) {
 // ## The task of the experiment
 //
 // Later a small model with four heads will learn to write a word of six letters backwards, which takes attention: each
-// letter has to be fetched from another place.
+// letter has to be fetched from another place. `notebooks-cpp/word_task.h` makes the words: an `ids` row is a word, an
+// equals sign and what is to be written, and labels carry loss behind the sign alone.
 
 // %%
-constexpr int word_length = 6, letters = 12, equals = letters;
-
-struct Spellings {
-  Tensor ids, labels;  // i32 [n, 12]; a label of -1 carries no loss
-};
-Spellings words(int64_t n, Key k) {
-  const Tensor drawn = randint(k, {n, word_length}, 0, letters);
-  std::vector<int32_t> ids, labels;
-  for (int64_t row = 0; row < n; ++row) {
-    const int32_t* word = &drawn.data<int32_t>()[static_cast<size_t>(row * word_length)];
-    std::vector<int32_t> line(word, word + word_length);
-    line.push_back(equals);
-    for (int i = 0; i < word_length; ++i) line.push_back(word[word_length - 1 - i]);
-    for (int i = 0; i < 2 * word_length; ++i) {
-      ids.push_back(line[i]);
-      labels.push_back(i < word_length ? -1 : line[i + 1]);
-    }
-  }
-  return {Tensor::from(ids, {n, 2 * word_length}), Tensor::from(labels, {n, 2 * word_length})};
-}
-double loss_of(Gemma& model, const Spellings& w) {
-  const NoGrad off;
-  const Tensor h = model.hidden(plain_tokens(w.ids));
-  return linear_cross_entropy(h, model.head().value(), w.labels).item() / static_cast<double>(w.ids.dim(0) * word_length);
-}
+using nb::letters, nb::loss_of, nb::Spellings, nb::word_length;
+Spellings words(int64_t n, Key k) { return nb::words(nb::reversed, n, k); }
 // Some steps of AdamW; `losses` gets the loss on `test` every few steps.
 void train(Gemma& model, int steps, double lr, Key k, const Spellings& test, nb::Curve& losses) {
   constexpr int64_t batch = 32;

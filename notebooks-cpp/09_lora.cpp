@@ -37,6 +37,7 @@
 #include "nn/lora.h"
 #include "notebooks-cpp/nb.hpp"
 #include "notebooks-cpp/small_gemma.h"
+#include "notebooks-cpp/word_task.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
 #include "tensor/parallel.h"
@@ -49,34 +50,11 @@ using namespace facet;
 //
 // The model reads a word of six letters and an equals sign and writes a word of six letters. What it should write is a
 // rule, letter by letter. The base learns to copy; the shifts are to write the word backwards, which changes where
-// attention looks, and to write every letter's successor, which changes what is said.
+// attention looks, and to write every letter's successor, which changes what is said. `notebooks-cpp/word_task.h` makes the
+// words: `ids` are a word, an equals sign and what is to be written, and labels carry loss behind the sign alone.
 
 // %%
-constexpr int word_length = 6, letters = 12, equals = letters;
-
-using Rule = std::function<int(const int32_t* word, int place)>;
-int copied(const int32_t* word, int i) { return word[i]; }
-int reversed(const int32_t* word, int i) { return word[word_length - 1 - i]; }
-int successor(const int32_t* word, int i) { return (word[i] + 1) % letters; }
-
-struct Spellings {
-  Tensor ids, labels;  // i32 [n, 12]; a label of -1 carries no loss
-};
-Spellings words(const Rule& rule, int64_t n, Key k) {
-  const Tensor drawn = randint(k, {n, word_length}, 0, letters);
-  std::vector<int32_t> ids, labels;
-  for (int64_t row = 0; row < n; ++row) {
-    const int32_t* word = &drawn.data<int32_t>()[static_cast<size_t>(row * word_length)];
-    std::vector<int32_t> line(word, word + word_length);
-    line.push_back(equals);
-    for (int i = 0; i < word_length; ++i) line.push_back(rule(word, i));
-    for (int i = 0; i < 2 * word_length; ++i) {
-      ids.push_back(line[i]);
-      labels.push_back(i < word_length ? -1 : line[i + 1]);
-    }
-  }
-  return {Tensor::from(ids, {n, 2 * word_length}), Tensor::from(labels, {n, 2 * word_length})};
-}
+using nb::copied, nb::letters, nb::loss_of, nb::reversed, nb::Rule, nb::Spellings, nb::successor, nb::word_length, nb::words;
 
 // %% [markdown]
 // A Gemma of two layers and some twenty thousand weights, and the usual loop: loss, gradients, clipping, AdamW. The
@@ -105,12 +83,6 @@ Run train(Gemma& model, const Rule& rule, int steps, double lr, Key k) {
 Tensor logits_of(Gemma& model, const Spellings& w) {
   const NoGrad off;
   return model.logits(model.hidden(plain_tokens(w.ids)));
-}
-double loss_of(Gemma& model, const Spellings& w) {
-  const NoGrad off;
-  const Tensor h = model.hidden(plain_tokens(w.ids));
-  return linear_cross_entropy(h, model.head().value(), w.labels).item() /
-         static_cast<double>(w.ids.dim(0) * word_length);
 }
 // Share of the words with all six letters right. Given the right letters before it, the largest logit must be the right
 // letter; six times in a row, that is what greedy writing would have written.

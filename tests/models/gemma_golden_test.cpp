@@ -3,44 +3,16 @@
 #include <cmath>
 
 #include "autograd/ops.h"
-#include "models/gemma/hf.h"
-#include "models/gemma/model.h"
 #include "nn/tap.h"
-#include "tests/support/goldens.h"
+#include "tests/models/reference.h"
 
 using namespace facet;
 using facet::test::Golden;
+using facet::test::golden_model;
+using facet::test::max_difference;
+using facet::test::tokens_of;
 
 namespace {
-
-std::unique_ptr<Gemma> load(const std::string& name, DType storage = DType::f32) {
-  const std::string dir = std::string(FACET_GOLDENS) + "/" + name;
-  auto model = std::make_unique<Gemma>(read_hf_config(dir), storage);
-  load_weights(dir, model->config, named_values(*model));
-  return model;
-}
-
-// Largest difference over real positions (mask 1), any trailing shape.
-double max_difference(const Tensor& got, const Tensor& want, const Tensor& mask) {
-  REQUIRE(got.shape() == want.shape());
-  const int64_t rows = mask.numel(), n = got.numel() / rows;
-  const auto a = got.to_vector(), b = want.to_vector(), m = mask.to_vector();
-  double worst = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    if (m[static_cast<size_t>(r)] == 0) continue;
-    for (int64_t i = r * n; i < (r + 1) * n; ++i) {
-      const double d = std::abs(a[static_cast<size_t>(i)] - b[static_cast<size_t>(i)]);
-      if (!(d <= worst)) worst = d;
-    }
-  }
-  return worst;
-}
-
-Tokens tokens_of(const Golden& g, const std::string& set) {
-  Tokens t = masked_tokens(g[set + ".input_ids"], g[set + ".attention_mask"]);
-  if (g.has(set + ".position_ids")) t.positions = g[set + ".position_ids"].clone();
-  return t;
-}
 
 double loss_backward(Gemma& model, const Golden& g, const std::string& set) {
   const Tokens t = tokens_of(g, set);
@@ -63,7 +35,7 @@ double loss_backward(Gemma& model, const Golden& g, const std::string& set) {
 }  // namespace
 
 TEST_CASE("gemma3-tiny: every tap equals Hugging Face's") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   const Golden g("gemma3-tiny-ref/taps.safetensors");
   for (const auto& [set, tolerance] : {std::pair{"a", 1.6e-4}, std::pair{"b", 1.4e-4}}) {
     const std::string prefix = std::string(set) + ".";
@@ -82,7 +54,7 @@ TEST_CASE("gemma3-tiny: every tap equals Hugging Face's") {
 }
 
 TEST_CASE("gemma3-rope8: scaled RoPE, sharded bf16, positions far out") {
-  const auto model = load("gemma3-rope8");
+  const auto model = golden_model("gemma3-rope8");
   const Golden g("gemma3-rope8-ref/taps.safetensors");
   for (const auto& [set, tolerance] : {std::pair{"a", 1.6e-4}, std::pair{"b", 1.8e-4}, std::pair{"far", 1.1e-3}}) {
     const std::string prefix = std::string(set) + ".";
@@ -99,7 +71,7 @@ TEST_CASE("gemma3-rope8: scaled RoPE, sharded bf16, positions far out") {
     CHECK(compared == 8 + 3);
   }
   // Weights kept in bf16 are widened as they are read: the same numbers.
-  const auto small = load("gemma3-rope8", DType::bf16);
+  const auto small = golden_model("gemma3-rope8", DType::bf16);
   const NoGrad off;
   const Tokens t = tokens_of(g, "a");
   CHECK(max_difference(small->logits(small->hidden(t)), g["a.logits"], g["a.attention_mask"]) <= 1.6e-4);
@@ -110,7 +82,7 @@ namespace {
 // Logits and what else the reference holds of a small model, the loss, and the f64 gradients where the file has them.
 void check_generation_of(const std::string& name, std::initializer_list<std::pair<const char*, double>> sets, int compared_per_set,
                          double gradient_tolerance) {
-  const auto model = load(name);
+  const auto model = golden_model(name);
   const Golden g(name + "-ref/taps.safetensors"), truth(name + "-ref/truth.safetensors");
   for (const auto& [set, tolerance] : sets) {
     const std::string prefix = std::string(set) + ".";
@@ -156,7 +128,7 @@ TEST_CASE("gemma1-tiny: two norms a block, one key head, no window") {
 }
 
 TEST_CASE("gemma3-tiny: f64 gives the truth") {
-  const auto model = load("gemma3-tiny", DType::f64);
+  const auto model = golden_model("gemma3-tiny", DType::f64);
   const Golden g("gemma3-tiny-ref/taps.safetensors"), truth("gemma3-tiny-ref/truth.safetensors");
   CHECK(loss_backward(*model, g, "a") == Approx(truth["a.loss"].item()).epsilon(1e-9));
   {
@@ -182,7 +154,7 @@ TEST_CASE("gemma3-tiny: f32 gradients of every parameter, recomputed or not") {
   const Golden g("gemma3-tiny-ref/taps.safetensors"), truth("gemma3-tiny-ref/truth.safetensors");
   std::vector<std::vector<double>> kept;
   for (const Recompute r : {Recompute::none, Recompute::norms, Recompute::mlp, Recompute::block}) {
-    const auto model = load("gemma3-tiny");
+    const auto model = golden_model("gemma3-tiny");
     model->recompute = r;
     CHECK(loss_backward(*model, g, "a") == Approx(g["a.loss"].item()).epsilon(1e-5));
     size_t index = 0;

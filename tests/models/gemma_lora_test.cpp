@@ -8,22 +8,16 @@
 #include "nn/lora.h"
 #include "tensor/profile.h"
 #include "tensor/storage.h"
+#include "tests/models/reference.h"
 #include "tests/support/compare.h"
-#include "tests/support/goldens.h"
 
 using namespace facet;
 using facet::test::bitwise_equal;
 using facet::test::close;
 using facet::test::Golden;
+using facet::test::golden_model;
 
 namespace {
-
-std::unique_ptr<Gemma> load(const std::string& name, DType storage = DType::f32) {
-  const std::string dir = std::string(FACET_GOLDENS) + "/" + name;
-  auto model = std::make_unique<Gemma>(read_hf_config(dir), storage);
-  load_weights(dir, model->config, named_values(*model));
-  return model;
-}
 
 Tokens some_tokens() {
   const Golden g("gemma3-tiny-ref/taps.safetensors");
@@ -62,7 +56,7 @@ std::vector<Tensor> adapter_gradients(Gemma& model) {
 
 TEST_CASE("lora: a fresh adapter changes no bit of the model, whatever it is put on") {
   for (DType storage : {DType::f32, DType::bf16, DType::f64}) {
-    const auto model = load("gemma3-tiny", storage);
+    const auto model = golden_model("gemma3-tiny", storage);
     const Tokens t = some_tokens();
     const Tensor base = logits(*model, t);
     const uint32_t hash = base_hash(*model);
@@ -80,7 +74,7 @@ TEST_CASE("lora: a fresh adapter changes no bit of the model, whatever it is put
 }
 
 TEST_CASE("lora: only the adapter in use trains and is listed; the base keeps its names") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   std::vector<std::string> before;
   for (Parameter* p : parameters(*model)) before.push_back(p->name);
   Adapters adapters(*model);
@@ -97,7 +91,7 @@ TEST_CASE("lora: only the adapter in use trains and is listed; the base keeps it
 }
 
 TEST_CASE("lora: adapters are switched without a copy; off is the base") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   const Tokens t = some_tokens();
   const Tensor base = logits(*model, t);
   Adapters adapters(*model);
@@ -123,7 +117,7 @@ TEST_CASE("lora: adapters are switched without a copy; off is the base") {
 
 TEST_CASE("lora: switching takes no memory; an adapter takes its factors' and no more") {
   for (const DType storage : {DType::f32, DType::bf16}) {
-    const auto model = load("gemma3-tiny", storage);
+    const auto model = golden_model("gemma3-tiny", storage);
     const Tokens t = some_tokens();
     Adapters adapters(*model);
     logits(*model, t);
@@ -152,7 +146,7 @@ TEST_CASE("lora: switching takes no memory; an adapter takes its factors' and no
 }
 
 TEST_CASE("lora: backward computes no gradient of a base weight") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   const Tokens t = some_tokens();
   const GemmaConfig& c = model->config;
   const int64_t r = 4, N = t.ids.numel();
@@ -183,7 +177,7 @@ TEST_CASE("lora: the model knows what its passes cost") {
     mean_square_backward(model, t);
     return static_cast<double>(counted_products().flops);
   };
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   const double forward = model->forward_flops(N, 0, 0);
   CHECK(model->step_flops(N, 0, 0) == 3 * forward);
   CHECK(counted(*model) == 3 * forward);
@@ -203,7 +197,7 @@ TEST_CASE("lora: the model knows what its passes cost") {
 }
 
 TEST_CASE("lora: recomputation replays the masks, even when backward runs outside the scope") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   const Tokens t = some_tokens();
   Adapters adapters(*model);
   adapters.add("x", {.dropout = 0.4}, key(1));
@@ -234,7 +228,7 @@ TEST_CASE("lora: recomputation replays the masks, even when backward runs outsid
 TEST_CASE("lora: scales, and what an adapted embedding looks up") {
   CHECK(LoraOptions{.rank = 4, .alpha = 6}.scale() == 1.5);
   CHECK(LoraOptions{.rank = 4, .alpha = 6, .rslora = true}.scale() == 3);
-  const auto model = load("gemma3-tiny", DType::f64);
+  const auto model = golden_model("gemma3-tiny", DType::f64);
   Adapters adapters(*model);
   adapters.add("x", {.rank = 2, .alpha = 6, .targets = {"embedding"}}, key(1));
   move(adapters, "x", 1);
@@ -258,7 +252,7 @@ TEST_CASE("lora: scopes of dropout nest") {
 }
 
 TEST_CASE("lora: targets that fit nothing are named with their nearest") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   Adapters adapters(*model);
   CHECK_THROWS_WITH(adapters.add("x", {.targets = {"q", "qq_proj"}}, key(1)), Catch::Contains("\"qq_proj\" fits no module") && Catch::Contains("did you mean q_proj?"));
   CHECK_THROWS_WITH(adapters.add("x", {.targets = {"gat"}}, key(1)), Catch::Contains("did you mean gate?"));
@@ -276,7 +270,7 @@ TEST_CASE("lora: targets that fit nothing are named with their nearest") {
 }
 
 TEST_CASE("lora: DoRA's row norms need no second matrix and are those of W + s B A") {
-  const auto model = load("gemma3-tiny", DType::f64);
+  const auto model = golden_model("gemma3-tiny", DType::f64);
   Adapters adapters(*model);
   adapters.add("x", {.rank = 3, .dora = true, .targets = {"q"}}, key(1));
   move(adapters, "x", 4);

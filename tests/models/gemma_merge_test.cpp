@@ -10,8 +10,8 @@
 #include "models/gemma/model.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/json.h"
+#include "tests/models/reference.h"
 #include "tests/support/compare.h"
-#include "tests/support/goldens.h"
 #include "tests/support/temp_folder.h"
 
 using namespace facet;
@@ -32,20 +32,13 @@ std::string content(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-std::unique_ptr<Gemma> load(const std::string& folder, DType storage = DType::f32) {
-  auto model = std::make_unique<Gemma>(read_hf_config(folder), storage);
-  load_weights(folder, model->config, named_values(*model));
-  return model;
-}
-
 Tensor logits(Gemma& model, const Tokens& t) {
   const NoGrad off;
   return model.logits(model.hidden(t)).detach();
 }
 
 Tokens tokens_of(const std::string& set) {
-  const Golden taps("gemma3-tiny-ref/taps.safetensors");
-  return masked_tokens(taps[set + ".input_ids"], taps[set + ".attention_mask"]);
+  return facet::test::tokens_of(Golden("gemma3-tiny-ref/taps.safetensors"), set);
 }
 
 // The golden model in another dtype, in shards of this size.
@@ -63,7 +56,7 @@ std::string base_in(const TempFolder& t, DType dtype, uint64_t shard_bytes = 5'0
 // An adapter with something to say on a base, in PEFT's layout.
 AdapterFile make_adapter(const TempFolder& t, const std::string& base, const LoraOptions& o,
                          const std::string& name = "adapter") {
-  const auto model = load(base);
+  const auto model = load_gemma(base);
   Adapters adapters(*model);
   adapters.add("x", o, key(1));
   for (const auto& [path, f] : adapters.factors("x")) {
@@ -76,7 +69,7 @@ AdapterFile make_adapter(const TempFolder& t, const std::string& base, const Lor
 }
 
 Tensor adapted_logits(const std::string& base, const AdapterFile& file, const Tokens& t) {
-  const auto model = load(base);
+  const auto model = load_gemma(base);
   Adapters adapters(*model);
   load_adapter(adapters, "x", file);
   return logits(*model, t);
@@ -107,7 +100,7 @@ TEST_CASE("merge: PEFT's adapter gives the weights and logits that PEFT merges t
   const Safetensors merged(t / "out");
   for (const char* name : {"model.layers.0.self_attn.q_proj.weight", "model.layers.5.mlp.down_proj.weight"})
     CHECK(close(merged.load(name), g[std::string("lora/merged/") + name], 1e-6, 1e-7));
-  const auto model = load(t / "out");
+  const auto model = load_gemma(t / "out");
   const auto got = logits(*model, tokens_of("a")).to_vector(), want = g["lora/a.logits_merged"].to_vector(),
              mask = taps["a.attention_mask"].to_vector();
   double worst = 0;
@@ -124,7 +117,7 @@ TEST_CASE("merge: PEFT's adapter gives the weights and logits that PEFT merges t
   CHECK(r.total().lost == 0);
   CHECK(r.largest_tensor == 512 * 64 * 4);
   CHECK(r.record.base == folder_hash(tiny, WeightHash::Of::values));
-  CHECK(r.record.base == hash_text(base_hash(*load(tiny))));
+  CHECK(r.record.base == hash_text(base_hash(*load_gemma(tiny))));
   CHECK(merged.metadata().at("facet.merge.base") == r.record.base);
   CHECK(merged.metadata().at("facet.merge.adapter") == adapter_hash(adapter));
   CHECK(merged.metadata().at("format") == "pt");
@@ -222,8 +215,8 @@ TEST_CASE("merge: DoRA brings rows to their length, and cannot be subtracted") {
   merge_adapter(tiny, adapter, t / "out");
   const Tokens tokens = tokens_of("b");
   const Tensor want = adapted_logits(tiny, adapter, tokens);
-  CHECK(close(logits(*load(t / "out"), tokens), want, 0, 1e-4));
-  CHECK_FALSE(close(logits(*load(tiny), tokens), want, 0, 1e-1));
+  CHECK(close(logits(*load_gemma(t / "out"), tokens), want, 0, 1e-4));
+  CHECK_FALSE(close(logits(*load_gemma(tiny), tokens), want, 0, 1e-1));
   CHECK_THROWS_WITH(unmerge_with_adapter(t / "out", adapter, t / "x"), Contains("DoRA") && Contains("give the base"));
   CHECK_FALSE(fs::exists(t / "x"));
   unmerge_with_base(t / "out", tiny, t / "back");
@@ -242,7 +235,7 @@ TEST_CASE("merge: an adapted embedding leaves a tied head as it was") {
     CHECK(bitwise_equal(merged.load("lm_head.weight"), before.load("model.embed_tokens.weight")));
     CHECK_FALSE(bitwise_equal(merged.load("model.embed_tokens.weight"), before.load("model.embed_tokens.weight")));
     const Tokens tokens = tokens_of("b");
-    CHECK(close(logits(*load(t / "out"), tokens), adapted_logits(base, adapter, tokens), 0, 1e-4));
+    CHECK(close(logits(*load_gemma(t / "out"), tokens), adapted_logits(base, adapter, tokens), 0, 1e-4));
 
     unmerge_with_adapter(t / "out", adapter, t / "near");
     CHECK(read_hf_config(t / "near").tied_head);

@@ -11,39 +11,21 @@
 #include "models/gemma/peft.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/json.h"
+#include "tests/models/reference.h"
 #include "tests/support/compare.h"
-#include "tests/support/goldens.h"
 #include "tests/support/temp_folder.h"
 
 using namespace facet;
 using facet::test::bitwise_equal;
 using facet::test::close;
 using facet::test::Golden;
+using facet::test::golden_model;
 using facet::test::golden_path;
+using facet::test::max_difference;
 using facet::test::TempFolder;
 namespace fs = std::filesystem;
 
 namespace {
-
-std::unique_ptr<Gemma> load(const std::string& name, DType storage = DType::f32) {
-  auto model = std::make_unique<Gemma>(read_hf_config(golden_path(name)), storage);
-  load_weights(golden_path(name), model->config, named_values(*model));
-  return model;
-}
-
-// Largest difference over real positions.
-double max_difference(const Tensor& got, const Tensor& want, const Tensor& mask) {
-  REQUIRE(got.shape() == want.shape());
-  const int64_t n = got.dim(-1);
-  const auto a = got.to_vector(), b = want.to_vector(), m = mask.to_vector();
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (m[i / static_cast<size_t>(n)] == 0) continue;
-    const double d = std::abs(a[i] - b[i]);
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
-}
 
 Tensor logits(Gemma& model, const Tokens& t) {
   const NoGrad off;
@@ -103,7 +85,7 @@ const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.w
 }  // namespace
 
 TEST_CASE("peft: PEFT's own adapter gives PEFT's logits, loss and gradients") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   Adapters adapters(*model);
   const AdapterFile file = read_adapter(golden_path("gemma3-tiny-lora"));
   CHECK(file.base == "gemma3-tiny");
@@ -128,7 +110,7 @@ TEST_CASE("peft: PEFT's own adapter gives PEFT's logits, loss and gradients") {
 TEST_CASE("peft: DoRA, an adapted embedding, ranks and alphas by module give PEFT's logits, loss and gradients") {
   for (const auto& [kind, modules, tensors] : {std::tuple{std::string("dora"), 8, 3}, {std::string("embedding"), 8, 2}, {std::string("ranks"), 21, 2}}) {
     INFO(kind);
-    const auto model = load("gemma3-tiny");
+    const auto model = golden_model("gemma3-tiny");
     Adapters adapters(*model);
     load_adapter(adapters, "peft", read_adapter(golden_path("peft/" + kind)));
     const Golden g("peft/" + kind + ".safetensors");
@@ -148,7 +130,7 @@ TEST_CASE("peft: what is written is read back bit for bit; a switched adapter eq
   const TempFolder folder;
   const Golden taps("gemma3-tiny-ref/taps.safetensors");
   const Tokens t = plain_tokens(taps["b.input_ids"]);
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   Adapters adapters(*model);
   load_adapter(adapters, "peft", read_adapter(golden_path("gemma3-tiny-lora")));
   LoraOptions o{.rank = 3, .alpha = 7.5, .dropout = 0.25, .rslora = true, .dora = true, .targets = {"q", "layers.*.mlp.down_proj", "layers.2.mlp.up_proj"}};
@@ -167,7 +149,7 @@ TEST_CASE("peft: what is written is read back bit for bit; a switched adapter eq
     save_adapter(folder / name, adapters, name, "gemma3-tiny");
   }
   for (const std::string name : {"dora", "peft", "table"}) {
-    const auto other = load("gemma3-tiny");
+    const auto other = golden_model("gemma3-tiny");
     Adapters fresh(*other);
     const AdapterFile file = read_adapter(folder / name);
     CHECK(file.base_hash == hash_of(*other));
@@ -196,24 +178,24 @@ TEST_CASE("peft: what is written is read back bit for bit; a switched adapter eq
 
 TEST_CASE("peft: an adapter fits the base it was made on, however that is kept in memory") {
   const TempFolder folder;
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   Adapters adapters(*model);
   adapters.add("x", {}, key(1));
   save_adapter(folder / "x", adapters, "x", "gemma3-tiny");
   for (DType storage : {DType::bf16, DType::f64}) {
-    const auto other = load("gemma3-tiny", storage);
+    const auto other = golden_model("gemma3-tiny", storage);
     Adapters a(*other);
     load_adapter(a, "x", read_adapter(folder / "x"));
     CHECK(a.factors("x")[0].second->a.value().dtype() == acc_dtype(storage));
   }
-  const auto changed = load("gemma3-tiny");
+  const auto changed = golden_model("gemma3-tiny");
   Parameter* norm = parameters(*changed).back();
   norm->reset(add(norm->value().detach(), 0.5), true);
   Adapters a(*changed);
   CHECK_THROWS_WITH(load_adapter(a, "x", read_adapter(folder / "x")),
                     Catch::Contains(fmt::format("adapter was trained on base {} hidden 64; this model is {} hidden 64", hash_of(*model), hash_of(*changed))));
   CHECK(a.names().empty());
-  const auto rope8 = load("gemma3-rope8");
+  const auto rope8 = golden_model("gemma3-rope8");
   Adapters b(*rope8);
   CHECK_THROWS_WITH(load_adapter(b, "x", read_adapter(folder / "x")), Catch::Contains("hidden 64; this model is") && Catch::Contains("hidden 48"));
   // Without a record of the base, its shapes tell.
@@ -221,7 +203,7 @@ TEST_CASE("peft: an adapter fits the base it was made on, however that is kept i
 }
 
 TEST_CASE("peft: adapters that do not fit or are broken are refused with a reason") {
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   const auto message = [&](const std::function<void(Json&, Changed::Tensors&)>& change) -> std::string {
     const Changed folder(change);
     Adapters adapters(*model);
@@ -292,7 +274,7 @@ TEST_CASE("peft: beside an image tower the decoder has another name, and the tow
   const TempFolder folder;
   fs::create_directories(folder / "base");
   write_file_atomically(folder / "base/config.json", R"({"text_config": {}, "vision_config": {}})");
-  const auto model = load("gemma3-tiny");
+  const auto model = golden_model("gemma3-tiny");
   Adapters adapters(*model);
   adapters.add("x", {.rank = 2, .targets = {"q", "down"}}, key(1));
   save_adapter(folder / "x", adapters, "x", folder / "base");

@@ -10,11 +10,13 @@
 #include "models/gemma/hf.h"
 #include "models/gemma/model.h"
 #include "models/gemma/twin.h"
-#include "tests/support/goldens.h"
+#include "tests/models/reference.h"
 
 using namespace facet;
 using facet::test::Golden;
 using facet::test::golden_path;
+using facet::test::max_difference;
+using facet::test::tokens_of;
 
 namespace {
 
@@ -25,25 +27,14 @@ struct ReferenceModel {
     meta = nlohmann::json::parse(file);
     for (const auto& set : meta["sets"]) sets.push_back(set);
   }
-  Tokens tokens(const std::string& set) const {
-    Tokens t = masked_tokens(golden[set + ".input_ids"], golden[set + ".attention_mask"]);
-    if (golden.has(set + ".position_ids")) t.positions = golden[set + ".position_ids"].clone();
-    return t;
-  }
   Tensor logits(const std::string& set, const Discrepancy* d = nullptr, bool differ = true) const {
     GemmaTwin twin(config, weights, d ? d->dtype : DType::f64);
     if (d && differ) d->apply(twin.config, twin.choices);
     else if (d && d->compare_with) d->compare_with(twin.choices);
-    return twin.logits(tokens(set));
+    return twin.logits(tokens_of(golden, set));
   }
-  // At real positions.
   double difference(const std::string& set, const Tensor& got, const Tensor& want) const {
-    const auto a = got.to_vector(), b = want.to_vector(), mask = golden[set + ".attention_mask"].to_vector();
-    const size_t n = a.size() / mask.size();
-    double worst = 0;
-    for (size_t i = 0; i < a.size(); ++i)
-      if (mask[i / n] != 0) worst = std::max(worst, std::abs(a[i] - b[i]));
-    return worst;
+    return max_difference(got, want, golden[set + ".attention_mask"]);
   }
   double effect(const std::string& set, const Discrepancy& d) const {
     const bool mistake = d.kind == Discrepancy::Kind::mistake;
@@ -96,11 +87,12 @@ TEST_CASE("twin: f32 is the model to the last bits, and joined products are the 
     const NoGrad off;
     for (const std::string& set : reference.sets) {
       GemmaTwin twin(reference.config, reference.weights, DType::f32);
-      const Tensor got = model.logits(model.hidden(reference.tokens(set))), plain = twin.logits(reference.tokens(set));
+      const Tokens tokens = tokens_of(reference.golden, set);
+      const Tensor got = model.logits(model.hidden(tokens)), plain = twin.logits(tokens);
       INFO(name << " " << set);
       CHECK(reference.difference(set, got, plain) <= 2e-4);
       twin.choices.joined_products = true;
-      CHECK(twin.logits(reference.tokens(set)).to_vector() == plain.to_vector());
+      CHECK(twin.logits(tokens).to_vector() == plain.to_vector());
     }
   }
 }
