@@ -633,7 +633,10 @@ tape_stats() = {};
 // - `autograd/tape.h`: nodes, sinks and `checkpoint`, with the rules of ownership
 // - `autograd/tape.cpp`: `backward`, some fifty lines
 // - `autograd/ops/elementwise.cpp`: the gradients of add, multiply, tanh and their kin
+// - `tensor/kernels/elementwise.h`, `tensor/kernels/gemm.h`: the pages of the kernels below them
 // - `tests/autograd/tape_test.cpp`: the counts of this lesson, held by tests
+// - [Baydin et al. 2018](https://arxiv.org/abs/1502.05767), section 3.2: the reverse mode;
+//   [Chen et al. 2016](https://arxiv.org/abs/1604.06174), section 4: computing again instead of keeping
 //
 // Try it: change `+=` to `=` in the first tape and see which checks turn red.
 

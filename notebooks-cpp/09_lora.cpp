@@ -712,8 +712,11 @@ nb::check(dora_run.losses.back() < dora_run.losses.front(), "and it learned");
 //
 // - `nn/lora_weight.h` and `.cpp`: the adapter as a weight around another weight; layers know nothing of it
 // - `nn/lora.h`: targets, ranks, several adapters over one model
-// - `tests/nn/`: the counts of this lesson, held by tests; files in PEFT's layout are in `models/gemma/peft.h`
+// - `tests/models/gemma_lora_test.cpp`: the counts of this lesson, held by tests; files in PEFT's layout are in `models/gemma/peft.h`
+// - `tensor/kernels/gemm.h`: the page of the products, which can add to what is there
 // - `facet sft --adapter lora` trains one, `facet dpo` and `facet grpo` use "adapter off" as their reference
+// - [Hu et al. 2021](https://arxiv.org/abs/2106.09685), section 4.1; [Liu et al. 2024](https://arxiv.org/abs/2402.09353), section 4: DoRA;
+//   [Kalajdzievski 2023](https://arxiv.org/abs/2312.03732): the scale of large ranks
 //
 // Try it: start `B` random too. Which checks turn red? Give the adapter only `q` and `k` and see how far writing
 // backwards gets, then only `gate`, `up` and `down`. Set `.rslora = true` and find the learning rate that rank 8 wants.

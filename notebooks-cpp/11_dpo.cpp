@@ -741,7 +741,10 @@ nb::check(held.margin() > 0.05 && held.accuracy > 0.9, "and the preference is st
 // - `train/dpo_loss.h`: every loss as plain numbers, and where papers and TRL differ
 // - `train/dpo.h` and `.cpp`: the objective; log-probabilities come from the chunked head, so that no table of all logits exists
 // - `train/reference_cache.h`: the reference computed once and kept in a file
+// - `tensor/kernels/row_losses.h`: the page of the kernel that makes log-probabilities of a block of logits
 // - `facet dpo` trains on files of pairs; it prints margins, accuracies and both log-probabilities at every step
+// - [Rafailov et al. 2023](https://arxiv.org/abs/2305.18290), section 4; [Azar et al. 2023](https://arxiv.org/abs/2310.12036), section 5: IPO;
+//   [Chowdhury et al. 2024](https://arxiv.org/abs/2403.00409): labels that may be wrong; [Pang et al. 2024](https://arxiv.org/abs/2404.19733): the anchor
 //
 // Try it: let all eleven people agree and watch the margin of `sigmoid` and of `ipo` (`.form = PreferenceLoss::ipo,
 // .ipo_sum = true`) over 400 steps. Put the wrong letter in the third place. Give the rejected answers five wrong

@@ -744,8 +744,11 @@ for (const Learned& l : broken) {
 // - `train/grpo_loss.h`: advantages and the loss of a token, as plain numbers
 // - `train/grpo.h` and `.cpp`: rollouts, judging, updates, what a resume needs
 // - `infer/rollout.h`: many answers at once, drawn by the weights that learn
+// - `tensor/kernels/sample.h`, `tensor/kernels/row_losses.h`: the pages of the kernels that draw a token and weigh it
 // - `data/verifier.h`: what may be asked of an answer, your own program included
 // - `facet demo radicals` runs the whole story on a task where demonstrations are lazy, too
+// - [Shao et al. 2024](https://arxiv.org/abs/2402.03300), section 4.1: GRPO; [Liu et al. 2025](https://arxiv.org/abs/2503.20783), section 3: Dr. GRPO;
+//   [Yu et al. 2025](https://arxiv.org/abs/2503.14476), section 3: DAPO
 //
 // Try it: make all demonstrations lazy (1 for 0.75) and watch nothing happen: a policy that never succeeds has
 // nothing to repeat. Set `o.scale = RewardScale::none`. Find the largest learning rate that still learns, then give

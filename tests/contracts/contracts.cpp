@@ -11,6 +11,7 @@ const Contracts& contracts() {
         {"add_rms_norm", add_rms_norm_contracts},
         {"attention", attention_contracts},
         {"dropout", dropout_contracts},
+        {"einsum", einsum_contracts},
         {"elementwise", elementwise_contracts},
         {"embedding", embedding_contracts},
         {"gather", gather_contracts},

@@ -8,6 +8,7 @@ Contracts add_linear_contracts();
 Contracts add_rms_norm_contracts();
 Contracts attention_contracts();
 Contracts dropout_contracts();
+Contracts einsum_contracts();
 Contracts elementwise_contracts();
 Contracts embedding_contracts();
 Contracts gather_contracts();
