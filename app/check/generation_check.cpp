@@ -5,6 +5,22 @@
 
 namespace facet::app {
 
+namespace {
+
+// Whether another token was chosen by a hair or by a mile. logits [B, steps, V], tokens [B, steps].
+std::string first_other_choice(const Tensor& logits, const Tensor& chosen, const Tensor& generated) {
+  for (int64_t s = 0; s < chosen.dim(1); ++s)
+    for (int64_t b = 0; b < chosen.dim(0); ++b) {
+      const auto here = static_cast<int64_t>(chosen.at({b, s})), there = static_cast<int64_t>(generated.at({b, s}));
+      if (here == there) continue;
+      return fmt::format("first other token at step {} of row {}: {} here, {} in the reference, whose logit here is {:.2g} lower", s, b, here, there,
+                         logits.at({b, s, here}) - logits.at({b, s, there}));
+    }
+  return {};
+}
+
+}  // namespace
+
 void check_generation(LanguageModel& model, const std::vector<std::string>& references, const CheckTolerances& tolerance, CheckReport& report) {
   bool prompts = false;
   for (const std::string& path : references) {
@@ -37,7 +53,11 @@ void check_generation(LanguageModel& model, const std::vector<std::string>& refe
           next[static_cast<size_t>(b)] = {static_cast<int32_t>(generated.at({b, s}))};  // go on as the reference did
         }
       }
-      if (report.wanted(prefix + "generated")) report.add(compare(prefix + "generated", chosen, generated, {}, {}));
+      if (report.wanted(prefix + "generated")) {
+        CheckRow row = compare(prefix + "generated", chosen, generated, {}, {});
+        if (!row.ok && row.note.empty()) row.note = first_other_choice(logits, chosen, generated);
+        report.add(row);
+      }
       if (!file.has(prefix + "logits")) report.not_compared(prefix + "logits", "not in the file");
       else if (report.wanted(prefix + "logits"))
         report.add(compare(prefix + "logits", logits, file.load(prefix + "logits"), {},

@@ -13,7 +13,7 @@ struct Histogram {
   void add(const Tensor& got, const Tensor& want) {
     const std::vector<double> a = got.to_vector(), b = want.to_vector();
     for (size_t i = 0; i < a.size(); ++i) {
-      const int64_t ulps = ulp_distance(a[i], b[i]);
+      const int64_t ulps = ulp_distance(a[i], b[i], want.dtype());
       size_t bin = 0;
       for (int64_t most = 0; bin + 1 < count.size() && ulps > most; most = most < 2 ? most + 1 : 2 * most) ++bin;
       ++count[bin];

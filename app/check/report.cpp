@@ -5,14 +5,16 @@
 #include <cstdio>
 
 #include "nn/module.h"
+#include "tensor/cpu/bf16.h"
 #include "tensor/io/json.h"
 
 namespace facet::app {
 
-int64_t ulp_distance(double a, double b) {
-  const auto rank = [](double x) {
-    const auto bits = std::bit_cast<int32_t>(static_cast<float>(x));
-    return static_cast<int64_t>(bits >= 0 ? bits : std::numeric_limits<int32_t>::min() - bits);
+int64_t ulp_distance(double a, double b, DType dtype) {
+  const auto ordered = [](auto bits) { return bits >= 0 ? int64_t{bits} : int64_t{std::numeric_limits<decltype(bits)>::min()} - bits; };
+  const auto rank = [&](double x) {
+    const auto f = static_cast<float>(x);
+    return dtype == DType::bf16 ? ordered(std::bit_cast<int16_t>(cpu::narrow(f).bits)) : ordered(std::bit_cast<int32_t>(f));
   };
   return std::abs(rank(a) - rank(b));
 }
@@ -43,7 +45,7 @@ CheckRow compare(const std::string& name, const Tensor& got, const Tensor& want,
       if (std::isnan(a[i]) != std::isnan(b[i])) nan = true;
       if (a[i] == b[i] || std::isnan(d)) continue;
       row.max_abs = std::max(row.max_abs, d);
-      row.max_ulp = std::max(row.max_ulp, ulp_distance(a[i], b[i]));
+      row.max_ulp = std::max(row.max_ulp, ulp_distance(a[i], b[i], want.dtype()));
     }
   }
   if (aa > 0 && bb > 0) row.cosine = dot / std::sqrt(aa * bb);

@@ -20,8 +20,8 @@ struct CheckRow {
   std::string note;       ///< instead of figures: what was compared, or why not
 };
 
-/// Distance in representable f32 values; signs meet at zero.
-int64_t ulp_distance(double a, double b);
+/// Distance in values that the dtype can hold, bf16's or else f32's; signs meet at zero.
+int64_t ulp_distance(double a, double b, DType);
 
 /// How far two tensors of one shape may be apart.
 struct Tolerance {

@@ -4,6 +4,7 @@
 #include <limits>
 #include <span>
 
+#include "app/check/report.h"
 #include "tensor/io/json.h"
 #include "tensor/io/safetensors.h"
 #include "tests/app/run.h"
@@ -105,7 +106,9 @@ TEST_CASE("check: a wrong constant is red and the first bad value is named") {
   CHECK_THAT(stopped, !Contains("a.layers.1"));
   CHECK(check("logits", model, taps, "--set model.sliding_window=9").code == 1);
   CHECK(check("grads", model, taps, "--ref " + goldens + "/gemma3-tiny-ref/truth.safetensors --set model.sliding_window=9").code == 1);
-  CHECK(check("generation", model, goldens + "/gemma3-tiny-ref/generate.safetensors", "--set model.sliding_window=7").code == 1);
+  const Result other = check("generation", model, goldens + "/gemma3-tiny-ref/generate.safetensors", "--set model.sliding_window=7");
+  CHECK(other.code == 1);
+  CHECK_THAT(other.out, Contains("first other token at step") && Contains("in the reference, whose logit here is"));
   CHECK(check("tokenizer", model, goldens + "/tokenizer/pieces.json").code != 0);
 }
 
@@ -172,6 +175,15 @@ TEST_CASE("check: the feed-forward block in both its forms") {
   REQUIRE(rows.size() == 2);
   CHECK(rows[1].at("differ") == 0);  // each sum of the joined product is the same sum
   CHECK(run_facet("check mlp " + model + " --only nothing").code == 1);
+}
+
+TEST_CASE("check: distances are counted in what the reference's dtype can hold") {
+  using facet::app::ulp_distance;
+  CHECK(ulp_distance(1, 1 + 1.0 / 128, DType::bf16) == 1);
+  CHECK(ulp_distance(1, 1 + 1.0 / 128, DType::f32) == 65536);
+  CHECK(ulp_distance(1 + 1e-4, 1, DType::bf16) == 0);  // rounded to the same one
+  CHECK(ulp_distance(-2, 2, DType::bf16) == 2 * ulp_distance(0, 2, DType::bf16));
+  CHECK(ulp_distance(-0.0, 0.0, DType::f32) == 0);
 }
 
 TEST_CASE("check: --tol, --only, --json") {
