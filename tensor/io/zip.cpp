@@ -19,7 +19,7 @@ constexpr uint32_t local_sign = 0x04034b50, entry_sign = 0x02014b50, end_sign = 
 constexpr uint64_t end_size = 22, end64_size = 56, locator64_size = 20, local_size = 30, max_members = 65'536, max_name = 512 + 64;
 // General purpose bits: 1 and 2 tell how hard deflate tried, 3 that sizes come after the data, 11 that names are UTF-8.
 constexpr uint16_t known_flags = 1u << 1 | 1u << 2 | 1u << 3 | 1u << 11, sizes_after = 1u << 3;
-constexpr uint32_t in_extra = 0xffffffff;
+constexpr uint32_t in_extra = 0xffffffff, folder_attribute = 0x10;
 constexpr size_t piece = size_t{1} << 20;
 
 std::vector<uint8_t> read_bytes(const InputFile& file, uint64_t at, uint64_t n) {
@@ -97,6 +97,7 @@ struct Header {
   uint16_t flags = 0, method = 0;
   uint32_t crc = 0;
   uint64_t packed = 0, bytes = 0, local_at = 0;
+  bool folder = false;
 };
 
 // Sizes that do not fit 32 bits stand in the extra field 1, in this order, those alone that say so.
@@ -137,10 +138,12 @@ Header read_entry(Cursor& c) {
   read_sizes(c, h);
   const auto name = c.get<uint16_t>("name length"), extra = c.get<uint16_t>("extra length"), comment = c.get<uint16_t>("comment length");
   const auto disk = c.get<uint16_t>("disk");
-  c.skip(6, "attributes");
+  c.skip(2, "internal attributes");
+  const auto attributes = c.get<uint32_t>("attributes");
   h.local_at = c.get<uint32_t>("local header offset");
   const auto text = c.take(name, "name");
   h.name.assign(text.begin(), text.end());
+  h.folder = (attributes & folder_attribute) || h.name.ends_with('/');
   const uint64_t extra_at = c.offset();
   widen(h, c.take(extra, "extra field"), c.where(), extra_at);
   c.skip(comment, "comment");
@@ -158,6 +161,8 @@ void check_entry(const Header& h, const std::string& where) {
     fail(Kind::file, "{}: member \"{}\": compression {} is not supported; supported: none, deflate", where, name, h.method);
   if (h.method == 0 && h.packed != h.bytes)
     fail(Kind::file, "{}: member \"{}\" is not packed, yet has {} bytes of {}", where, name, grouped(h.packed), grouped(h.bytes));
+  // Others, PyTorch among them, read nothing of what is marked so.
+  if (h.folder && h.packed > 0) fail(Kind::file, "{}: member \"{}\" is marked as a folder, yet has {} bytes", where, name, grouped(h.packed));
 }
 
 // The header before the data; returns where the data begin.

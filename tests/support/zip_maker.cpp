@@ -42,7 +42,8 @@ std::string zip_of(const std::vector<ZipEntry>& entries) {
             little(e.data.size() + (e.local_size - e.size), 4) + little(e.local_size, 4) + little(e.local_name.size(), 2) + little(e.extra.size(), 2) +
             e.local_name + e.extra + e.data + e.after;
     directory += "PK\1\2" + little(20, 2) + little(20, 2) + little(e.flags, 2) + little(e.method, 2) + little(0, 4) + little(e.crc, 4) +
-                 little(e.data.size(), 4) + little(e.size, 4) + little(e.name.size(), 2) + std::string(12, '\0') + little(static_cast<uint64_t>(at), 4) + e.name;
+                 little(e.data.size(), 4) + little(e.size, 4) + little(e.name.size(), 2) + std::string(8, '\0') +
+                 little(e.attributes, 4) + little(static_cast<uint64_t>(at), 4) + e.name;
   }
   return file + directory + "PK\5\6" + little(0, 4) + little(entries.size(), 2) + little(entries.size(), 2) + little(directory.size(), 4) +
          little(file.size(), 4) + little(0, 2);

@@ -18,6 +18,7 @@ struct ZipEntry {
   uint64_t size = 0;             ///< unpacked
   uint32_t crc = 0;
   uint16_t flags = 0, method = 0;
+  uint32_t attributes = 0;       ///< in the directory alone
   std::string extra = {};        ///< of the local header
   std::string after = {};        ///< between the data and what comes next
   /// What the header before the data says; by default what the directory says.

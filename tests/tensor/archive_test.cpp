@@ -189,6 +189,8 @@ TEST_CASE("zip: broken archives are refused by name", "[io]") {
       {zip_of({with(x, [](ZipEntry& e) { e.crc ^= 1, e.local_crc ^= 1; })}), "the file is damaged"},
       {zip_of({with(packed, [](ZipEntry& e) { e.crc ^= 1, e.local_crc ^= 1; })}), "the file is damaged"},
       {zip_of({with(x, [](ZipEntry& e) { e.size += 1, e.local_size += 1; })}), "is not packed, yet"},
+      {zip_of({with(x, [](ZipEntry& e) { e.attributes = 0x10; })}), "\"x.npy\" is marked as a folder, yet has"},
+      {zip_of({with(packed, [](ZipEntry& e) { e.name = e.local_name = "x.npy/"; })}), "is marked as a folder, yet has"},
       {zip_of({with(x, [](ZipEntry& e) { e.shift = 1; })}), "bytes before the first member"},
       {zip_of({x, with(y, [](ZipEntry& e) { e.shift = 1; })}), "belong to nothing"},
       {zip_of({x, with(y, [](ZipEntry& e) { e.shift = -1; })}), "reach into"},
