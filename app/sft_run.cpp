@@ -54,7 +54,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
   SftResult result;
   result.unigram_entropy = figures.entropy;
   if (s.dry_run) {
-    console.line("{} steps of {} examples in {} micro-batches, {:.2f} epochs", grouped(steps), s.batch, s.accum, loader.epoch(steps));
+    console.line("{} steps of {} examples in {} micro-batch{}, {:.2f} epochs", grouped(steps), s.batch, s.accum, s.accum > 1 ? "es" : "", loader.epoch(steps));
     console.line("{}", preview(data, tokenizer, 0));
     return result;
   }

@@ -456,7 +456,8 @@ nb::check(worst_of_all < 5e-5, "and so is the gradient of every weight");
 // - `models/gemma/model.cpp`: the block as the library runs it, one screen, with its taps
 // - `models/gemma/twin.h` and `docs/discrepancies.md`: all mistakes and roundings, on four models, with what each moves
 // - `tests/models/gemma_golden_test.cpp`: this lesson as a test, for Gemma 1, 2 and 3
-// - `tensor/kernels/`: the pages of the kernels; each says where it rounds
+// - `tensor/kernels/norm_rope.h`, `tensor/kernels/attention.h`, `tensor/kernels/geglu.h` and their neighbours: the pages of the kernels;
+//   each says where it rounds
 // - [Gemma 3](https://arxiv.org/abs/2503.19786), section 2; [the JAX library](https://github.com/google-deepmind/gemma), `gm/nn/_modules.py`;
 //   transformers' `modeling_gemma3.py`
 //

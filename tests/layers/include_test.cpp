@@ -129,6 +129,28 @@ TEST_CASE("layers: every header of nn declares something that a test names") {
   CHECK(headers > 3);
 }
 
+TEST_CASE("layers: every lesson checks, draws, and names a paper and the pages of its kernels") {
+  static const std::regex lesson(R"(\d\d[a-z]?_\w+\.cpp)"), picture(R"(nb::(plot|bars|heatmap|graph)\()"), page(R"((tensor/kernels|data)/\w+\.h)");
+  int lessons = 0;
+  for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "notebooks-cpp")) {
+    const std::string name = e.path().filename().string();
+    if (!std::regex_match(name, lesson)) continue;
+    ++lessons;
+    const std::string text = read(e.path());
+    INFO(name);
+    CHECK(text.find("nb::check(") != std::string::npos);
+    CHECK(std::regex_search(text, picture));
+    CHECK(text.find("](https://arxiv.org/abs/") != std::string::npos);
+    int pages = 0;
+    for (std::sregex_iterator i(text.begin(), text.end(), page), end; i != end; ++i, ++pages) {
+      INFO((*i).str());
+      CHECK(fs::exists(fs::path(FACET_SOURCE) / (*i).str()));
+    }
+    CHECK(pages > 0);
+  }
+  CHECK(lessons >= 16);
+}
+
 TEST_CASE("layers: every page of contracts is run by a test of operations") {
   std::string tests;
   for (const auto& e : fs::directory_iterator(fs::path(FACET_SOURCE) / "tests/ops"))
