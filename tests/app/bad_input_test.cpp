@@ -316,7 +316,7 @@ TEST_CASE("bad input: options, prompts and places") {
   s.refused(with({"--freeze", "nothing.*"}), 2, {"--freeze nothing.*", "facet inspect model"});
   s.refused(with({"--train", "layers.-9.*"}), 2, {"--train layers.-9.*", "facet inspect model"});
   s.refused(with({"--train", "norm", "--adapter", "lora"}), 2, {"--train and --adapter"});
-  s.refused(with({"--optimizer", "adam"}), 2, {"did you mean adamw?"});
+  s.refused(with({"--optimizer", "lyon"}), 2, {"did you mean lion?"});
   s.refused(with({"--optimizer", "adafactor", "--beta2", "0.9"}), 2, {"--beta2 has no effect with --optimizer adafactor"});
   s.refused(with({"--momentum", "0.9"}), 2, {"--momentum has no effect with --optimizer adamw"});
   s.refused(with({"--decay", "0.5"}), 2, {"--decay has no effect with --schedule cosine"});

@@ -44,7 +44,8 @@ TEST_CASE("html: colours change no character") {
   }
   CHECK(plain == escape_html(source));
   CHECK_THAT(html, Contains("<span class=\"k\">int</span> x") && Contains("<span class=\"n\">1&#39;000</span>") && Contains("<span class=\"n\">2e-3</span>") &&
-                       Contains("<span class=\"c\">// &quot;not text&quot; &lt;b&gt;</span>") && Contains("<span class=\"s\">R&quot;(a &quot; // b)&quot;</span>"));
+                       Contains("<span class=\"c\">// &quot;not text&quot; &lt;b&gt;</span>") && Contains("<span class=\"s\">R&quot;(a &quot; // b)&quot;</span>") &&
+                       Contains("<span class=\"s\">&quot;\\&quot;&lt;&quot;</span>"));
   for (const char* torn : {"\"", "'", "/*", "R\"", "R\"(", "\"\\", "//", "#", "1e"}) CHECK_FALSE(cpp_to_html(torn).empty());
 }
 
@@ -97,6 +98,9 @@ TEST_CASE("notebook: cells of the percent format") {
   CHECK(cells[2].kind == Cell::Kind::raw);
   CHECK(cells[3].marked_line == first_mark);
   CHECK(cells[4].marked_line == second_mark);
+  const std::vector<Cell> two = read_cells("// %%\n\nint a;\n\n\n// %%\nint b;\n", "x.cpp");
+  REQUIRE(two.size() == 2);
+  CHECK(std::vector{two[0].first_line, two[0].last_line, two[1].first_line, two[1].last_line} == std::vector{3, 3, 7, 7});
   CHECK_THROWS_WITH(read_cells("int main() {}\n", "x.cpp"), Contains("x.cpp: no cell found"));
 }
 

@@ -87,6 +87,8 @@ TEST_CASE("curves: fewer points, the same picture") {
   CHECK(std::count(few.begin(), few.end(), points[777]) == 1);
   CHECK(std::is_sorted(few.begin(), few.end(), [](const auto& a, const auto& b) { return a.first < b.first; }));
   CHECK(decimated({{0, 1}, {1, 2}}) == Points{{0, 1}, {1, 2}});
+  for (size_t i = 0; i < points.size(); i += 2) points[i].second = std::nan("");
+  for (const auto& [x, y] : decimated(points, 100)) CHECK_FALSE(std::isnan(y));  // single gaps close
   for (auto& [x, y] : points) y = std::nan("");
   CHECK(std::isnan(decimated(points, 10)[5].second));
 }

@@ -153,6 +153,17 @@ TEST_CASE("run: on a full disk training goes on to its end, which names the file
   CHECK_FALSE(fs::exists(s / "fresh/final"));
 }
 
+TEST_CASE("run: one that diverges ends with exit code 6, the reason and a checkpoint") {
+  const Setting s;
+  CHECK(s.run(s.sft("run", {"--steps", "200", "--optimizer", "sgd", "--lr", "100", "--clip", "0"})) == 6);
+  CHECK_THAT(s.said(), Catch::Contains("the gradient norm is not finite; update skipped, moments kept") && Catch::Contains("10 steps in a row were not finite") &&
+                           Catch::Contains("lower --lr") && Catch::Contains("; checkpoint kept"));
+  CHECK(fs::exists(s / "run/checkpoints/LATEST"));
+  CHECK_FALSE(fs::exists(s / "run/final"));
+  CHECK(s.run(s.sft("mended", {"--clip", "1e-3"})) == 0);
+  CHECK_THAT(s.said(), Catch::Contains("clipped: 100% of the last steps (--clip 0.001)"));
+}
+
 TEST_CASE("run: too little memory is said before the first step") {
   const Setting s;
   CHECK(s.run({"init", s / "large", "--data", s / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=256",

@@ -14,10 +14,10 @@ namespace facet::test {
 using Words = std::vector<std::string>;
 
 struct Trainers : TempFolder {
-  Trainers() {
+  /// `shape`: what sets the model's sizes.
+  explicit Trainers(const Words& shape = {"--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"}) {
     REQUIRE(run_process({"data", "make", "radicals", "--out", *this / "data", "--n", "60"}, *this / "log") == 0);
-    REQUIRE(run_process({"init", *this / "m", "--data", *this / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"},
-                        *this / "log") == 0);
+    REQUIRE(run(init("m", shape)) == 0);
     write("pairs.jsonl", pairs(12));
   }
   /// `n` pairs of the radicals' characters.
@@ -27,6 +27,12 @@ struct Trainers : TempFolder {
       text += "{\"prompt\": \"√(2·" + std::to_string(3 + i) + ")=\", \"chosen\": \"2·" + std::to_string(5 + i) + "\", \"rejected\": \"√(" + std::to_string(7 + 3 * i) +
               ")\"}\n";
     return text;
+  }
+
+  Words init(const std::string& model, const Words& shape) const {
+    Words w = {"init", *this / model, "--data", *this / "data"};
+    w.insert(w.end(), shape.begin(), shape.end());
+    return w;
   }
 
   static const std::vector<std::string>& kinds() {

@@ -160,6 +160,10 @@ TEST_CASE("jsonl: line ends, byte order mark, blank lines", "[data]") {
   std::vector<std::string> seen;
   while (lines.next(line)) seen.push_back(line + "@" + std::to_string(lines.number()));
   CHECK(seen == std::vector<std::string>{"{\"a\":1}@1", "{}@4", "last@5"});
+  LineReader marked(files.write("d.jsonl", std::string("{}\n\xEF\xBB\xBF{}\n")));  // a mark in another place is a character, and no JSON
+  REQUIRE(marked.next(line));
+  REQUIRE(marked.next(line));
+  CHECK(line == "\xEF\xBB\xBF{}");
   LineReader empty(files.write("b.jsonl", ""));
   CHECK(!empty.next(line));
   // Lines across buffers.

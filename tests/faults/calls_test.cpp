@@ -6,32 +6,40 @@ using namespace facet::test;
 
 namespace {
 
+int tried = 0;  // by a test that leaves out nothing, for its last line
 const std::string changing_room = "create,write,make";  // the calls that a full disk refuses
 
-// How many calls of these kinds a run makes to which nothing happens.
-long calls_of(const FaultyRun& r, const std::string& kinds) {
+// The calls of these kinds that a run makes to which nothing happens, by their numbers among them.
+std::vector<long> calls_of(const FaultyRun& r, const std::string& kinds) {
   r.start_over();
   REQUIRE(r.go({{"RECORD", r / "record"}}) == 0);
+  const std::vector<Call> record = read_record(r / "record");
+  const std::vector<bool> distinct = distinct_moments(record);
+  std::vector<long> numbers;
   long n = 0;
-  for (const Call& call : read_record(r / "record")) n += kinds.empty() ? call.judged() : ("," + kinds + ",").find("," + call.name + ",") != std::string::npos;
+  for (size_t i = 0; i < record.size(); ++i) {
+    const bool counts = kinds.empty() ? record[i].judged() : ("," + kinds + ",").find("," + record[i].name + ",") != std::string::npos;
+    if (counts && (++n, distinct[i])) numbers.push_back(n);
+  }
   std::filesystem::remove(r / "record");
   r.start_over();
-  return n;
+  return numbers;
 }
 
 // Every `stride`th call; with a stride of one, all of them.
 template <class F>
-void at_calls(const FaultyRun& r, const std::string& kinds, long stride, F&& check) {
-  const long calls = calls_of(r, kinds);
-  REQUIRE(calls > 20);
-  for (long at = 1 + static_cast<long>(day()) % stride; at <= calls; at += stride) {
-    INFO(r.kind << ", call " << at << " of " << calls << " (" << (kinds.empty() ? "all" : kinds) << ")");
+void at_calls(const FaultyRun& r, const std::string& kinds, size_t stride, F&& check) {
+  const std::vector<long> calls = calls_of(r, kinds);
+  REQUIRE(calls.size() > 20);
+  for (size_t i = day() % stride; i < calls.size(); i += stride) {
+    INFO(r.kind << ", call " << calls[i] << " of " << calls.back() << " (" << (kinds.empty() ? "all" : kinds) << ")");
     r.start_over();
-    check(std::to_string(at));
+    check(std::to_string(calls[i]));
+    if (stride == 1) ++tried;
   }
 }
 
-void die(const std::string& kind, const std::string& how, long stride, int kept) {
+void die(const std::string& kind, const std::string& how, size_t stride, int kept) {
   const FaultyRun r(kind, 3, kept);
   at_calls(r, how == "tear" ? "write" : "", stride, [&](const std::string& at) {
     Faults f = {{"AT", at}, {"DO", how}};
@@ -44,7 +52,7 @@ void die(const std::string& kind, const std::string& how, long stride, int kept)
 
 // A call that fails, once or from then on. The run may go on (exit code 0) or end (5, naming the place and the reason); a full
 // disk may cost lines of metrics, which is said.
-void fail_at(const std::string& kind, const std::string& kinds, bool lasting, int error, long stride) {
+void fail_at(const std::string& kind, const std::string& kinds, bool lasting, int error, size_t stride) {
   const FaultyRun r(kind);
   at_calls(r, kinds, stride, [&](const std::string& at) {
     const int code = r.go({{"AT", at}, {"CALLS", kinds}, {"DO", (lasting ? "on:" : "once:") + std::to_string(error)}});
@@ -65,7 +73,7 @@ void fail_at(const std::string& kind, const std::string& kinds, bool lasting, in
 }
 
 // A call that was interrupted, or did less than asked, is no failure.
-void go_on_at(const std::string& kind, const std::string& what, long stride) {
+void go_on_at(const std::string& kind, const std::string& what, size_t stride) {
   const FaultyRun r(kind);
   const std::string kinds = what == "short" ? "write" : "create,write,rename,make";
   at_calls(r, kinds, stride, [&](const std::string& at) {
@@ -76,39 +84,50 @@ void go_on_at(const std::string& kind, const std::string& what, long stride) {
   });
 }
 
+// Every way to train, each a section of its own: `test_faults NAME -c KIND` runs one.
+void each_kind(const std::function<void(const std::string&)>& check) {
+  for (const std::string kind : {"sft", "sft lora", "dpo cache", "grpo updates"})
+    DYNAMIC_SECTION(kind) {
+      tried = 0;
+      check(kind);
+      WARN(kind << ": " << tried << " runs");
+    }
+}
+
 const std::string interrupted = "once:" + std::to_string(EINTR);
 
 }  // namespace
 
 TEST_CASE("faults: killed at a call, some of them", "[full]") {
-  die("sft", "die", 40, 1);
-  die("sft", "tear", 40, 2);
+  die("sft", "die", 20, 1);
+  die("sft", "tear", 15, 2);
 }
 TEST_CASE("faults: killed at every call, every way to train", "[nightly]") {
-  for (const char* kind : {"sft", "sft lora", "dpo cache", "grpo updates"})
+  each_kind([](const std::string& kind) {
     for (const int kept : {1, 2}) {
       die(kind, "die", 1, kept);
       die(kind, "tear", 1, kept);
     }
+  });
 }
 
 TEST_CASE("faults: a full or failing disk at a call, some of them", "[full]") {
-  fail_at("sft", changing_room, true, ENOSPC, 40);
-  fail_at("sft", changing_room, false, ENOSPC, 40);
+  fail_at("sft", changing_room, true, ENOSPC, 15);
+  fail_at("sft", changing_room, false, ENOSPC, 15);
   fail_at("sft", "sync,rename,exchange,remove", false, EIO, 12);
 }
 TEST_CASE("faults: a full or failing disk at every call, every way to train", "[nightly]") {
-  for (const char* kind : {"sft", "sft lora", "dpo cache", "grpo updates"}) {
+  each_kind([](const std::string& kind) {
     for (const bool lasting : {false, true})
       for (const int error : {ENOSPC, EDQUOT}) fail_at(kind, changing_room, lasting, error, 1);
     for (const int error : {EIO, EROFS}) fail_at(kind, "sync,rename,exchange,remove", false, error, 1);
-  }
+  });
 }
 
 TEST_CASE("faults: a disk with too little room for a checkpoint is said before one is begun", "[full]") {
   const FaultyRun r("sft");
-  CHECK(r.go({{"FREE", "100000"}, {"RECORD", r / "record"}}) == 5);
-  for (const std::string& part : Words{"warning: no checkpoint of step 1 (checkpoint needs ", ", 100.0 kB free in " + r / "disk/run/checkpoints", "training goes on"}) {
+  CHECK(r.go({{"FREE", "10000"}, {"RECORD", r / "record"}}) == 5);
+  for (const std::string& part : Words{"warning: no checkpoint of step 1 (checkpoint needs ", ", 10.0 kB free in " + r / "disk/run/checkpoints", "training goes on"}) {
     INFO("missing: " << part << "\n" << r.said());
     CHECK(r.said().find(part) != std::string::npos);
   }
@@ -119,12 +138,12 @@ TEST_CASE("faults: a disk with too little room for a checkpoint is said before o
 }
 
 TEST_CASE("faults: interrupted and short calls are gone on with, some of them", "[full]") {
-  go_on_at("sft", interrupted, 60);
-  go_on_at("sft", "short", 40);
+  go_on_at("sft", interrupted, 20);
+  go_on_at("sft", "short", 15);
 }
 TEST_CASE("faults: interrupted and short calls are gone on with, all of them", "[nightly]") {
-  for (const char* kind : {"sft", "dpo cache", "grpo updates"}) {
+  each_kind([](const std::string& kind) {
     go_on_at(kind, interrupted, 1);
     go_on_at(kind, "short", 1);
-  }
+  });
 }

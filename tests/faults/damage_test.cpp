@@ -165,10 +165,12 @@ TEST_CASE("faults: checkpoints of something else are refused, both sides named, 
 
   // Another base under the adapter; another shape of it.
   fs::rename(r / "m", r / "kept");
-  REQUIRE(r.run({"init", r / "m", "--data", r / "data", "--seed", "9", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=32"}) == 0);
+  Words other = r.init("m", FaultyRun::smallest());
+  other.insert(other.end(), {"--seed", "9"});
+  REQUIRE(r.run(other) == 0);
   refused({}, 2, {"frozen weights was ", " now"});
   fs::remove_all(r / "m");
-  REQUIRE(r.run({"init", r / "m", "--data", r / "data", "--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=48"}) == 0);
+  REQUIRE(r.run(r.init("m", FaultyRun::smallest(24))) == 0);
   refused({}, 2, {"model was ", " now"});
   fs::remove_all(r / "m");
   fs::rename(r / "kept", r / "m");

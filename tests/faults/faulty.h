@@ -19,13 +19,20 @@ inline unsigned day() {
 }
 
 struct FaultyRun : Trainers {
+  /// The calls are those of any model, and there will be thousands of runs.
+  static Words smallest(int hidden = 16) {
+    Words shape;
+    for (const std::string size : {"num_hidden_layers=1", "hidden_size=", "intermediate_size=16", "num_attention_heads=1", "head_dim=8"})
+      shape.insert(shape.end(), {"--set", "model." + size + (size.back() == '=' ? std::to_string(hidden) : "")});
+    return shape;
+  }
   std::string kind;
   Words more;
   std::map<std::string, std::string> want;         ///< what the run leaves when nothing happens to it
   std::map<std::string, std::map<std::string, std::string>> checkpoints;  ///< all it ever writes: "step-2" -> files
 
   explicit FaultyRun(std::string trainer, int steps = 3, int kept = 1)
-      : kind(std::move(trainer)), more{"--steps", std::to_string(steps), "--keep", std::to_string(kept)} {
+      : Trainers(smallest()), kind(std::move(trainer)), more{"--steps", std::to_string(steps), "--keep", std::to_string(kept)} {
     std::filesystem::create_directories(path / "disk");  // beside the files of the test; what happens here is what the faults concern
     REQUIRE(run(words(kind, "disk/all", {"--steps", std::to_string(steps), "--keep", "1000"})) == 0);
     for (const auto& e : std::filesystem::directory_iterator(*this / "disk/all/checkpoints"))

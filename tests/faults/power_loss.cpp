@@ -14,6 +14,7 @@ std::vector<Call> read_record(const std::string& file) {
   std::ifstream in(file, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   std::vector<Call> calls;
+  std::map<long, std::string> open;
   for (size_t at = 0; at < text.size();) {
     char name[32];
     long descriptor, number;
@@ -24,8 +25,21 @@ std::vector<Call> read_record(const std::string& file) {
       throw std::runtime_error("a record that is none: byte " + std::to_string(at));
     calls.push_back({name, descriptor, number, text.substr(line + 1, path), text.substr(line + 1 + path, data)});
     at = line + 1 + path + data;
+    Call& c = calls.back();
+    if (c.name == "create" || c.name == "folder") open[c.descriptor] = c.path;
+    else if (c.path.empty()) c.path = open[c.descriptor];
   }
   return calls;
+}
+
+std::vector<bool> distinct_moments(const std::vector<Call>& calls) {
+  std::vector<bool> distinct(calls.size(), true);
+  std::map<std::string, std::vector<size_t>> writes;  // no temporary name comes twice
+  for (size_t i = 0; i < calls.size(); ++i)
+    if (calls[i].name == "write" && calls[i].path.find("/tmp.") != std::string::npos) writes[calls[i].path].push_back(i);
+  for (const auto& [path, list] : writes)
+    for (size_t i = 1; i + 1 < list.size(); ++i) distinct[list[i]] = i == list.size() / 2;
+  return distinct;
 }
 
 struct Disk::Node {

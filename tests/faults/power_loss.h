@@ -13,12 +13,16 @@ namespace facet::test {
 struct Call {
   std::string name;         ///< create, folder, write, sync, close, truncate, rename, exchange, make, remove
   long descriptor, number;  ///< number: the offset of a write, the size of a truncate, 1 of a create that empties
-  std::string path, data;   ///< data: what is written; for renames the other path
+  std::string path, data;   ///< of a descriptor the path that was opened; data: what is written; for renames the other path
 
   /// Whether the interposer may make it fail.
   bool judged() const { return name != "folder" && name != "close" && name != "truncate"; }
 };
 std::vector<Call> read_record(const std::string& file);
+
+/// Of each call whether the moment before it is unlike its neighbours. Writes into a file under a temporary name follow each other by the
+/// hundred, and what they have left is removed unread: the first, one in the middle and the last speak for all.
+std::vector<bool> distinct_moments(const std::vector<Call>&);
 
 class Disk {
  public:

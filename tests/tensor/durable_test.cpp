@@ -94,6 +94,17 @@ TEST_CASE("durable: interrupted and short writes go on", "[io]") {
   write_file_atomically(t / "f", text);
   CHECK(content(t / "f") == text);
   CHECK(n == 3);
+  // What has got only half into a growing file before the disk was full is taken back.
+  {
+    GrowingFile log(t / "log");
+    set_io_hook({});
+    log.append("one line\n");
+    n = 0;
+    set_io_hook([&](const IoEvent& e) { return e.call != IoCall::write ? 0 : ++n == 1 ? -4 : ENOSPC; });
+    CHECK_THROWS_WITH(log.append("another line\n"), Contains("log: cannot write: No space left on device"));
+    CHECK(content(t / "log") == "one line\n");
+    fs::remove(t / "log");
+  }
   // An interrupted fsync is not repeated: nobody knows what it dropped.
   set_io_hook([](const IoEvent& e) { return e.call == IoCall::sync ? EINTR : 0; });
   CHECK_THROWS_AS(write_file_atomically(t / "f", "other"), Error);
@@ -110,6 +121,9 @@ TEST_CASE("durable: a folder appears whole, and replaces only when told", "[io]"
     write_file_atomically(s.path() + "/b", text);
     s.commit(replace);
   };
+  write_file_atomically(t / "file", "");
+  CHECK_THROWS_WITH(make_folders(t / "file/below"), Contains("file: cannot make folder: Not a directory"));
+  fs::remove(t / "file");
   fs::create_directory(target);  // an empty folder may be there
   write("1", false);
   CHECK(content(target + "/a") == "1");

@@ -28,6 +28,7 @@ std::string ends_with(Trainer& t, Kind kind) {
     FAIL("the run went on to its end");
   } catch (const Error& e) {
     CHECK(e.kind() == kind);
+    CHECK(e.exit_code() == (kind == Kind::guard ? 6 : kind == Kind::nondeterminism ? 7 : 5));  // as the manual has them
     said += e.what();
   }
   return said;
