@@ -7,6 +7,7 @@
 #include "optim/lion.h"
 #include "optim/sgd.h"
 #include "tensor/error.h"
+#include "tensor/size_classes.h"
 
 namespace facet::app {
 
@@ -44,12 +45,13 @@ std::unique_ptr<Optimizer> OptimizerSettings::make(Module& model, uint64_t seed)
 
 double OptimizerSettings::state_bytes(const Parameter& p) const {
   const Shape& s = p.value().shape();
-  const auto n = static_cast<double>(s.numel());
-  const double copy = p.value().dtype() == DType::bf16 ? 4 * n : 0;
-  if (kind() == "sgd") return momentum > 0 ? 4 * n : 0;
-  if (kind() == "lion") return copy + 4 * n;
-  if (kind() == "adafactor") return copy + 4 * (is_factored(s, {}) ? static_cast<double>(s[0] + s[1]) : n);
-  return (master == "f32" ? copy : 0) + (moments == "bf16" ? 4 : 8) * n;
+  const auto buffer = [](int64_t elements, int64_t bytes = 4) { return static_cast<double>(size_classes::rounded(static_cast<size_t>(elements * bytes))); };
+  const int64_t n = s.numel();
+  const double copy = p.value().dtype() == DType::bf16 ? buffer(n) : 0;
+  if (kind() == "sgd") return momentum > 0 ? buffer(n) : 0;
+  if (kind() == "lion") return copy + buffer(n);
+  if (kind() == "adafactor") return copy + (is_factored(s, {}) ? buffer(s[0]) + buffer(s[1]) : buffer(n));
+  return (master == "f32" ? copy : 0) + 2 * buffer(n, moments == "bf16" ? 2 : 4);
 }
 
 std::map<std::string, std::string> OptimizerSettings::identity() const {

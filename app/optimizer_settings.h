@@ -20,7 +20,7 @@ struct OptimizerSettings {
   void declare(Options&);
   /// Over the parameters that train. `seed`: of what is rounded by chance.
   std::unique_ptr<Optimizer> make(Module&, uint64_t seed) const;
-  /// What make() will hold for such a parameter.
+  /// What make() will take of the pool for such a parameter.
   double state_bytes(const Parameter&) const;
   /// Default rates are AdamW's times this: Lion moves every element by the rate, Adafactor's rates are shares of a parameter's size, and
   /// SGD's meet bare gradients.

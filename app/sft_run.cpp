@@ -47,9 +47,14 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
                grouped(figures.tokens), grouped(figures.supervised), figures.entropy, grouped(splits.valid.size()));
 
   int64_t tokens = 0;  // of the largest micro-batch among the first steps
+  PlainRows plain;
   for (int64_t i = 0; i < std::min<int64_t>(steps, 8); ++i)
-    for (const Batch& b : loader.at(i)) tokens = std::max(tokens, b.ids.numel());
-  const MemoryPlan plan = plan_memory(model, tokens, s.optimizer);
+    for (const Batch& b : loader.at(i)) {
+      const int64_t rows = b.ids.dim(0), length = b.ids.dim(1);
+      tokens = std::max(tokens, rows * length);
+      if (rows * length * length > plain.rows * plain.length * plain.length && Tokens{b.ids, b.positions, b.segments}.is_plain()) plain = {rows, length};
+    }
+  const MemoryPlan plan = plan_memory(model, tokens, s.optimizer, plain);
   check_memory(plan, model.device(), s.dry_run, console);
   SftResult result;
   result.unigram_entropy = figures.entropy;

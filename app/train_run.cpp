@@ -142,7 +142,7 @@ std::string MemoryPlan::text() const {
                      other > 0 ? fmt::format(", {} {}", other_name, bytes_text(other)) : "");
 }
 
-MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSettings& optimizer) {
+MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSettings& optimizer, PlainRows plain) {
   MemoryPlan plan;
   for (Parameter* p : parameters(model)) {
     const DType dtype = p->value().dtype();
@@ -156,7 +156,8 @@ MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSett
   for (const std::string& name : recompute_names())
     plan.activations_with[recompute_of(name)] = model.activation_bytes(static_cast<double>(tokens), recompute_of(name));
   plan.activations = plan.activations_with[plan.recompute];
-  if (model.device() == Device::gpu) plan.workspace = static_cast<double>(gpu::gemm_workspace());
+  if (model.device() == Device::gpu)  // one after the other
+    plan.workspace = std::max(static_cast<double>(gpu::gemm_workspace()), model.attention_workspace(plain.rows, plain.length));
   return plan;
 }
 
@@ -235,7 +236,6 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
   if (!s.train.empty())
     console.note("{} of {} parameters train", grouped(static_cast<uint64_t>(count_parameters(model, true))), grouped(static_cast<uint64_t>(count_parameters(model))));
   model.recompute = recompute_of(s.recompute);
-  model.to(model.device());  // the adapter follows
   const bool drops = s.adapter != "none" && s.lora.dropout > 0;  // masks are drawn by keys of the host, which a replay would not change
   if (model.device() == Device::gpu && !drops) model.graphs = std::make_shared<BodyGraphs>(model);
 }

@@ -46,7 +46,7 @@ struct TrainSettings : DataSettings {
 /// What a run holds at its peak, in bytes.
 struct MemoryPlan {
   double weights = 0, gradients = 0, moments = 0, activations = 0, other = 0;
-  double workspace = 0;    ///< of a GPU library's largest product
+  double workspace = 0;    ///< of a GPU library's largest product, or of its attention
   std::string other_name;  ///< what `other` is for: "cache"
   bool at_most = false;    ///< activations: what the longest rows would take, where the data decide
   Recompute recompute = Recompute::none;
@@ -57,8 +57,12 @@ struct MemoryPlan {
   /// Empty when a tenth more than the plan is free; else what is needed, and the first stronger policy that would do.
   std::string misfit(double free_bytes, const std::string& where = "") const;
 };
-/// Of a step whose largest micro-batch has so many tokens.
-MemoryPlan plan_memory(LanguageModel&, int64_t tokens, const OptimizerSettings& = {});
+/// Rows that are one document each and not padded, whose attention a GPU's library may compute.
+struct PlainRows {
+  int64_t rows = 0, length = 0;
+};
+/// Of a step whose largest micro-batch has so many tokens, and `plain` the largest of plain rows.
+MemoryPlan plan_memory(LanguageModel&, int64_t tokens, const OptimizerSettings& = {}, PlainRows plain = {});
 /// Says the plan. Throws Error(Kind::memory) when it does not fit into what is free on the device; a dry run says so instead.
 void check_memory(const MemoryPlan&, Device, bool dry_run, Console&);
 

@@ -55,7 +55,6 @@ bool continues(const Tensor& a, const Tensor& b) { return a.rank() == 2 && b.ran
 }  // namespace
 
 void LanguageModel::to(Device device) {
-  // On the GPU an adapter is kept in what the products there read; an optimizer keeps the f32 values beside it.
   const DType weights = head().value().dtype();
   if (device == Device::gpu && weights == DType::f64) fail(Kind::usage, "--dtype f64: f64 is for the CPU (it checks gradients there); use f32 or bf16");
   struct Find : Visitor {
@@ -64,13 +63,12 @@ void LanguageModel::to(Device device) {
     explicit Find(Device d) : device(d) {}
     void parameter(const std::string& path, Parameter& p) override { (is_adapter(path) ? adapters : base).push_back(&p); }
     void buffer(Tensor& t) override { t = t.to(device); }
+    void enter(const std::string&, Module& m) override {
+      if (LoraSlot* slot = adapters_at(m)) slot->visit_idle(*this);
+    }
   } find(device);
   find("", *this);
-  for (Parameter* p : find.adapters) {
-    const Tensor value = p->value().detach();
-    const bool narrow = device == Device::gpu && weights == DType::bf16;
-    p->reset((narrow ? value.to(DType::bf16) : value).to(device), p->trains());
-  }
+  for (Parameter* p : find.adapters) p->reset(beside_weights(p->value(), weights, device), p->trains());
   // Matrices that follow one another and have rows of one length, such as q, k and v, come to lie side by side: one for products.
   for (size_t i = 0; i < find.base.size();) {
     const auto bytes = [&](size_t k) { return static_cast<size_t>(find.base[k]->value().numel() * size_of(find.base[k]->value().dtype())); };

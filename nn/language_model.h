@@ -39,7 +39,7 @@ struct LanguageModel : Module {
 
   /// Where the parameters are, and with them every activation.
   Device device() const { return head().value().device(); }
-  /// Moves every parameter, adapters included (their gradients are forgotten). Before an optimizer is made.
+  /// Moves every parameter, all adapters included (their gradients are forgotten). Before an optimizer is made.
   void to(Device);
   /// On the GPU: makes what depends on positions below `positions` (angles) before a graph is recorded that will meet them.
   virtual void reserve(int64_t /*positions*/) const {}
@@ -55,6 +55,9 @@ struct LanguageModel : Module {
   virtual int64_t vocab() const = 0;
   virtual int64_t layers() const = 0;
   virtual int64_t context() const = 0;  ///< positions the model was made for
+
+  /// What attention's backward pass over plain rows takes beside its results, where a GPU's library computes it.
+  virtual double attention_workspace(int64_t /*rows*/, int64_t /*length*/) const { return 0; }
 
   /// An empty cache for `batch` rows of up to `capacity` positions, written at most `chunk` tokens a row at a time.
   virtual KvCache new_cache(int64_t batch, int64_t capacity, int64_t chunk) const = 0;

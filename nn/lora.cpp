@@ -34,11 +34,7 @@ struct Adapters::Place {
   Embedding* table = nullptr;
 
   std::string name() const { return path.substr(path.rfind('.') + 1); }
-  LoraSlot* slot() const {
-    if (table) return &table->adapters;
-    auto* wrapped = dynamic_cast<LoraWeight*>(linear->weight.get());
-    return wrapped ? &wrapped->adapters : nullptr;
-  }
+  LoraSlot* slot() const { return table ? adapters_at(*table) : adapters_at(*linear); }
   bool hit_by(const std::string& target) const {
     if (target == "all-linear") return linear;
     if (target == "embedding") return table;
@@ -108,10 +104,17 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
     for (size_t i = 0; i < all.size(); ++i)
       if (chosen[i] && all[i].table) fail(Kind::usage, "lora: DoRA is for linear layers; leave \"{}\" out of the targets", all[i].path);
 
+  // Numbers are drawn on the CPU, and rounded to what the device keeps when all is made of them.
+  const Device device = model_.device();
+  const DType weights = model_.head().value().dtype();
   for (size_t i = 0; i < all.size(); ++i) {
     if (!chosen[i]) continue;
     const Place& p = all[i];
     auto f = std::make_unique<LoraFactors>();
+    const auto settle = [&] {
+      for (Parameter* part : {&f->a, &f->b, &f->magnitude})
+        if (part->value()) part->reset(beside_weights(part->value(), weights, device), true);
+    };
     const int64_t r = o.rank_at(p.path);
     f->scale = o.scale(p.path);
     f->salt = crc32c(p.path.data(), p.path.size());
@@ -121,6 +124,7 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
       f->of_table = true;
       f->a = Parameter(Tensor::zeros({w.dim(0), r}, t));
       f->b = Parameter(normal(fold_in(key, f->salt), {w.dim(1), r}).to(t));
+      settle();
       p.table->adapters.add(name, std::move(f));
       continue;
     }
@@ -129,8 +133,8 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
     const DType t = weight.compute();
     const double bound = 1 / std::sqrt(static_cast<double>(weight.inputs()));
     f->dropout = o.dropout;
-    f->a = Parameter(uniform(fold_in(key, f->salt), {r, weight.inputs()}, -bound, bound).to(t));
-    f->b = Parameter(Tensor::zeros({weight.outputs(), r}, t));
+    f->a = Parameter(uniform(fold_in(key, f->salt), {r, weight.inputs()}, -bound, bound).to(t).to(device));
+    f->b = Parameter(Tensor::zeros({weight.outputs(), r}, t, device));
     if (o.dora) {
       pool_vector<Tensor> w;
       weight.base->factors(w);
@@ -139,6 +143,7 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
       f->row_squares = row_squares(w[0]);
       f->magnitude = Parameter(adapted_row_norms(w[0], *f).detach());
     }
+    settle();
     weight.adapters.add(name, std::move(f));
   }
   options_[name] = o;

@@ -30,8 +30,8 @@ class Adapters {
  public:
   explicit Adapters(LanguageModel&);
   /// Freezes every parameter of the base and makes `name` the active adapter, equal to the base as yet: A uniform in
-  /// 1 / sqrt(inputs) (Kaiming with a = sqrt(5), as PEFT), B zero; of an embedding A zero, B normal. Throws Error(Kind::usage) for
-  /// an unknown target, naming the nearest ones.
+  /// 1 / sqrt(inputs) (Kaiming with a = sqrt(5), as PEFT), B zero; of an embedding A zero, B normal. It is made where the model is. Throws
+  /// Error(Kind::usage) for an unknown target, naming the nearest ones.
   void add(const std::string& name, const LoraOptions&, Key);
   /// "": the base alone. Nothing is copied.
   void use(const std::string& name);

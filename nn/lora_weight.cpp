@@ -4,6 +4,7 @@
 
 #include "autograd/ops.h"
 #include "nn/dropout.h"
+#include "nn/layers.h"
 
 namespace facet {
 namespace {
@@ -38,6 +39,23 @@ void LoraSlot::visit(Visitor& v) {
   if (active_) active_->visit(v);
 }
 
+void LoraSlot::visit_idle(Visitor& v) {
+  for (const auto& [name, factors] : all_)
+    if (factors.get() != active_) factors->visit(v);
+}
+
+LoraSlot* adapters_at(Module& m) {
+  if (auto* table = dynamic_cast<Embedding*>(&m)) return &table->adapters;
+  auto* linear = dynamic_cast<Linear*>(&m);
+  auto* wrapped = linear ? dynamic_cast<LoraWeight*>(linear->weight.get()) : nullptr;
+  return wrapped ? &wrapped->adapters : nullptr;
+}
+
+Tensor beside_weights(const Tensor& value, DType weights, Device device) {
+  const Tensor v = value.detach();
+  return (device == Device::gpu && weights == DType::bf16 ? v.to(DType::bf16) : v).to(device);
+}
+
 void LoraWeight::factors(pool_vector<Tensor>& list) const {
   base->factors(list);
   const LoraFactors* f = adapters.active();
@@ -59,7 +77,8 @@ Tensor LoraWeight::combine(const Tensor& x, std::span<Tensor> products) const {
     const NoGrad constant;
     return adapted_row_norms(w[0], *f);
   }();
-  const Tensor c = div(f->magnitude.value(), norms);  // [O]
+  // The norms' f32 is kept until the factor is one number: on a GPU m and y may be bf16.
+  const Tensor c = cast(div(cast(f->magnitude.value(), norms.dtype()), norms), y.dtype());  // [O]
   if (!key) return mul(add_linear(std::move(y), products.back(), f->b.value(), f->scale), c);
   // The adapted part sees what is left of x, the base all of it (PEFT): W x + (c (W + s B A) - W) dropout(x).
   w.push_back(f->a.value());
@@ -83,7 +102,8 @@ Tensor row_squares(const Tensor& w) {
 
 // ||w_o + s b_o A||^2 = ||w_o||^2 + 2 s b_o . (A w_o) + s^2 b_o . (A A^T b_o) for row o.
 Tensor adapted_row_norms(const Tensor& w, const LoraFactors& f) {
-  const Tensor a = f.a.value().detach(), b = f.b.value().detach();
+  const DType t = f.row_squares.dtype();
+  const Tensor a = f.a.value().detach().to(t), b = f.b.value().detach().to(t);
   const Tensor wa = linear(a, w.detach()).permute({1, 0});  // [O, r]
   const Tensor gram = linear(a, a);                         // [r, r]
   const Tensor cross = sum(mul(add(mul(wa, 2 * f.scale), mul(linear(b, gram), f.scale * f.scale)), b), {1});

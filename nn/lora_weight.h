@@ -29,6 +29,7 @@ class LoraSlot {
   LoraFactors& add(const std::string& adapter, std::unique_ptr<LoraFactors>);
   void use(const std::string& adapter);  ///< none of that name here: the base alone
   void visit(Visitor&);                  ///< the active one
+  void visit_idle(Visitor&);             ///< the others
 
  private:
   std::vector<std::pair<std::string, std::unique_ptr<LoraFactors>>> all_;
@@ -48,6 +49,12 @@ struct LoraWeight final : Weight {
   DType compute() const override { return base->compute(); }
   void visit(Visitor&) override;
 };
+
+/// The adapters at a Linear or an Embedding; null: there are none, or it is another module.
+LoraSlot* adapters_at(Module&);
+/// What an adapter's parameter is kept in beside weights of such a dtype: on the GPU in what the products there read (an optimizer keeps the
+/// f32 values), else as it is.
+Tensor beside_weights(const Tensor& value, DType weights, Device);
 
 /// ||W||^2 of every row, and ||W + s B A||_row [O] from it without forming the sum: W A^T is [O, r].
 Tensor row_squares(const Tensor& w);

@@ -49,10 +49,9 @@ struct Contender {
   std::vector<double> seconds = {};
   double planned = 0, peak = 0, flops = 0;  ///< bytes, bytes, of all products in a step
 
-  void begin(Adapters& adapters, Device device, uint64_t seed) {
+  void begin(Adapters& adapters, uint64_t seed) {
     if (rank > 0)
       adapters.add(name, {.rank = rank, .alpha = 16, .dropout = 0, .rslora = false, .dora = false, .targets = targets, .ranks = {}, .alphas = {}}, key(seed));
-    adapters.model().to(device);  // the adapter follows
     use(adapters);
     optimizer = std::make_unique<AdamW>(parameter_groups(adapters.model(), 0.01), AdamWOptions{});
   }
@@ -97,8 +96,8 @@ int run(Settings& s, Options&, Console& console) {
   const size_t base = pool_stats(device).live_bytes - before;
   for (Contender& c : list) {
     const size_t others = pool_stats(device).live_bytes - base;
-    c.begin(adapters, device, seed);
-    c.planned = plan_memory(model, rows * length).total();
+    c.begin(adapters, seed);
+    c.planned = plan_memory(model, rows * length, {}, {rows, length}).total();
     c.step(adapters, batch);
     device == Device::gpu ? gpu::pool_reset_peak() : pool_reset_peak();
     count_products();

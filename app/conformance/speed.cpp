@@ -171,7 +171,6 @@ void time_training(Conformance& c, const Probe& limit) {
     }
     Adapters adapters(model);
     adapters.add("conformance", {.rank = c.tiny ? 4 : 16, .alpha = 32}, key(c.seed + 1));
-    model.to(Device::gpu);
     TrainCase lora = sequences("LoRA", 1);
     if (large) lora.speed = bound(100e3, 118e3);
     timed(lora);

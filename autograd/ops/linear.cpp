@@ -2,21 +2,13 @@
 
 #include "autograd/joined_ops.h"
 #include "autograd/ops.h"
+#include "autograd/ops/check.h"
 #include "autograd/ops/rows.h"
 #include "tensor/gpu/side_by_side.h"
 #include "tensor/kernels/gemm.h"
 
 namespace facet {
 namespace {
-
-void check(const Tensor& x, const Tensor& w) {
-  if (x.rank() < 1 || w.rank() != 2 || x.dim(-1) != w.dim(1))
-    fail(Kind::usage, "linear: x {} and w {}: expected x [.., I] and w [O, I]", to_string(x.shape()), to_string(w.shape()));
-  const bool widened = x.dtype() == DType::f32 && w.dtype() == DType::bf16;
-  if (x.dtype() == DType::i32 || (x.dtype() != w.dtype() && !widened))
-    fail(Kind::usage, "linear: x is {}, w is {}: expected one floating dtype, or bf16 weights under f32; cast one of them",
-         name_of(x.dtype()), name_of(w.dtype()));
-}
 
 // x as rows, from a dense copy where its leading dimensions do not follow each other.
 struct RowsOf {
@@ -86,16 +78,16 @@ struct LinearJoinedGrad {
     const View d = as_rows(dy[0].view());
     pool_vector<View> ws;
     for (const Saved& s : w) ws.push_back(s.view());
-    const pool_vector<View> ds = parts_of(d, ws);
     if (dx[0]) {
       const Out to = as_rows(dx[0].dst());
       if (const View all = stacked<View>(ws)) linear_dx({&d, 1}, {&all, 1}, to);
-      else linear_dx(ds, ws, to);
+      else linear_dx(parts_of(d, ws), ws, to);
     }
     if (!x) return;
     const RowsOf rows(x.get());
     const pool_vector<Out> dws = destinations(dx.subspan(1), ws);
     if (const Out all = stacked<Out>(dws)) return linear_dw(d, rows.view, all);
+    const pool_vector<View> ds = parts_of(d, ws);
     for (size_t i = 0; i < dws.size(); ++i)
       if (dws[i]) linear_dw(ds[i], rows.view, dws[i]);
   }
@@ -126,7 +118,7 @@ Tensor linear_joined(const Tensor& x, std::span<const Tensor> w) {
   pool_vector<const Tensor*> inputs{&x};
   bool trains = false;
   for (const Tensor& t : w) {
-    check(x, t);
+    check_projection("linear_joined", x, "w", t);
     ws.push_back(t.view());
     inputs.push_back(&t);
     trains = trains || t.slot();
@@ -153,7 +145,7 @@ pool_vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w) {
   const View rows = x.rank() ? as_rows(x.view()) : View{};
   bool trains = false;
   for (size_t i = 0; i < w.size(); ++i) {
-    check(x, w[i]);
+    check_projection("linear", x, "w", w[i]);
     Shape shape = x.shape();
     shape[-1] = w[i].dim(0);
     y[i] = Tensor::empty(shape, x.dtype(), x.device());

@@ -5,6 +5,7 @@
 #include "autograd/joined_ops.h"
 #include "autograd/ops/linear_loss.h"
 #include "models/gemma/model.h"
+#include "tensor/gpu/cudnn_attention.h"
 #include "tensor/size_classes.h"
 
 namespace facet {
@@ -73,6 +74,16 @@ double Gemma::step_flops(double n, double t, double head_rows) const {
   for (const auto& b : blocks) for_each_projection(*b, [&](const Cost& c) { gradients += 2 * ((c.base_trains ? c.base : 0) + c.adapter); });
   // Of attention, too, backward counts as two forward passes.
   return 2 * forward_flops(n, t, head_rows) + n * (gradients + attention_flops(config, t)) + (head().trains() ? head_rows * table_flops(config) : 0);
+}
+
+double Gemma::attention_workspace(int64_t rows, int64_t length) const {
+  if (device() != Device::gpu || compute() != DType::bf16 || config.attention_cap > 0) return 0;
+  size_t most = 0;
+  for (const auto& b : blocks) {
+    const GemmaAttention& a = b->attention;
+    most = std::max(most, gpu::cudnn_backward_takes(rows, length, a.heads, a.kv_heads, a.head_dim, a.window));
+  }
+  return static_cast<double>(most);
 }
 
 double Gemma::activation_bytes(double tokens, Recompute r) const {

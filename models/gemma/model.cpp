@@ -122,6 +122,8 @@ Gemma::Gemma(const GemmaConfig& c, DType storage)
     blocks.push_back(std::make_unique<GemmaBlock>(c, i, is_local ? local : global, storage));
   }
   if (!c.tied_head) lm_head = std::make_unique<Head>(c.vocab, c.width, storage);
+  for (DType t : {DType::f32, DType::bf16, DType::f64})
+    embedding_scales_[static_cast<size_t>(t)] = Tensor::scalar(std::sqrt(static_cast<double>(config.width)), t).item();
   parameters(*this);  // sets every parameter's name once
 }
 
@@ -152,9 +154,7 @@ Tensor Gemma::hidden(const Tokens& given, KvCache* cache) {
     if (device() == Device::gpu) reserve(highest_position(given.positions) + 1);
   }
   const Tokens tokens = given.on(device(), config.vocab);
-  // HF keeps the factor in the dtype it computes in: sqrt(D) is rounded to f32, not to bf16, when activations are f32.
-  const double scale = Tensor::scalar(std::sqrt(static_cast<double>(config.width)), compute()).item();
-  SumNorm x{embed_tokens(tokens.ids, scale, compute()), {}};  // [B, T, D]
+  SumNorm x{embed_tokens(tokens.ids, embedding_scales_[static_cast<size_t>(compute())], compute()), {}};  // [B, T, D]
   tap("embed", x.sum);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const TapScope scope("layers", static_cast<int64_t>(i));

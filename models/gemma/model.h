@@ -1,5 +1,7 @@
 // Gemma 1, 2 and 3 (text): one block, read it top to bottom in model.cpp.
 #pragma once
+#include <array>
+
 #include "models/gemma/config.h"
 #include "autograd/ops.h"
 #include "nn/language_model.h"
@@ -62,6 +64,7 @@ struct Gemma final : LanguageModel {
   double forward_flops(double n, double t, double head_rows) const override;
   double step_flops(double n, double t, double head_rows) const override;
   double activation_bytes(double tokens, Recompute) const override;
+  double attention_workspace(int64_t rows, int64_t length) const override;
   void visit(Visitor&) override;
   std::string describe() const override;
 
@@ -70,6 +73,11 @@ struct Gemma final : LanguageModel {
   std::vector<std::unique_ptr<GemmaBlock>> blocks;
   RmsNorm norm;
   std::unique_ptr<Head> lm_head;  ///< absent when the embedding serves as head
+
+ private:
+  /// What embeddings are multiplied with, by the dtype of activations: HF keeps sqrt(D) in the dtype it computes in, so it is rounded to f32,
+  /// not to bf16, when activations are f32.
+  std::array<double, 3> embedding_scales_{};
 };
 
 }  // namespace facet

@@ -1,5 +1,6 @@
 #include "tensor/gpu/cudnn_attention.h"
 
+#include <algorithm>
 #include <bit>
 #include <memory>
 #include <optional>
@@ -10,6 +11,7 @@
 #include "tensor/gpu/lt_choice.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
+#include "tensor/size_classes.h"
 
 namespace facet::gpu {
 
@@ -56,9 +58,15 @@ const char* cudnn_attention_refuses(const AttentionInputs& x, const View& y, con
   return nullptr;
 }
 
+int64_t cudnn_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, bool deterministic) {
+  const int64_t rows = (T + 127) / 128 * 128, heads = K < H ? 4 * B * T * H * Dh : 0;
+  return heads + (deterministic ? 2 * B * H * rows * rows : 4 * B * T * H * Dh);
+}
+
 #ifndef FACET_HAS_CUDNN
 
 const std::string& cudnn_why_not() { return cudnn_library_why_not(); }
+size_t cudnn_backward_takes(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t) { return 0; }
 bool cudnn_attention_forward(const AttentionInputs&, const Out&, const Out&) { return false; }
 bool cudnn_attention_backward(const AttentionInputs&, const View&, const View&, const View&, const Out&, const Out&, const Out&) { return false; }
 void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out)) {
@@ -105,14 +113,21 @@ const std::string& cudnn_why_not() { return session().why_not; }
 
 namespace {
 
+/// The numbers that a problem is told apart by whatever its strides and its scale: the first of its key.
+constexpr int problem_numbers = 8;
+LtKey problem_key(int direction, int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, int64_t window) {
+  LtKey k;
+  k.v = {direction, B, T, H, K, Dh, window, deterministic()};
+  return k;
+}
 /// What the graph of a problem is made from.
 LtKey key_of(int direction, const AttentionInputs& x, std::initializer_list<const View*> windows) {
-  LtKey k;
+  LtKey k = problem_key(direction, x.q.shape[0], x.q.shape[1], x.q.shape[2], x.k.shape[2], x.q.shape[3], x.window);
   uint64_t strides = 1469598103934665603u;
   for (const View* w : windows)
     for (int i = 0; i < 3; ++i) strides = (strides ^ static_cast<uint64_t>(w->shape[i] > 1 ? w->stride[i] : 0)) * 1099511628211u;
-  k.v = {direction,  x.q.shape[0], x.q.shape[1], x.q.shape[2], x.k.shape[2], x.q.shape[3],
-         x.window,   std::bit_cast<int64_t>(x.scale), static_cast<int64_t>(strides), deterministic()};
+  k.v[problem_numbers] = std::bit_cast<int64_t>(x.scale);
+  k.v[problem_numbers + 1] = static_cast<int64_t>(strides);
   return k;
 }
 
@@ -223,6 +238,17 @@ void by_choice(const LtKey& key, Library&& library, Own&& own) {
 }
 
 }  // namespace
+
+size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, int64_t window) {
+  if (Dh % 8 || Dh > 256 || B * T == 0 || !cudnn_why_not().empty()) return 0;
+  const LtKey like = problem_key(2, B, T, H, K, Dh, window);
+  const LtChoice* const known = choices().find_if([&](const LtKey& k) {
+    return std::equal(k.v.begin(), k.v.begin() + problem_numbers, like.v.begin());
+  });
+  if (known ? known->algorithm[0] != by_cudnn : tuning() != Tuning::on) return 0;
+  return size_classes::rounded(static_cast<size_t>(cudnn_backward_workspace(B, T, H, K, Dh, deterministic()))) +
+         size_classes::rounded(static_cast<size_t>(B * H * T) * sizeof(float));
+}
 
 void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out)) {
   if (cudnn_attention_refuses(x, y, lse) || !cudnn_why_not().empty()) return own(x, y, lse);

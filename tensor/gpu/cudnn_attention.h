@@ -34,6 +34,13 @@ bool cudnn_attention_forward(const AttentionInputs& x, const Out& y, const Out& 
 bool cudnn_attention_backward(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
                               const Out& dv);
 
+/// Bytes that its backward pass works in, for B rows of T tokens (measured on plans for an H200: the table in README.md): ds, or the f32 sum of
+/// dq that atomics add to; and where heads share keys, dk and dv of every head.
+int64_t cudnn_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, bool deterministic);
+/// What attention_backward_by_choice takes of the pool for cuDNN, for rows that it serves; 0 where own kernels will compute, 0 too where a
+/// measurement preferred them.
+size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, int64_t window);
+
 /// The own kernels, which cuDNN's results are compared with. Operands must not be empty.
 void own_attention_forward(const AttentionInputs& x, Out y, Out lse);
 void own_attention_backward(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv);

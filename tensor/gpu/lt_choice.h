@@ -34,6 +34,13 @@ class LtChoices {
   /// An empty path keeps choices in memory only.
   explicit LtChoices(std::string path);
   const LtChoice* find(const LtKey&) const;
+  /// Some choice for a problem of which `like` is true; null: none.
+  template <class F>
+  const LtChoice* find_if(F&& like) const {
+    for (const auto& [key, choice] : map_)
+      if (like(key)) return &choice;
+    return nullptr;
+  }
   void add(const LtKey&, const LtChoice&);
   bool unsaved() const { return unsaved_ > 0; }
   /// Failures are warnings.

@@ -152,6 +152,18 @@ TEST_CASE("cuDNN: where there is no GPU, nothing is computed and the cause is to
   const Case c(1, 8, 4, 2, 16, 4);
   CHECK(!gpu::cudnn_why_not().empty());
   CHECK_FALSE(gpu::cudnn_attention_forward(c.x, c.y.out(), c.lse.out()));
+  CHECK(gpu::cudnn_backward_takes(4, 2048, 4, 1, 256, 0) == 0);
+}
+
+TEST_CASE("cuDNN: the bytes that repeatable gradients work in are those of its table", "[cudnn]") {
+  // tensor/gpu/README.md, written from plans for an H200: B, T, H, K, Dh, MiB
+  const double table[][6] = {{4, 2048, 4, 1, 256, 160}, {1, 8192, 4, 1, 256, 544}, {4, 2000, 4, 1, 256, 159.3}, {4, 77, 4, 1, 256, 1.7},   {4, 2048, 8, 4, 256, 320}, {4, 2048, 8, 8, 128, 256},
+                             {4, 2048, 8, 2, 128, 288}, {4, 2048, 12, 12, 64, 384}, {4, 2048, 32, 8, 64, 1088}, {4, 2048, 4, 1, 72, 137}, {4, 2048, 4, 1, 192, 152}};
+  for (const auto& r : table) {
+    const auto n = [&](int i) { return static_cast<int64_t>(r[i]); };
+    INFO("B " << r[0] << ", T " << r[1] << ", H " << r[2] << ", K " << r[3] << ", Dh " << r[4]);
+    CHECK(static_cast<double>(gpu::cudnn_backward_workspace(n(0), n(1), n(2), n(3), n(4), true)) / (1 << 20) == Approx(r[5]).margin(0.05));
+  }
 }
 
 namespace {
@@ -213,7 +225,9 @@ TEST_CASE("cuDNN: it has kernels for Gemma's attention on Hopper, forward and ba
       const int64_t bytes = workspace(direction, 4, 2048, 4, 1, 256, window, &why);
       INFO(why);
       CHECK(bytes >= 0);
-      CHECK(bytes < (direction == 2 ? int64_t{2} * 4 * 4 * 2048 * 2048 + (64 << 20) : 64 << 20));
+      if (direction == 0) CHECK(bytes < 1024);
+      if (direction == 2) CHECK(bytes == Approx(gpu::cudnn_backward_workspace(4, 2048, 4, 1, 256, true)).epsilon(0.01));
+      if (direction == 1) CHECK(bytes < 64 << 20);
     }
 }
 

@@ -7,6 +7,7 @@
 #include "tensor/gpu/runtime.h"
 #include "tensor/gpu/waits.h"
 #include "tests/gpu/tiny_model.h"
+#include "tests/support/compare.h"
 #include "tests/train/small.h"
 
 using namespace facet;
@@ -100,6 +101,39 @@ TEST_CASE("model on the GPU: what is computed again has the bits of what is kept
       }
     }
   }
+}
+
+TEST_CASE("model on the GPU: all adapters are where the model is, and the same whenever they were added") {
+  gpu::emulate(true);
+  const Tokens tokens = plain_tokens(randint(key(2), {1, 6}, 0, small_config().vocab));
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const bool dora : {false, true}) {
+      INFO(name_of(dtype) << (dora ? ", DoRA" : ""));
+      const auto early = small_model(dtype), late = small_model(dtype);
+      Adapters before(*early), after(*late);
+      late->to(Device::gpu);
+      LoraOptions o{.rank = 4};
+      o.dora = dora;
+      if (!dora) o.targets.push_back("embedding");
+      for (Adapters* a : {&before, &after}) a->add("first", o, key(1)), a->add("second", o, key(2));
+      early->to(Device::gpu);
+      for (const char* name : {"first", "second"}) {
+        const auto want = before.factors(name), got = after.factors(name);
+        for (size_t i = 0; i < want.size(); ++i)
+          for (Parameter LoraFactors::*part : {&LoraFactors::a, &LoraFactors::b, &LoraFactors::magnitude}) {
+            const Tensor x = (want[i].second->*part).value(), y = (got[i].second->*part).value();
+            REQUIRE(static_cast<bool>(x) == static_cast<bool>(y));
+            if (!x) continue;
+            CHECK((x.device() == Device::gpu && y.device() == Device::gpu));
+            CHECK(x.dtype() == dtype);
+            CHECK(y.dtype() == dtype);
+            CHECK(nmse_within(y.detach().to(Device::cpu), x.detach().to(Device::cpu), part == &LoraFactors::magnitude ? 1e-5 : 0));
+          }
+        const NoGrad off;
+        before.use(name), after.use(name);
+        CHECK(nmse_within(late->hidden(tokens).to(Device::cpu), early->hidden(tokens).to(Device::cpu), dora ? 1e-3 : 0));
+      }
+    }
 }
 
 TEST_CASE("model on the GPU: a step waits where its loss and its norm are read, and nowhere else") {
