@@ -1,11 +1,13 @@
 // The tiny Gemma 3 on the (emulated) GPU against itself on the CPU, which other tests hold against Hugging Face.
 #include <cmath>
 
+#include "autograd/anomaly.h"
 #include "autograd/ops.h"
 #include "nn/body_graphs.h"
 #include "nn/lora.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/gpu/waits.h"
+#include "tensor/kernels/copy.h"
 #include "tests/gpu/tiny_model.h"
 #include "tests/support/compare.h"
 #include "tests/train/small.h"
@@ -134,6 +136,21 @@ TEST_CASE("model on the GPU: all adapters are where the model is, and the same w
         CHECK(nmse_within(late->hidden(tokens).to(Device::cpu), early->hidden(tokens).to(Device::cpu), dora ? 1e-3 : 0));
       }
     }
+}
+
+TEST_CASE("model on the GPU: who looks for a NaN finds none in a step that is right, and names the one that is there") {
+  gpu::emulate(true);  // fresh memory is NaN
+  const Batch b = batch_of(plain_tokens(randint(key(2), {2, 8}, 0, small_config().vocab)));
+  const auto model = small_model();
+  model->to(Device::gpu);
+  const auto found = [&] {
+    Anomaly look(parameters(*model));
+    accumulate_sft(*model, {&b, 1});
+    return look.found();
+  };
+  CHECK(found() == "");
+  fill(model->blocks[0]->mlp.down_proj.weight->plain()->detach().slice(0, 0, 1).out(), NAN);
+  CHECK_THAT(found(), Catch::StartsWith("forward, linear made") && Catch::Contains("layers.0.mlp"));
 }
 
 TEST_CASE("model on the GPU: a step waits where its loss and its norm are read, and nowhere else") {

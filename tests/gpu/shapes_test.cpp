@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -39,6 +40,7 @@ std::string inputs_of(const Contract& c, int sample) {
 
 TEST_CASE("shapes: the page says what every operation is tested on, and that is enough") {
   std::string page = head;
+  std::map<std::string, std::set<std::string>> of_operation;  // of all its variants
   for (const Contract& c : contracts()) {
     std::set<std::string> seen;
     std::string list;
@@ -46,9 +48,12 @@ TEST_CASE("shapes: the page says what every operation is tested on, and that is 
       const std::string inputs = inputs_of(c, i);
       if (seen.insert(inputs).second) list += (list.empty() ? "" : "; ") + inputs;
     }
-    INFO(c.name << ": " << list);
-    if (c.kind != Arithmetic::none) CHECK(seen.size() >= 6);  // what only moves values may be about one shape
+    if (c.kind != Arithmetic::none) of_operation[c.name.substr(0, c.name.find(": "))].merge(seen);  // what only moves values may be about one shape
     page += "| " + c.name + " | " + list + " |\n";
+  }
+  for (const auto& [operation, seen] : of_operation) {
+    INFO(operation);
+    CHECK(seen.size() >= 6);
   }
   if (std::getenv("FACET_WRITE")) std::ofstream(page_file) << page;
   std::stringstream now;
