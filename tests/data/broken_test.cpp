@@ -161,6 +161,8 @@ TEST_CASE("broken tokenizer: cut anywhere, any byte changed", "[data]") {
 }
 
 TEST_CASE("broken tokenizer: what a user sees", "[data]") {
+  const Files files;
+  CHECK(error_of([&] { Tokenizer::load(files.path("")); }).find("holds no tokenizer.model") != std::string::npos);
   const auto says = [](const std::string& bytes, const char* part) {
     const std::string error = error_of([&] { Tokenizer::from_bytes(bytes, "t.model"); });
     INFO(error);

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
+#include "tensor/io/file.h"
 #include "tensor/io/npy.h"
 #include "tensor/io/text.h"
 #include "tests/support/goldens.h"
@@ -164,7 +165,17 @@ TEST_CASE("zip: broken archives are refused by name", "[io]") {
   REQUIRE(says(t.write("empty.npz", zip_of({}))) == "");
   const auto patched = [&](size_t at, const std::string& bytes) { return std::string(good).replace(at, bytes.size(), bytes); };
   const size_t last = good.size() - 22;
+  // With the records of archives beyond 4 GiB in front of the end record.
+  const auto wide = [&](uint64_t record_at, uint64_t record_bytes, uint64_t entries) {
+    const std::string none = little(0, 8);
+    return good.substr(0, last) + "PK\6\6" + little(record_bytes, 8) + little(45, 2) + little(45, 2) + none + little(entries, 8) + little(entries, 8) +
+           end.substr(12, 4) + none.substr(4) + end.substr(16, 4) + none.substr(4) + "PK\6\7" + little(0, 4) + little(record_at, 8) + little(1, 4) + end;
+  };
+  REQUIRE(says(t.write("wide.npz", wide(last, 44, 3))) == "");
   const std::pair<std::string, const char*> cases[] = {
+      {wide(last + 1, 44, 3), "the zip64 record is said to be at byte"},
+      {wide(last, 45, 3), "not the zip64 record the archive announces"},
+      {wide(last, 44, 2), "the two end records differ"},
       {good + "x", "expected the end record"},
       {"x" + good, ""},
       {good.substr(0, last) + "PK\5\6" + little(1, 2) + end.substr(6), "several disks"},
@@ -229,4 +240,20 @@ TEST_CASE("zip: broken archives are refused by name", "[io]") {
       says(t.write("flip.npz", bad));  // refused or read: never anything else
     }
   }
+}
+
+TEST_CASE("files: what is asked of them must be there", "[io]") {
+  const TempFolder t;
+  const std::string path = t.write("three", "abc");
+  CHECK_THROWS_WITH(read_file(path, 2), Contains("3 bytes, at most 2 are expected here"));
+  uint8_t two[2];
+  CHECK_THROWS_WITH(InputFile(path).read(2, two), Contains("bytes 2 to 4 asked for, the file has 3 (truncated?)"));
+  // A folder in which any of several files may be meant.
+  const std::string x = array("<f4", "(6,)", std::string(24, 'd'));
+  std::filesystem::create_directory(t / "folder");
+  t.write("folder/x.npy", x);
+  t.write("folder/notes.txt", "");
+  CHECK(says(t / "folder") == "");
+  t.write("folder/y.npy", x);
+  CHECK_THAT(says(t / "folder"), Contains("holds several files that could be the weights: notes.txt, x.npy, y.npy; name one"));
 }

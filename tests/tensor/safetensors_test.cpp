@@ -214,6 +214,8 @@ TEST_CASE("safetensors: broken indexes", "[io]") {
   CHECK_THAT(says(R"({"weight_map":{"a":"s1","b":"s2"}})" + std::string("\0{}", 3)), Contains("byte 34: a NUL byte"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s1","b":"s1"}})"), Contains("in no shard"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s2","b":"s1"}})"), Contains("should be in s2"));
+  t.write("s4", file_of(R"({"c":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"d":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", "xy"));
+  CHECK_THAT(says(R"({"weight_map":{"c":"s4"}})"), Contains("tensor \"d\" of") && Contains("s4 is not listed"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s1","b":"s2","c":"s3"}})"), Contains("also in another shard"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s1"},"weight_map":{}})"), Contains("duplicate key"));
   CHECK_THAT(says(R"({"weight_map":{"a":"s1","a":"s1"}})"), Contains("duplicate key"));

@@ -162,6 +162,14 @@ TEST_CASE("torch: pickles that do more than describe tensors are refused by name
       {"GGUF\3" + std::string(30, '\0'), "GGUF files are not read"},
   };
   CHECK(std::size(cases) >= 90);
+  // Other spellings of the same: a number of two bytes, sizes as torch.Size.
+  const auto spelled = [&](const std::string& from, const std::string& to) {
+    REQUIRE(good.find(from) != good.npos);
+    return file(std::string(good).replace(good.find(from), from.size(), to));
+  };
+  const std::string sizes = tuple({integer(2), integer(3)});
+  CHECK(says(t.write("good.pt", spelled("K\6tQ", std::string("M\6\0tQ", 5)))) == "");
+  CHECK(says(t.write("good.pt", spelled(sizes, global("torch", "Size") + tuple({sizes}) + "R"))) == "");
   for (const auto& [bytes, words] : cases) {
     INFO(words);
     CHECK_THAT(says(t.write("broken.pt", bytes)), Contains(words));
