@@ -16,6 +16,7 @@ std::vector<Assignment> read_command_line(const Options& options, const Values& 
       if (a.key == o.name) return void(a.values.push_back(value));
     out.push_back({o.name, {value}, where, Layer::flag});
   };
+  std::pair<std::string, std::string> behind_bare;  // a word that the flag before it did not take, and what that flag takes
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& word = args[i];
     if (word == "--") {
@@ -56,6 +57,7 @@ std::vector<Assignment> read_command_line(const Options& options, const Values& 
       value = off ? "false" : "true";
     } else if (const std::string* bare = has_value ? nullptr : option->bare(i + 1 < args.size() ? &args[i + 1] : nullptr)) {
       value = *bare;
+      if (i + 1 < args.size() && !args[i + 1].starts_with("-")) behind_bare = {args[i + 1], fmt::format(" ({} takes {})", shown, option->metavar())};
     } else if (!has_value) {
       if (i + 1 == args.size()) fail(Kind::usage, "{} needs a value ({})", shown, option->metavar());
       value = args[++i];
@@ -74,7 +76,8 @@ std::vector<Assignment> read_command_line(const Options& options, const Values& 
     }
   }
   if (used < loose.size())
-    fail(Kind::usage, "unexpected argument \"{}\"; see facet {} --help", loose[used], options.command());
+    fail(Kind::usage, "unexpected argument \"{}\"{}; see facet {} --help", loose[used], loose[used] == behind_bare.first ? behind_bare.second : "",
+         options.command());
   return out;
 }
 

@@ -233,7 +233,8 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
     for (const std::string& pattern : *patterns)
       if (set_trains(model, pattern == "final_norm" ? "norm" : pattern, option[0] == 't') == 0)  // as taps and papers call it
         fail(Kind::usage, "--{} {}: no parameter has such a name; facet inspect model lists them", option, pattern);
-  if (!s.train.empty())
+  if (count_parameters(model, true) == 0) fail(Kind::usage, "--freeze {}: nothing is left to train", fmt::join(s.freeze, ","));
+  if (!s.train.empty() || !s.freeze.empty())
     console.note("{} of {} parameters train", grouped(static_cast<uint64_t>(count_parameters(model, true))), grouped(static_cast<uint64_t>(count_parameters(model))));
   model.recompute = recompute_of(s.recompute);
   const bool drops = s.adapter != "none" && s.lora.dropout > 0;  // masks are drawn by keys of the host, which a replay would not change
@@ -272,6 +273,8 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   LoopOptions o;
   o.steps = training.steps;
   o.lr = training.lr;
+  if (s.warmup >= o.steps && s.warmup > 0)
+    console.warn("--warmup {}: the run has {} steps, and its rate never gets to the peak", s.warmup, o.steps);
   o.schedule = {.shape = schedule_shape(s.schedule), .warmup = s.warmup, .steps = o.steps, .min_ratio = s.min_lr_ratio};
   o.schedule.decay = static_cast<int64_t>(std::ceil(s.decay * static_cast<double>(o.steps)));
   o.clip = s.clip;

@@ -115,6 +115,7 @@ TEST_CASE("options: positionals fill what flags left over") {
   CHECK(Parsed({"--", "--m"}).model == "--m");
   CHECK(Parsed({"-"}).model == "-");
   CHECK(complaint({"a", "b", "c"}) == "unexpected argument \"c\"; see facet sample --help");
+  CHECK(complaint({"a", "b", "--optimizer", "adagrad"}) == "unexpected argument \"adagrad\" (--optimizer takes adamw/sgd/muon); see facet sample --help");
 }
 
 TEST_CASE("options: defaults < preset < file < environment < flag") {

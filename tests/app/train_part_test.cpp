@@ -27,3 +27,11 @@ TEST_CASE("train part of a model: the last layer but one and the final norm") {
     CHECK((name == "step" || name.find("layers.0.") != std::string::npos || name == "m.norm.weight" || name == "v.norm.weight"));
   }
 }
+
+TEST_CASE("train part of a model: nothing left to train is refused, a peak out of reach is said") {
+  const Trainers t;
+  CHECK(t.run(t.words("sft", "none", {"--freeze", "*"})) == 2);
+  CHECK(t.said().find("--freeze *: nothing is left to train") != std::string::npos);
+  CHECK(t.run(t.words("sft", "late", {"--warmup", "100"})) == 0);
+  CHECK(t.said().find("--warmup 100: the run has 7 steps, and its rate never gets to the peak") != std::string::npos);
+}
