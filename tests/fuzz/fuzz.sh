@@ -8,5 +8,7 @@ mkdir -p "$build/findings" "$corpus/$target"
 seeds=$(mktemp -d)
 trap 'rm -rf "$seeds"' EXIT
 "$build/replay" --write "$seeds"
-exec "$build/fuzz_$target" "$corpus/$target" "$seeds/$target" -max_total_time="$seconds" -max_len=65536 -timeout=2 -rss_limit_mb=512 \
+words=()
+[ ! -f "$(dirname "$0")/words/$target" ] || words=("-dict=$(dirname "$0")/words/$target")
+exec "$build/fuzz_$target" "$corpus/$target" "$seeds/$target" "${words[@]}" -max_total_time="$seconds" -max_len=65536 -timeout=2 -rss_limit_mb=512 \
   -artifact_prefix="$build/findings/$target-" -print_final_stats=1 -verbosity=0
