@@ -1,35 +1,36 @@
-// The cross-entropy at the end of a recorded training pass (nn/body_graphs.h): where the same rows carry loss in pass after pass, as in packed
-// text, its kernels are recorded once and replayed.
+// The head of recorded training passes (nn/body_graphs.h) with its loss: a graph for each of the few numbers of rows it computes
+// (autograd/ops/linear_loss.h). Which rows they are, their labels, and what the loss knows of them lie in device memory.
 #pragma once
 #include <memory>
-#include <optional>
+#include <vector>
 
-#include "autograd/ops.h"
+#include "autograd/ops/linear_loss.h"
 #include "tensor/gpu/graph.h"
 
 namespace facet {
 
-class RecordedCrossEntropy {
+class RecordedLoss {
  public:
-  /// linear_cross_entropy_backward, of a pass that is not recorded: its rows are those to expect.
-  double eager(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options);
-
-  /// Of one that is. The value; gradients are written into dh and added to dw (absent: w is frozen). Nothing, and nothing written, when no row
-  /// carries loss. All but labels and weights lie on the GPU and, until reset(), in the same memory. The first time its kernels are recorded
-  /// into the arena, if its rows are those of the eager pass before it; whenever such rows come they are replayed, others are launched:
-  /// the same bits. What is recorded into the arena afterwards runs after it.
-  std::optional<double> run(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options,
-                            const Tensor& dh, const Tensor& dw, const std::shared_ptr<gpu::Arena>& arena);
-  void reset();
+  /// HeadTask::run() of a task with rows: gradients are written into dh and added to dw (absent: w is frozen). A number of rows that is new is launched,
+  /// so that products choose their algorithms; when it comes again it is recorded, and replayed from then on: the same bits. The answers
+  /// are on the GPU and stay until the next call.
+  Tensor run(const HeadTask&, const Tensor& dh, const Tensor& dw);
+  void reset() { entries_.clear(), arena_.reset(); }
   /// Passes that were replayed.
   int64_t replays() const { return replays_; }
 
  private:
-  pool_vector<int64_t> rows_;
-  CrossEntropyOptions options_;
-  Tensor list_, weights_, losses_;  // what the kernels read and write
-  gpu::Graph graph_;
-  bool decided_ = false;            // recorded, or not for these
+  struct Entry {
+    bool all;          // every row carries loss
+    LogitForm form;
+    SideLoss loss;
+    Tensor list, side;  // what the kernels read and write
+    gpu::RepeatedWork work;
+  };
+  Entry* entry(const HeadTask&);
+
+  std::shared_ptr<gpu::Arena> arena_;  // of all: one runs at a time, and leaves nothing in it
+  std::vector<std::unique_ptr<Entry>> entries_;
   int64_t replays_ = 0;
 };
 

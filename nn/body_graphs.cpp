@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "autograd/anomaly.h"
+#include "autograd/ops.h"
 #include "autograd/recorded_loss.h"
 #include "nn/tap.h"
 #include "tensor/gpu/graph.h"
@@ -21,7 +22,7 @@ struct BodyGraphs::Entry {
   Tensor h, leaf, dh;       // dh: what the backward graph reads
   std::shared_ptr<gpu::Arena> arena;
   gpu::Graph forward, backward;
-  RecordedCrossEntropy loss;
+  RecordedLoss loss;
   std::vector<const void*> gradients;  // where those of the parameters were when it was recorded
 };
 
@@ -62,10 +63,9 @@ void BodyGraphs::record_forward(Entry& e) {
 }
 
 Tensor BodyGraphs::forward(const Tokens& tokens) {
-  now_ = eager_ = nullptr;
+  now_ = nullptr;
   if (model_.device() == Device::cpu || !grad_enabled() || tapping() || anomaly_watch()) return model_.hidden(tokens);
   Entry& e = entry(tokens);
-  eager_ = &e;
   if (e.seen++ < eager_passes) return model_.hidden(tokens);
   const bool recorded = e.forward.recorded();
   if (recorded && gradients_moved(e)) {
@@ -89,7 +89,6 @@ Tensor BodyGraphs::forward(const Tokens& tokens) {
   ++replays_;
   clear_grad(e.leaf);
   now_ = &e;
-  eager_ = nullptr;
   return e.leaf;
 }
 
@@ -108,15 +107,13 @@ void BodyGraphs::replay_backward(Entry& e) {
   e.backward.replay();
 }
 
-double BodyGraphs::cross_entropy(const Tensor& h, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options) {
-  const Parameter& head = model_.head();
-  if (!now_)
-    return eager_ ? eager_->loss.eager(h, head.value(), labels, weights, options)
-                  : linear_cross_entropy_backward(h, head.value(), labels, weights, options);
+Tensor BodyGraphs::run(const HeadTask& task, const Tensor& h) {
+  if (!now_) return task.run_backward(h, model_.head().value());
   Entry& e = *std::exchange(now_, nullptr);
-  const auto value = e.loss.run(h.detach(), head.value(), labels, weights, options, e.dh, head.grad(), e.arena);
-  if (value) replay_backward(e);
-  return value.value_or(0);
+  if (task.rows.empty()) return task.loss.side;
+  const Tensor answers = HeadTask::answers(e.loss.run(task, e.dh, model_.head().grad()));
+  replay_backward(e);
+  return answers;
 }
 
 int64_t BodyGraphs::loss_replays() const {
@@ -125,9 +122,10 @@ int64_t BodyGraphs::loss_replays() const {
   return n;
 }
 
+Tensor TrainingPass::run(const HeadTask& task) const { return graphs_ ? graphs_->run(task, h) : task.run_backward(h, model_.head().value()); }
+
 double TrainingPass::cross_entropy(const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options) const {
-  return graphs_ ? graphs_->cross_entropy(h, labels, weights, options)
-                 : linear_cross_entropy_backward(h, model_.head().value(), labels, weights, options);
+  return total_loss(run(cross_entropy_task(h, model_.head().value(), labels, weights, options)));
 }
 
 }  // namespace facet

@@ -1,10 +1,11 @@
-// Training passes over a model's body (all but the head), recorded once as CUDA graphs and replayed: hundreds of launches become two. A
-// cross-entropy behind it is a third graph where the same rows carry loss in pass after pass, as in packed text; where they differ, so do its
-// kernels' shapes, and they are launched.
+// Training passes over a model's body (all but the head), recorded once as CUDA graphs and replayed: hundreds of launches become two. The head
+// with its loss is a third graph, one for each of the few numbers of rows that it computes.
 //
 //   model.graphs = std::make_shared<BodyGraphs>(model);
 //   TrainingPass pass(model, tokens);
 //   pass.cross_entropy(labels, weights, options);   // the loss, and all gradients
+// or
+//   pass.run(task);                     // another loss of the head's rows made of kernels, and all gradients
 // or
 //   loss(pass.h);                       // any loss of the hidden rows [B, T, D]; runs its backward pass down to h
 //   pass.finish();                      // from h on; nothing to do after an eager pass
@@ -21,6 +22,7 @@
 namespace facet {
 
 struct CrossEntropyOptions;
+struct HeadTask;
 
 class BodyGraphs {
  public:
@@ -30,8 +32,8 @@ class BodyGraphs {
 
   Tensor forward(const Tokens&);
   void backward();
-  /// The cross-entropy of what forward() returned, and backward().
-  double cross_entropy(const Tensor& h, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions&);
+  /// The loss of h, which forward() returned, and backward(). The task's answers, on the CPU: waits for the head, not for the body's backward pass.
+  Tensor run(const HeadTask&, const Tensor& h);
   /// Passes that were replayed so far, and of their losses those that were, too.
   int64_t replays() const { return replays_; }
   int64_t loss_replays() const;
@@ -46,7 +48,6 @@ class BodyGraphs {
   LanguageModel& model_;
   std::vector<std::unique_ptr<Entry>> entries_;
   Entry* now_ = nullptr;    ///< whose backward pass is due
-  Entry* eager_ = nullptr;  ///< of the last pass, if it was an eager one that may be recorded some day
   int64_t replays_ = 0;
 };
 
@@ -60,6 +61,8 @@ class TrainingPass {
   }
   /// linear_cross_entropy_backward of the head's logits, with labels [B, T] and weights [B, T], and finish().
   double cross_entropy(const Tensor& labels, const Tensor& weights, const CrossEntropyOptions&) const;
+  /// HeadTask::run_backward() of a task over h and the model's head, and finish().
+  Tensor run(const HeadTask&) const;
 
  private:
   LanguageModel& model_;

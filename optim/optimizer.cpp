@@ -58,8 +58,6 @@ Clip Optimizer::clip(double max_norm) {
   return clip_of_squares(sums, max_norm);
 }
 
-int64_t Optimizer::replays() const { return graphs_->update.replays(); }
-
 void Optimizer::write_numbers(const Item&, double, double, void*) const {}
 void Optimizer::update_by(Item&, View, const void*) {}
 
@@ -97,7 +95,7 @@ void Optimizer::step(double lr, double grad_scale) {
     }
   };
   if (!numbers || !keep_gradients_) return work();
-  graphs_->update.run(addresses(), work);
+  replays_ += graphs_->update.run(addresses(), work);
   for (const Item& i : items_)
     if (i.parameter->grad()) i.parameter->value().out();  // replayed or not, what was saved of a value notices that it changed
 }

@@ -49,7 +49,7 @@ class Optimizer {
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   int64_t steps() const { return steps_; }
   /// Steps whose update was replayed.
-  int64_t replays() const;
+  int64_t replays() const { return replays_; }
   size_t state_bytes() const;
 
   /// "step" (i32, rank 0) and per parameter what the optimizer remembers ("m.NAME", "v.NAME", ...): handles, no copies.
@@ -95,6 +95,7 @@ class Optimizer {
   std::vector<Parameter*> parameters_;
   std::vector<const char*> names_;
   std::unique_ptr<Graphs> graphs_;
+  int64_t replays_ = 0;
 };
 
 }  // namespace facet

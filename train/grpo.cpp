@@ -195,48 +195,46 @@ std::vector<PolicySequence> Grpo::sequences(const Figures& f) const {
 
 namespace {
 
-/// The completion tokens of a batch at the head. Its kernels run where the model is; the host sees a pass's results when all of it is done.
+void policy_kernel(const std::array<double, 6>& n, const RowBlock& b, const Out& stats, const Out& tokens) {
+  policy_rows(stats, tokens, {.cispo = n[0] != 0, .clip_low = n[1], .clip_high = n[2], .delta = n[3], .kl = n[4]}, b.scale);
+}
+
+/// The completion tokens of a batch at the head. Its kernels run where the model is; the host sees what came of it when the head is done.
 struct HeadPass {
   TrainingPass pass;
-  Tensor h, labels;
-  LinearHead head;
-  pool_vector<int64_t> rows;
+  HeadTask task;
   const PolicyBatch& batch;
 
   HeadPass(LanguageModel& model, const PolicyBatch& b, double temperature)
       : pass(model, b.tokens),
-        h(flat(pass.h)),
-        labels(b.labels.reshape({h.dim(0)})),
-        head("grpo", h, model.head().value(), labels, {.cap = model.final_cap(), .temperature = temperature, .exact = true}),
-        rows(head.rows([](int64_t) { return true; })),
-        batch(b) {}
-  static Tensor flat(const Tensor& h) { return reshape(h, {h.shape().rows(), h.dim(-1)}); }
+        task{LinearHead("grpo", pass.h, model.head().value(), b.labels, {.cap = model.final_cap(), .temperature = temperature, .exact = true}), {}, {}},
+        batch(b) {
+    task.rows = task.head.rows([](int64_t) { return true; });
+  }
   size_t token(int64_t row) const { return static_cast<size_t>(batch.which[static_cast<size_t>(row)]); }
 
   /// Calls f(number of the token, its log-probability) for every token in order.
   template <class F>
   void values(F f) const {
+    const LinearHead& head = task.head;
     const Tensor log_probs = Tensor::zeros({head.N}, DType::f64, head.device);
-    head.run(rows, [&](const RowBlock& block, const Out& stats) { log_prob_rows(stats, block.rows, {}, block.scale, log_probs.out()); });
+    head.run(task.rows, [&](const RowBlock& block, const Out& stats) { log_prob_rows(stats, block.rows, {}, block.scale, log_probs.out()); });
     const gpu::MaySync wait;  // ratios of whole answers are made from these
     const Tensor here = log_probs.to(Device::cpu);
-    for (const int64_t n : rows) f(token(n), here.data<double>()[static_cast<size_t>(n)]);
+    for (const int64_t n : task.rows) f(token(n), here.data<double>()[static_cast<size_t>(n)]);
   }
   /// The gradients, unless under NoGrad, of what `known(number)` says of every token; then f(PolicyResult) for every token in order.
   template <class Known, class F>
-  void backward(LanguageModel& model, const PolicyForm& form, Known known, F f) const {
-    const Tensor asked = Tensor::empty({std::ssize(rows), 6}, DType::f64);
+  void backward(const PolicyForm& form, Known known, F f) {
+    const int64_t n = std::ssize(task.rows), all = task.head.count(n);
+    const Tensor asked = Tensor::empty({all, 6}, DType::f64);
     auto* to = reinterpret_cast<PolicyToken*>(asked.out().as<double>());
-    for (const int64_t n : rows) *to++ = known(token(n));
-    const Tensor tokens = asked.to(head.device);
-    head.run_backward(h, model.head().value(), rows, [&](const RowBlock& block, const Out& stats) {
-      policy_rows(stats, block.of(tokens).out(), form, block.scale);
-    });
-    pass.finish();
-    const gpu::MaySync wait;  // the loss is among these figures
-    const Tensor here = tokens.to(Device::cpu);
-    const auto* r = reinterpret_cast<const PolicyResult*>(here.data<double>().data());
-    for (size_t i = 0; i < rows.size(); ++i) f(r[i]);
+    for (const int64_t row : task.rows) *to++ = known(token(row));
+    for (int64_t i = n; i < all; ++i, ++to) *to = to[-1], to->weight = 0;  // of rows that fill up
+    task.loss = {policy_kernel, {form.cispo ? 1.0 : 0.0, form.clip_low, form.clip_high, form.delta, form.kl}, asked};
+    const Tensor answers = pass.run(task);
+    const auto* r = reinterpret_cast<const PolicyResult*>(answers.data<double>().data());
+    for (int64_t i = 0; i < n; ++i) f(r[i]);
   }
 };
 
@@ -268,7 +266,7 @@ Grpo::Learned Grpo::learn(std::span<const PolicySequence> list, const Figures& f
   }
   for (const PolicyBatch& b : policy_batches(list, options_.layout)) {
     std::optional<Phase> phase(std::in_place, "forward");
-    const HeadPass pass(model_, b, options_.rollout.sampling.temperature);
+    HeadPass pass(model_, b, options_.rollout.sampling.temperature);
     if (policy.sequence_ratio)
       pass.values([&](size_t t, double log_prob) {
         const auto i = static_cast<size_t>(owner[t]);
@@ -280,7 +278,7 @@ Grpo::Learned Grpo::learn(std::span<const PolicySequence> list, const Figures& f
                          now_.reference.empty() ? 0 : now_.reference[t]};
     };
     phase.emplace("backward");
-    pass.backward(model_, form_of(policy), known, [&](const PolicyResult& r) {
+    pass.backward(form_of(policy), known, [&](const PolicyResult& r) {
       sum.loss += r.loss;
       sum.ratio += r.ratio;
       sum.kl += r.kl;
@@ -291,7 +289,7 @@ Grpo::Learned Grpo::learn(std::span<const PolicySequence> list, const Figures& f
       ++sum.tokens;
     });
     sum.computed += b.computed;
-    sum.flops += step_flops(model_, b.tokens.positions, static_cast<double>(std::ssize(pass.rows)));
+    sum.flops += step_flops(model_, b.tokens.positions, static_cast<double>(std::ssize(pass.task.rows)));
   }
   return sum;
 }

@@ -1,9 +1,11 @@
 #include "autograd/ops/linear_loss.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "autograd/anomaly.h"
 #include "tensor/gpu/runtime.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/kernels/copy.h"
 #include "tensor/kernels/gather.h"
 #include "tensor/kernels/gemm.h"
@@ -52,9 +54,10 @@ void row_losses(std::span<const int64_t> rows, double scale, int64_t V, RowLoss 
   for (size_t i = 0; i < rows.size(); ++i, s += 4) write_coefficients(loss(rows[i], row_of_stats(s)), scale, V, s);
 }
 
-// A loss of the host's kind: the statistics come to the CPU and their coefficients go back.
+// A loss of the host's kind: the statistics come to the CPU and their coefficients go back. Those of rows that fill up are 0.
 void on_host(std::span<const int64_t> rows, double scale, int64_t V, RowLoss loss, const Tensor& stats, bool gradient) {
   const Tensor here = stats.to(Device::cpu);
+  if (const auto n = std::ssize(rows); n < stats.dim(0)) fill(here.slice(0, n, stats.dim(0)).out(), 0);
   if (stats.dtype() == DType::f64) row_losses<double>(rows, scale, V, loss, here.out());
   else row_losses<float>(rows, scale, V, loss, here.out());
   if (gradient && stats.device() == Device::gpu)
@@ -113,13 +116,22 @@ LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const
     if (labels[n] >= V) fail(Kind::usage, "{}: label {} in row {}: the vocabulary has {} words", op, labels[n], n, V);
 }
 
+int64_t LinearHead::count(int64_t n) const {
+  if (device == Device::cpu || n == 0) return n;
+  const auto step = std::max<int64_t>(16, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(n))) / 16);
+  return std::min(N, (n + step - 1) / step * step);
+}
+
 Tensor LinearHead::listed(std::span<const int64_t> rows) const {
-  const auto n = static_cast<int64_t>(rows.size());
-  const Tensor list = Tensor::empty({2, n}, DType::i32);
+  const int64_t all = count(std::ssize(rows));
+  const Tensor list = Tensor::empty({3, all}, DType::i32);
   int32_t* to = list.out().as<int32_t>();
-  for (int64_t i = 0; i < n; ++i) {
-    to[i] = static_cast<int32_t>(rows[i]);
-    to[n + i] = labels[rows[i]];
+  for (int64_t i = 0; i < all; ++i) {
+    const bool fills = i >= std::ssize(rows);
+    const int64_t row = fills ? rows.back() : rows[static_cast<size_t>(i)];
+    to[i] = static_cast<int32_t>(row);
+    to[all + i] = labels[row];
+    to[2 * all + i] = fills ? -1 : to[i];
   }
   return list;
 }
@@ -129,31 +141,34 @@ void LinearHead::run(std::span<const int64_t> rows, RowLoss loss, Out dh, Out dw
 void LinearHead::run(std::span<const int64_t> rows, const Tensor& list, RowLoss loss, Out dh, Out dw) const {
   const KernelScope scope("linear_loss");
   if (dh) dh = collapsed(dh, N, D);
-  const int64_t n = static_cast<int64_t>(rows.size());
-  const bool on_gpu = device == Device::gpu, gradient = dh || dw;
+  const int64_t n = list.dim(1);
+  const bool on_gpu = device == Device::gpu, gradient = dh || dw, all_rows = std::ssize(rows) == N;
   if (dh && !dh.accumulate) {
     if (!on_gpu) zero_other_rows(rows, dh);
-    else if (n < N) fill(dh, 0);
+    else if (!all_rows) fill(dh, 0);
   }
   if (n == 0) return;
   const DType of_z = on_gpu && !form.exact ? h.dtype : acc, of_dz = on_gpu ? h.dtype : acc;
   const int64_t bytes = size_of(of_z) + (gradient && of_dz != of_z ? size_of(of_dz) : 0);
-  const int64_t chunk = form.block > 0 ? std::min(n, form.block) : linear_loss_chunk(n, V, device, bytes);
+  // On the GPU a function of the shape alone, and so is what is done beside the products: other rows then take the same memory and kernels.
+  const int64_t chunk = form.block > 0 ? std::min(n, form.block) : linear_loss_chunk(on_gpu ? N : n, V, device, bytes);
   const double scale = 1 / form.temperature;
   const Tensor logits = Tensor::empty({chunk, V}, of_z, device), all_stats = Tensor::empty({chunk, 4}, acc, device);
   Tensor dlogits;  // of their own only where they are narrower
   if (gradient && of_dz != of_z) dlogits = Tensor::empty({chunk, V}, of_dz, device);
   Tensor some_h, some_dh;  // the chunk's rows side by side, when they are not so already
   for (int64_t begin = 0; begin < n; begin += chunk) {
-    const std::span<const int64_t> r = rows.subspan(begin, std::min(chunk, n - begin));
-    const int64_t c = static_cast<int64_t>(r.size()), first = r.front();
-    const bool adjacent = r.back() - first == c - 1;
-    const Tensor numbers = list.slice(0, 0, 1).slice(1, begin, begin + c).reshape({c}), ys = list.slice(0, 1, 2).slice(1, begin, begin + c).reshape({c});
+    const int64_t c = std::min(chunk, n - begin), own = std::clamp<int64_t>(std::ssize(rows) - begin, 0, c);  // without those that fill up
+    const std::span<const int64_t> r = rows.subspan(static_cast<size_t>(std::min(begin, std::ssize(rows))), static_cast<size_t>(own));
+    const int64_t first = r.empty() ? 0 : r.front();
+    const bool adjacent = on_gpu ? all_rows : r.back() - first == c - 1;
+    const auto part = [&](int64_t i) { return list.slice(0, i, i + 1).slice(1, begin, begin + c).reshape({c}); };
+    const Tensor from_rows = part(0), ys = part(1), to_rows = part(2);
 
     View x = adjacent ? rows_of(h, first, first + c) : View{};
     if (!adjacent) {
       if (!some_h) some_h = Tensor::empty({chunk, D}, h.dtype, device);
-      gather(h, 0, across(numbers.view(), D), rows_of(some_h.out(), 0, c));
+      gather(h, 0, across(from_rows.view(), D), rows_of(some_h.out(), 0, c));
       x = rows_of(some_h.view(), 0, c);
     }
 
@@ -161,7 +176,7 @@ void LinearHead::run(std::span<const int64_t> rows, const Tensor& list, RowLoss 
     const Tensor stats = all_stats.slice(0, 0, c);
     gemm(x, transposed(w), z, 1);  // [c, V]
     logit_stats(z, ys.view(), form.cap, scale, form.mean, stats.out());
-    if (loss.by_kernels()) loss(RowBlock{begin, c, numbers.view(), scale}, stats.out());
+    if (loss.by_kernels()) loss(RowBlock{begin, c, to_rows.view(), scale}, stats.out());
     else on_host(r, scale, V, loss, stats, gradient);
     if (!gradient) continue;
     logit_grad(z, ys.view(), stats.view(), form.cap * scale, dz);
@@ -178,7 +193,7 @@ void LinearHead::run(std::span<const int64_t> rows, const Tensor& list, RowLoss 
     if (!some_dh) some_dh = Tensor::empty({chunk, D}, acc, device);
     gemm(dz, w, rows_of(some_dh.out(), 0, c), 1);
     const View from = rows_of(some_dh.view(), 0, c);
-    if (on_gpu) scatter_add(from, 0, across(numbers.view(), D), dh);  // its rows are 0, or something to add to
+    if (on_gpu) scatter_add(from, 0, across(to_rows.view(), D), dh);  // its rows are 0, or something to add to
     else for_each_run(r, [&](int64_t i, int64_t a, int64_t b) { copy(rows_of(from, i, i + b - a), rows_of(dh, a, b)); });
   }
 }
@@ -202,6 +217,21 @@ void LinearHead::run_backward(const Tensor& h_, const Tensor& w_, std::span<cons
   if (anomaly_watch()) fill(root.out(), 0);  // nobody else reads it
   attach("linear_loss", {&root}, {&h_, &w_}, Root{*this, rows, loss});
   backward(root);
+}
+
+void HeadTask::run(const Tensor& list, const Tensor& side, Out dh, Out dw) const {
+  head.run(rows, list, [&](const RowBlock& b, const Out& stats) { loss.kernel(loss.numbers, b, stats, b.of(side).out()); }, dh, dw);
+}
+
+Tensor HeadTask::run_backward(const Tensor& h, const Tensor& w) const {
+  const Tensor side = loss.side.to(head.device);
+  head.run_backward(h, w, rows, [&](const RowBlock& b, const Out& stats) { loss.kernel(loss.numbers, b, stats, b.of(side).out()); });
+  return answers(side);
+}
+
+Tensor HeadTask::answers(const Tensor& side) {
+  const gpu::MaySync wait;  // once for a micro-batch: its loss is among them
+  return side.to(Device::cpu);
 }
 
 }  // namespace facet

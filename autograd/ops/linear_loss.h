@@ -2,7 +2,11 @@
 // turned into their own gradient in place, so [N, V] is never held. A loss is a functor from what it needs of a row
 // (log-sum-exp, the label's logit, the mean) to its value and three derivatives; kernels/logit_rows.h has the formula.
 // Cross-entropy and log-probabilities (autograd/ops.h) are two such functors; a policy-gradient trainer passes its own.
+//
+// On the GPU the rows that carry loss are filled up to one of few counts (LinearHead::count): masked text has another number of them in every
+// batch, and for every new shape of a product cuBLASLt's algorithms would be timed, and a recorded head be another graph.
 #pragma once
+#include <array>
 #include <span>
 
 #include "autograd/tape.h"
@@ -19,14 +23,15 @@ struct LogitForm {
   bool mean = false;   ///< the loss reads LogitRow::mean
   int64_t block = 0;   ///< rows of logits held at a time; 0: linear_loss_chunk()
   bool exact = false;  ///< logits of bf16 hidden states stay f32 on the GPU too, for losses of differences of log-probabilities
+  bool operator==(const LogitForm&) const = default;
 };
 
-/// Rows of the list that LinearHead::run was given, the ones with numbers begin ... begin + count - 1 in it.
+/// Rows of the list that LinearHead::run was given, the ones with numbers begin ... begin + count - 1 in it, filling ones included.
 struct RowBlock {
   int64_t begin, count;
-  View rows;     ///< i32 [count]: the rows themselves, where the statistics are
+  View rows;     ///< i32 [count]: the rows themselves, where the statistics are; -1: one that only fills up
   double scale;  ///< 1 / temperature
-  /// The part of a tensor [rows of the list, ..] that belongs to them.
+  /// The part of a tensor [LinearHead::count() of the rows, ..] that belongs to them.
   Tensor of(const Tensor& t) const { return t.slice(0, begin, begin + count); }
 };
 
@@ -35,7 +40,8 @@ struct RowBlock {
 ///   RowGrad f(int64_t n, const LogitRow&)        called once per row in ascending order by one thread. Its value is its own affair (it
 ///                                                may sum or store it). On the GPU the host waits once per block of rows.
 ///   void f(const RowBlock&, Out stats)           turns the statistics of a block into coefficients by kernels (kernels/row_losses.h),
-///                                                on whatever device they are, and stores its values there: nobody waits.
+///                                                on whatever device they are, and stores its values there: nobody waits. Rows that fill
+///                                                up must get no gradient: weights of 0 or a dy of 0.
 class RowLoss {
  public:
   template <class F>
@@ -80,13 +86,17 @@ struct LinearHead {
     return r;
   }
 
+  /// How many rows are computed where n carry loss. On the CPU these; on the GPU up to a sixteenth more (below 256 rows: up to the next multiple
+  /// of 16), but no more than there are. What fills up repeats the last row.
+  int64_t count(int64_t n) const;
+
   /// Calls the loss for the given rows (ascending). With both destinations null: values only, one product instead of three;
   /// with one null, its product is skipped. dh [N, D] in h's dtype (rows not listed: zero, or untouched when accumulating),
   /// dw [V, D] in `acc`.
   void run(std::span<const int64_t> rows, RowLoss loss, Out dh = {}, Out dw = {}) const;
   /// The same with what it uploads made before, listed(rows) on the head's device: all that is left are kernels, so a loss of theirs can be recorded.
   void run(std::span<const int64_t> rows, const Tensor& list, RowLoss loss, Out dh, Out dw) const;
-  /// Numbers and labels of the rows, i32 [2, n] on the CPU.
+  /// i32 [3, count] on the CPU: the rows to read, their labels, the rows to write (-1: none).
   Tensor listed(std::span<const int64_t> rows) const;
 
   /// The head as root of the tape: values, dh and dw in one pass, then backward from h. Values only when nothing is traced.
@@ -95,6 +105,35 @@ struct LinearHead {
   /// The gradients into the sinks of h and w; touches none when there is no row.
   void run_sinks(std::span<const int64_t> rows, RowLoss loss, Sink& dh, Sink& dw) const;
 };
+
+/// A loss by kernels that is told what it must know of a row, and answers, in `side`; all else it is made of are a few numbers. So it can be recorded,
+/// and replayed for other rows.
+struct SideLoss {
+  using Kernel = void (*)(const std::array<double, 6>& numbers, const RowBlock&, const Out& stats, const Out& side);
+  Kernel kernel = nullptr;  ///< side: the block's part
+  std::array<double, 6> numbers{};
+  Tensor side;  ///< f64 [count, ..], on the CPU before the pass
+};
+
+/// A head, the rows that carry loss, and the loss. Borrows h, w and the labels.
+struct HeadTask {
+  LinearHead head;
+  pool_vector<int64_t> rows;
+  SideLoss loss;
+
+  /// Values, dh and dw into what is not null, with list = head.listed(rows) and side = loss.side on the head's device, which gets the answers.
+  void run(const Tensor& list, const Tensor& side, Out dh, Out dw) const;
+  /// As root of the tape (LinearHead::run_backward). The answers, on the CPU.
+  Tensor run_backward(const Tensor& h, const Tensor& w) const;
+  /// What a pass has written, on the CPU. Waits.
+  static Tensor answers(const Tensor& side);
+};
+
+struct CrossEntropyOptions;
+/// Of linear_cross_entropy: `side` are the weights, then the losses.
+HeadTask cross_entropy_task(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions&);
+/// The sum of the losses that it answers with.
+double total_loss(const Tensor& losses);
 
 /// Rows of logits held at a time for n rows and V words of `bytes` bytes: a function of these numbers and the kind of device alone. On the
 /// GPU a 32nd of its memory, at most 16,384 rows: dw is read and written once per block, which 4,096 rows make cheap beside the products.

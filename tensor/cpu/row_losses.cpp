@@ -30,9 +30,13 @@ void log_prob_rows(Out stats, View rows, View dy, double scale, Out log_probs) {
   each_row(stats, [&](int64_t r, auto* s) {
     const LogitRow z = row_of_stats(s);
     const int64_t n = rows.as<int32_t>()[r];
-    if (log_probs && log_probs.dtype == DType::f64) log_probs.as<double>()[n] = z.label - z.lse;
-    else if (log_probs) log_probs.as<float>()[n] = static_cast<float>(z.label - z.lse);
-    if (dy) write_coefficients({-number(dy, n), number(dy, n), 0}, scale, 1, s);
+    if (n >= 0 && log_probs) {
+      if (log_probs.dtype == DType::f64) log_probs.as<double>()[n] = z.label - z.lse;
+      else log_probs.as<float>()[n] = static_cast<float>(z.label - z.lse);
+    }
+    if (!dy) return;
+    const double d = n >= 0 ? number(dy, n) : 0;
+    write_coefficients({-d, d, 0}, scale, 1, s);
   });
 }
 

@@ -63,26 +63,27 @@ class Graph {
 };
 
 /// Work that comes once in a step and depends on nothing but addresses: launched when they are new, recorded when they come for the second time
-/// in a row, and replayed from then on.
+/// in a row, and replayed from then on. What shares an arena leaves nothing there for others, and does not run beside them.
 class RepeatedWork {
  public:
+  /// True: replayed.
   template <class F>
-  void run(std::span<const void* const> addresses, F&& launch) {
+  bool run(std::span<const void* const> addresses, F&& launch, std::shared_ptr<Arena> arena = {}) {
     if (!std::ranges::equal(addresses, addresses_)) {
       graph_.reset();
+      addresses_.clear();
+      launch();
       addresses_.assign(addresses.begin(), addresses.end());
-      return launch();
+      return false;
     }
-    if (!graph_.recorded()) graph_.record(std::make_shared<Arena>(), launch);
+    if (!graph_.recorded()) graph_.record(arena ? arena : std::make_shared<Arena>(), launch);
     graph_.replay();
-    ++replays_;
+    return true;
   }
-  int64_t replays() const { return replays_; }
 
  private:
   Graph graph_;
   std::vector<const void*> addresses_;
-  int64_t replays_ = 0;
 };
 
 }  // namespace facet::gpu

@@ -1,4 +1,5 @@
 // The loss head on GPU tensors: its standard losses never wait for the device, a loss of the host's kind waits once per block.
+#include <algorithm>
 #include <cmath>
 
 #include "autograd/ops.h"
@@ -88,4 +89,30 @@ TEST_CASE("gpu linear_loss: the size of a block is its bytes' share of the devic
       CHECK((c <= 256 || c * V * bytes <= share));
       CHECK(linear_loss_chunk(100, V, Device::gpu, bytes) == 100);
     }
+}
+
+TEST_CASE("gpu linear_loss: rows are filled up to few numbers, by a sixteenth at most") {
+  gpu::emulate(true);
+  const int64_t N = 5000;
+  const Tensor h = Tensor::zeros({N, 1}), w = Tensor::zeros({2, 1}), labels = Tensor::full({N}, 1, DType::i32);
+  const LinearHead here("test", h, w, labels, {});
+  const Tensor h_there = h.to(Device::gpu), w_there = w.to(Device::gpu);
+  const LinearHead there("test", h_there, w_there, labels, {});
+  std::vector<int64_t> numbers;
+  for (int64_t n = 0; n <= N; ++n) {
+    const int64_t c = there.count(n);
+    CHECK((here.count(n) == n && c >= n && c <= N && (c <= n + std::max<int64_t>(15, n / 16))));
+    if (numbers.empty() || numbers.back() != c) numbers.push_back(c);
+  }
+  CHECK(std::is_sorted(numbers.begin(), numbers.end()));
+  CHECK(numbers.size() < 100);
+  CHECK(numbers.back() == N);
+  const pool_vector<int64_t> rows = {1, 4, 7};
+  const Tensor list = there.listed(rows);
+  CHECK(list.shape() == Shape{3, 16});
+  for (int64_t i = 0; i < 16; ++i) {
+    CHECK(list.at({0, i}) == static_cast<double>(rows[static_cast<size_t>(std::min<int64_t>(i, 2))]));
+    CHECK(list.at({1, i}) == 1);
+    CHECK(list.at({2, i}) == (i < 3 ? list.at({0, i}) : -1));
+  }
 }

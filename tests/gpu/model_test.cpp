@@ -64,7 +64,7 @@ TEST_CASE("model on the GPU: a replayed pass is the eager one, bit for bit, and 
   replayed->graphs = std::make_shared<BodyGraphs>(*replayed);
   const auto fast = train(*replayed, batches, steps);
   CHECK(replayed->graphs->replays() == steps - 2);
-  CHECK(replayed->graphs->loss_replays() == steps - 2);
+  CHECK(replayed->graphs->loss_replays() == steps - 3);  // launched once, recorded when it comes again
   CHECK(fast == plain);
   for (int i = 0; i < steps; ++i) CHECK(plain[static_cast<size_t>(i)] == Approx(want[static_cast<size_t>(i)]).epsilon(1e-4));
   const auto p = parameters(*eager), q = parameters(*replayed);

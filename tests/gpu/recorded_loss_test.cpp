@@ -1,43 +1,127 @@
-// The loss of a recorded training pass, replayed where the same rows carry it and launched where they differ.
+// The head and its loss behind a recorded training pass: a graph for each of the few numbers of rows it computes, whichever rows they are.
+#include "autograd/ops.h"
+#include "autograd/ops/linear_loss.h"
 #include "nn/body_graphs.h"
+#include "tensor/gpu/runtime.h"
 #include "tests/gpu/tiny_model.h"
 #include "tests/train/small.h"
 
 using namespace facet;
 using namespace facet::test;
 
-TEST_CASE("recorded loss: other rows, other weights, none, rows that come back, other memory: the bits of eager passes") {
+namespace {
+
+/// Random text of which labels before position `from` of the batch are learned, `skip` of them not.
+Batch masked(uint32_t seed, int64_t from, int64_t skip = 0) {
+  Batch b = batch_of(plain_tokens(randint(key(seed), {3, 13}, 0, small_config().vocab)));
+  for (int64_t i = 0; i < b.labels.numel(); ++i) {
+    int32_t& label = b.labels.out().as<int32_t>()[i];
+    if (i >= skip && i < from) continue;
+    b.supervised -= label >= 0;
+    label = -1;
+  }
+  return b;
+}
+
+std::unique_ptr<Gemma> on_gpu(DType dtype, bool graphs) {
   gpu::emulate(true);
-  const auto masked = [](uint32_t seed, int64_t from) {
-    Batch b = batch_of(plain_tokens(randint(key(seed), {2, 9}, 0, small_config().vocab)));
-    for (int64_t i = from; i < b.labels.numel(); ++i) {
-      int32_t& label = b.labels.out().as<int32_t>()[i];
-      b.supervised -= label >= 0;
-      label = -1;
+  auto model = small_model(dtype);
+  model->to(Device::gpu);
+  if (graphs) model->graphs = std::make_shared<BodyGraphs>(*model);
+  return model;
+}
+
+std::vector<double> all_values(Gemma& model) {
+  std::vector<double> all;
+  for (Parameter* p : parameters(model))
+    for (double v : p->value().detach().to_vector()) all.push_back(v);
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("recorded loss: other rows, other weights, none, other numbers of rows, other memory: the bits of eager passes") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    std::vector<double> losses, values;
+    for (const bool graphs : {false, true}) {
+      const auto model = on_gpu(dtype, graphs);
+      std::vector<double> now;
+      AdamW optimizer({{.parameters = parameters(*model)}});
+      optimizer.keep_gradients(true);
+      // 36 rows, 28, 24, 26 (32 are computed), 9 and 6 (16), none; then gradients elsewhere, and all is recorded anew. The weight changes in every step.
+      const int64_t learned[] = {99, 99, 99, 99, 30, 25, 9, 6, 0, 99, 28, 99, 99, 99, 99, 9, 6};
+      for (uint32_t step = 0; step < (dtype == DType::f32 ? std::size(learned) : 9); ++step) {
+        if (step == 11)
+          for (Parameter* p : parameters(*model)) p->clear_grad();
+        now.push_back(batch_loss(*model, masked(step, learned[step]), 1.0 / (3 + step % 2)));
+        optimizer.step(1e-3);
+      }
+      if (graphs) CHECK(model->graphs->loss_replays() == (dtype == DType::f32 ? 6 : 3));  // each number of rows is launched first, also after gradients moved
+      const std::vector<double> end = all_values(*model);
+      if (losses.empty()) losses = now, values = end;
+      CHECK(now == losses);
+      CHECK((end == values));
     }
-    return b;
+  }
+}
+
+TEST_CASE("recorded loss: a step over masked text launches nothing outside of graphs") {
+  const auto model = on_gpu(DType::bf16, true);
+  AdamW optimizer({{.parameters = parameters(*model)}});
+  optimizer.keep_gradients(true);
+  for (uint32_t step = 0; step < 6; ++step) {
+    gpu::synchronize();
+    const int64_t before = gpu::emulator::counters().lone_launches;
+    const Batch b = masked(step, 30 - step, step);  // in every step other rows and another number of them
+    accumulate_sft(*model, {&b, 1});
+    optimizer.step(1e-3, optimizer.clip(1.0).scale);
+    gpu::synchronize();
+    if (step > 3) CHECK(gpu::emulator::counters().lone_launches == before);
+  }
+}
+
+TEST_CASE("recorded loss: a policy loss of other tokens in every pass") {
+  const auto kernel = [](const std::array<double, 6>& n, const RowBlock& b, const Out& stats, const Out& tokens) {
+    policy_rows(stats, tokens, {.cispo = n[0] != 0, .kl = n[1]}, b.scale);
   };
-  std::vector<double> losses, values;
+  std::vector<double> answers, values;
   for (const bool graphs : {false, true}) {
-    const auto model = small_model();
-    model->to(Device::gpu);
-    if (graphs) model->graphs = std::make_shared<BodyGraphs>(*model);
-    std::vector<double> now, end;
+    const auto model = on_gpu(DType::bf16, graphs);
     AdamW optimizer({{.parameters = parameters(*model)}});
     optimizer.keep_gradients(true);
-    // All rows, half of them, none, all again; then gradients elsewhere, and everything is recorded anew. The weight changes in every step.
-    const int64_t learned[] = {99, 99, 99, 99, 99, 9, 9, 9, 0, 99, 99, 99, 99, 99, 99, 99};
-    for (uint32_t step = 0; step < std::size(learned); ++step) {
-      if (step == 11)
-        for (Parameter* p : parameters(*model)) p->clear_grad();
-      now.push_back(batch_loss(*model, masked(step, learned[step]), 1.0 / (3 + step % 2)));
+    std::vector<double> now;
+    for (uint32_t step = 0; step < 7; ++step) {
+      const Batch b = masked(step, 30, step);
+      const TrainingPass pass(*model, {b.ids, b.positions, {}});
+      HeadTask task{LinearHead("test", pass.h, model->head().value(), b.labels, {.temperature = 0.7, .exact = true}), {}, {}};
+      task.rows = task.head.rows([](int64_t) { return true; });
+      const Tensor tokens = Tensor::zeros({task.head.count(std::ssize(task.rows)), 6}, DType::f64);
+      auto* t = reinterpret_cast<PolicyToken*>(tokens.out().as<double>());
+      for (size_t i = 0; i < task.rows.size(); ++i) t[i] = {1.0 - static_cast<double>(i % 3), 0.1, -3, 0.01 * static_cast<double>(i), -3.5};
+      task.loss = {kernel, {step == 5 ? 1.0 : 0.0, 0.04}, tokens};  // once with other numbers
+      for (const double x : pass.run(task).to_vector()) now.push_back(x);
       optimizer.step(1e-3);
     }
-    for (Parameter* p : parameters(*model))
-      for (double v : p->value().detach().to_vector()) end.push_back(v);
-    if (graphs) CHECK(model->graphs->loss_replays() == 7);
-    if (losses.empty()) losses = now, values = end;
-    CHECK(now == losses);
+    if (graphs) CHECK(model->graphs->loss_replays() == 3);
+    const std::vector<double> end = all_values(*model);
+    if (answers.empty()) answers = now, values = end;
+    CHECK((now == answers));
     CHECK((end == values));
+  }
+}
+
+TEST_CASE("recorded loss: what a pass of preferences launches outside of graphs") {
+  const auto model = on_gpu(DType::bf16, true);
+  for (Parameter* p : parameters(*model)) p->zero_grad();
+  for (uint32_t step = 0; step < 4; ++step) {
+    gpu::synchronize();
+    const int64_t before = gpu::emulator::counters().lone_launches;
+    const Batch b = masked(step, 30, step);
+    const TrainingPass pass(*model, {b.ids, b.positions, {}});
+    const Tensor log_probs = linear_log_probs(pass.h, model->head().value(), b.labels);
+    backward(log_probs, Tensor::full(log_probs.shape(), 0.1).to(Device::gpu));  // the host makes it of sums of the log-probabilities
+    pass.finish();
+    gpu::synchronize();
+    if (step == 3) CHECK(gpu::emulator::counters().lone_launches - before == 14);
   }
 }
