@@ -242,6 +242,18 @@ TEST_CASE("zip: broken archives are refused by name", "[io]") {
   }
 }
 
+TEST_CASE("npz: an archive of so many arrays that their number takes the records of large ones", "[io]") {
+  const TempFolder t;
+  std::vector<TensorSpec> specs(65'535, {"", DType::f32, {}});
+  for (size_t i = 0; i < specs.size(); ++i) specs[i].name = std::to_string(i);
+  save_npz(t / "many.npz", specs, [](const std::string& name) { return Tensor::scalar(std::stod(name), DType::f32); });
+  const TensorFiles f(t / "many.npz");
+  CHECK(f.tensors().size() == specs.size());
+  CHECK(f.load("65534").item() == 65534);
+  specs.push_back({"a", DType::f32, {}}), specs.push_back({"b", DType::f32, {}});
+  CHECK_THROWS_WITH(save_npz(t / "more.npz", specs, [](const std::string&) { return Tensor::scalar(0, DType::f32); }), Contains("65537 tensors, at most 65536"));
+}
+
 TEST_CASE("files: what is asked of them must be there", "[io]") {
   const TempFolder t;
   const std::string path = t.write("three", "abc");

@@ -114,6 +114,10 @@ TEST_CASE("checkpoint: a manifest that lists no files, or is of another shape, v
   edit("files", Json::object());
   CHECK_THROWS_WITH(restored(*newest_checkpoint(dir.path, {})), Catch::Contains("lists no model.safetensors"));
   CHECK_THROWS_WITH(read_tensors(*newest_checkpoint(dir.path, {}), "optimizer"), Catch::Contains("lists no optimizer.safetensors"));
+  Json fewer = good.at("files");
+  fewer.begin().value().erase(fewer.begin().value().begin());
+  edit("files", fewer);
+  CHECK_THROWS_WITH(newest_checkpoint(dir.path, {}), Catch::Contains(".safetensors: ") && Catch::Contains(", the manifest lists "));
   edit("state", Json::array());
   CHECK_THROWS_WITH(newest_checkpoint(dir.path, {}), Catch::Contains("\"state\" is array"));
   edit("files", nullptr);
