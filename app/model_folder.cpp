@@ -68,8 +68,9 @@ void save_model(const std::string& path, Gemma& model, const Tokenizer& tokenize
   o.generation.stop = model.config.stop;
   o.more = [&](const std::string& folder) {
     if (!copy) tokenizer.save(folder);
-    if (!chat) fs::remove(folder + "/" + template_file);
-    else if (!has_chat_template(folder)) write_file_atomically(folder + "/" + template_file, chat_template_jinja());
+    const std::string file = folder + "/" + template_file;
+    if (chat && !has_chat_template(folder)) write_file_atomically(file, chat_template_jinja());
+    if (!chat && fs::exists(file)) remove_durably(file);  // came with the tokenizer
   };
   save_hf(path, model.config, named_values(model), o);
 }

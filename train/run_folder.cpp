@@ -42,7 +42,8 @@ RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)), cs
   if (!resume) check_place(path_);
   make_folders(path_);
   const std::string lock_path = file("lock");
-  lock_ = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  do lock_ = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  while (lock_ < 0 && errno == EINTR);
   if (lock_ < 0) fail(Kind::environment, "{}: cannot write: {}", lock_path, std::strerror(errno));
   if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     char pid[32] = {};
@@ -54,11 +55,12 @@ RunFolder::RunFolder(std::string path, bool resume) : path_(std::move(path)), cs
     close(lock_);
     fail(Kind::usage, "{}: this folder already holds a run; --resume continues it, or choose another --out", path_);
   }
-  const std::string pid = std::to_string(getpid());
-  if (ftruncate(lock_, 0) != 0 || pwrite(lock_, pid.data(), pid.size(), 0) < 0) {
-    const int error = errno;
+  try {
+    if (ftruncate(lock_, 0) != 0) fail(Kind::environment, "{}: cannot write: {}", lock_path, std::strerror(errno));
+    GrowingFile(lock_path).append(std::to_string(getpid()));  // all of it, whatever interrupts
+  } catch (...) {
     close(lock_);
-    fail(Kind::environment, "{}: cannot write: {}", lock_path, std::strerror(error));
+    throw;
   }
   for (const char* folder : {".", "samples", "completions"}) remove_leftovers(file(folder));
   make_folders(file("samples"));

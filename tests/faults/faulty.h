@@ -82,6 +82,7 @@ struct FaultyRun : Trainers {
   /// The names that only a writer at work may leave.
   std::string leftovers() const {
     std::string names;
+    if (!std::filesystem::exists(folder())) return names;  // not even that was made
     for (const auto& e : std::filesystem::recursive_directory_iterator(folder()))
       if (const std::string name = e.path().filename().string(); name.rfind("tmp.", 0) == 0 || name.rfind("trash.", 0) == 0)
         names += std::filesystem::relative(e.path(), folder()).string() + "; ";
