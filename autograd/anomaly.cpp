@@ -9,15 +9,7 @@
 namespace facet {
 namespace {
 
-struct Entered {
-  const char* name;
-  int64_t index;
-  std::source_location where;
-  int operations;
-};
-
 thread_local Anomaly* watching = nullptr;
-thread_local std::vector<Entered> modules;
 
 // Without the folder that the sources were compiled in.
 std::string short_name(const char* file) {
@@ -27,11 +19,11 @@ std::string short_name(const char* file) {
 }
 
 std::string place_of_now() {
-  if (modules.empty()) return {};
-  std::string path;
-  for (const Entered& m : modules) path += fmt::format("{}{}{}", path.empty() ? "" : ".", m.name, m.index < 0 ? "" : fmt::format(".{}", m.index));
-  Entered& last = modules.back();
-  return fmt::format(" in {} ({}:{}, operation {})", path, short_name(last.where.file_name()), last.where.line(), ++last.operations);
+  ModulePlace& place = module_place();
+  if (!place.module) return {};
+  const ModuleName& m = *place.module;
+  return fmt::format(" in {} ({}:{}, operation {}{})", m.path, short_name(m.where.file_name()), m.where.line(), ++place.operations,
+                     place.again ? " of what backward computes again" : "");
 }
 
 std::string described(const Range& r, const Shape& shape) {
@@ -169,12 +161,8 @@ void Anomaly::passed(const Node& n) {
   made_.erase(n.sequence);
 }
 
-ModuleScope::ModuleScope(const char* name, int64_t index, std::source_location where) : entered_(watching != nullptr) {
-  if (entered_) modules.push_back({name, index, where, 0});
-}
-
-ModuleScope::~ModuleScope() {
-  if (entered_) modules.pop_back();
+void Anomaly::dropped(uint64_t after) {
+  std::erase_if(made_, [after](const auto& m) { return m.first > after; });
 }
 
 }  // namespace facet

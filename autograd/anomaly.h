@@ -7,13 +7,13 @@
 //   if (!look.found().empty()) ...   // "forward, geglu made ... in layers.3.mlp (nn/layers.cpp:104, operation 2), from ..."
 #pragma once
 #include <map>
-#include <source_location>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "autograd/parameter.h"
+#include "autograd/scopes.h"
 
 namespace facet {
 
@@ -40,6 +40,8 @@ class Anomaly {
   void made(const Node&, std::span<Tensor* const> y, std::span<const Tensor* const> x);
   void begins(const Node& root, uint16_t output, const Tensor& dy);
   void passed(const Node&);
+  /// What was recorded since `sequence` will have no backward.
+  void dropped(uint64_t after);
 
  private:
   struct Made {
@@ -58,16 +60,5 @@ class Anomaly {
 
 /// Who looks on this thread, or null.
 Anomaly* anomaly_watch();
-
-/// The module whose operations are recorded in its lifetime: ModuleScope("layers", 3), and inside it ModuleScope("mlp").
-class ModuleScope {
- public:
-  explicit ModuleScope(const char* name, int64_t index = -1, std::source_location where = std::source_location::current());
-  ~ModuleScope();
-  ModuleScope(const ModuleScope&) = delete;
-
- private:
-  bool entered_;
-};
 
 }  // namespace facet

@@ -153,6 +153,7 @@ struct CrossEntropyOptions {
   double cap = 0;              ///< final soft-cap of the logits (Gemma 2); 0: none
   double label_smoothing = 0;  ///< e: (1-e) nll + e mean_v(-logp)
   double z_loss = 0;           ///< adds z * lse^2
+  int64_t block = 0;           ///< rows of logits held at a time; 0: as many as are fast and small (autograd/ops/linear_loss.h)
 };
 /// Sum over the rows with labels[n] >= 0 of weights[n] * loss(h[n] w^T, labels[n]); f32 scalar (f64 for f64). h [.., D], w [V, D]
 /// (the tied table or a head; may be bf16 under f32 h; its gradient is f32), labels i32 [..], weights f32 or f64 [..] or absent

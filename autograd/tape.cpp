@@ -26,6 +26,13 @@ NoGrad::~NoGrad() { recording = before_; }
 WithGrad::WithGrad() : before_(std::exchange(recording, true)) {}
 WithGrad::~WithGrad() { recording = before_; }
 
+UnkeptPass::UnkeptPass() : before_(std::exchange(recording, anomaly_watch() != nullptr)), sequence_(next_sequence) {}
+UnkeptPass::~UnkeptPass() {
+  recording = before_;
+  if (Anomaly* look = anomaly_watch()) look->dropped(sequence_);
+}
+Tensor UnkeptPass::input(const Tensor& x) const { return recording && x.slot() ? leaf(x) : x.detach(); }
+
 bool recomputing() { return keeping_less; }
 RecomputeScope::RecomputeScope(bool on) : before_(std::exchange(keeping_less, on)) {}
 RecomputeScope::~RecomputeScope() { keeping_less = before_; }
@@ -123,6 +130,7 @@ Tensor Kept::get() const {
 void attach_node(Node* node, const char* op, std::span<Tensor* const> y, std::span<const Tensor* const> x) {
   Ref<Opaque> ref(node);
   node->op = op;
+  node->module = module_place().module;
   node->sequence = ++next_sequence;
   ++tape_stats().nodes;
   node->inputs.reserve(x.size());
@@ -178,6 +186,7 @@ void zero_grad(const Tensor& t) {
 /// One run of the tape. Nested runs (checkpoint) have their own heap; leaves are shared and never queued.
 struct Backward {
   pool_vector<Ref<Opaque>> heap;
+  BackwardModules modules;
 
   static bool before(const Ref<Opaque>& a, const Ref<Opaque>& b) {
     return static_cast<Node&>(*a).sequence < static_cast<Node&>(*b).sequence;
@@ -213,6 +222,7 @@ struct Backward {
 
   void run_node(Node& n) {
     check_not_done(n);
+    const BackwardScope scope(modules, n.op, n.module);
     pool_vector<Tensor> dy(n.outputs.size());
     for (size_t i = 0; i < dy.size(); ++i) {
       dy[i] = std::exchange(n.outputs[i].grad, {});

@@ -9,6 +9,7 @@
 #include <span>
 #include <utility>
 
+#include "autograd/scopes.h"
 #include "tensor/pool_vector.h"
 #include "tensor/tensor.h"
 
@@ -64,6 +65,7 @@ using Sinks = std::span<Sink>;
 
 struct Node : Opaque {
   const char* op = "";
+  const ModuleName* module = nullptr;  ///< that recorded it, while somebody looks
   uint64_t sequence = 0;  ///< creation order
   bool done = false, queued = false;
   pool_vector<Edge> inputs;
@@ -193,6 +195,19 @@ Tensor checkpoint(F f, const Tensor& x);
 
 // ---- implementation of checkpoint
 
+/// The forward pass of a checkpoint. Nothing is recorded; under an Anomaly it is, so that the operations inside have names, and dropped.
+class UnkeptPass {
+ public:
+  UnkeptPass();
+  ~UnkeptPass();
+  UnkeptPass(const UnkeptPass&) = delete;
+  Tensor input(const Tensor& x) const;
+
+ private:
+  bool before_;
+  uint64_t sequence_;
+};
+
 template <class F>
 struct CheckpointGrad {
   F f;
@@ -216,8 +231,9 @@ Tensor checkpoint(F f, const Tensor& x) {
   if (!grad_enabled()) return f(x);
   Tensor y;
   {
-    NoGrad off;
-    y = f(static_cast<const Tensor&>(x.detach())).detach();
+    const UnkeptPass pass;
+    const Tensor inner = pass.input(x);
+    y = f(inner).detach();
   }
   attach("checkpoint", {&y}, {&x}, CheckpointGrad<F>{std::move(f), x});
   return y;

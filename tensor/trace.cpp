@@ -2,8 +2,12 @@
 
 #include <cstring>
 #include <ctime>
+#include <utility>
 #include <vector>
 
+#include "tensor/gpu/moments.h"
+#include "tensor/gpu/runtime.h"
+#include "tensor/gpu/waits.h"
 #include "tensor/profile.h"
 #include "tensor/storage.h"
 
@@ -19,7 +23,12 @@ struct Totals {
 thread_local Totals totals;
 
 struct Trace {
+  struct Marks {
+    size_t event;  // whose begin and end these marks are
+    int64_t begin, end;
+  };
   std::vector<TraceEvent> events;
+  std::vector<Marks> marks;  // of a GPU
   size_t most = 0;
   double start = 0;
   Device device = Device::cpu;
@@ -37,13 +46,31 @@ double now() {
 
 bool recording() { return detail::tracing && traced_thread && trace.open; }
 
-void add(TraceEvent::Kind kind, const char* name, double begin, double end, int64_t value = 0) {
-  trace.events.push_back({kind, name, begin - trace.start, end - trace.start, value});
+void add(const TraceEvent& e) {
+  if (trace.events.size() >= trace.most + trace.most / 4) trace.open = false, trace.full = true;  // a step of that size, or no steps at all
+  trace.events.push_back(e);
+  trace.events.back().begin -= trace.start;
+  trace.events.back().end -= trace.start;
 }
 
 void add_memory() {
   const double at = now();
-  add(TraceEvent::Kind::memory, "memory", at, at, static_cast<int64_t>(pool_stats(trace.device).live_bytes));
+  add({TraceEvent::Kind::memory, "memory", at, at, static_cast<int64_t>(pool_stats(trace.device).live_bytes)});
+}
+
+int64_t mark() { return trace.device == Device::gpu ? gpu::mark_moment() : -1; }
+
+// What the device did has the times of its marks. Its first mark was passed when the trace began.
+void add_device_twins() {
+  const std::vector<double> at = gpu::read_moments();
+  for (const Trace::Marks& m : std::exchange(trace.marks, {})) {
+    if (static_cast<size_t>(m.end) >= at.size()) return;  // the device is lost
+    TraceEvent twin = trace.events[m.event];
+    twin.begin = at[static_cast<size_t>(m.begin)];
+    twin.end = at[static_cast<size_t>(m.end)];
+    twin.on_device = true;
+    trace.events.push_back(twin);
+  }
 }
 
 }  // namespace
@@ -53,8 +80,16 @@ namespace detail {
 bool tracing = false;
 
 void trace_kernel(const char* name, double begin, double end) {
-  if (trace.events.size() >= trace.most + trace.most / 4) trace.open = false, trace.full = true;  // a step of that size, or no steps at all
-  if (trace.open) add(TraceEvent::Kind::kernel, name, begin, end);
+  if (trace.open) add({TraceEvent::Kind::kernel, name, begin, end});
+}
+
+TraceBegin trace_begin() { return recording() ? TraceBegin{now(), mark(), true} : TraceBegin{}; }
+
+void trace_end(const TraceBegin& b, TraceEvent::Kind kind, const char* name, int64_t value, const char* where) {
+  if (!tracing) return;
+  add({kind, name, b.at, now(), value, where});
+  if (b.mark < 0) return;
+  if (const int64_t end = mark(); end >= 0) trace.marks.push_back({trace.events.size() - 1, b.mark, end});
 }
 
 }  // namespace detail
@@ -66,14 +101,14 @@ std::span<const PhaseTime> take_phases() {
 }
 
 Phase::Phase(const char* name) : name_(name), outermost_(totals.depth++ == 0), traced_(recording()) {
-  if (traced_) add_memory();
+  if (traced_) add_memory(), mark_ = mark();
   begin_ = now();
 }
 
 Phase::~Phase() {
   const double end = now();
   if (traced_ && detail::tracing) {
-    add(TraceEvent::Kind::phase, name_, begin_, end);
+    detail::trace_end({begin_, mark_, true}, TraceEvent::Kind::phase, name_, 0, "");
     add_memory();
   }
   Totals& t = totals;
@@ -96,28 +131,36 @@ void trace_start(Device device, int64_t most) {
   traced_thread = true;
   detail::tracing = true;
   profile_start();
+  if (device == Device::gpu) {
+    const gpu::MaySync allowed;
+    gpu::synchronize();  // what an idle device marks, it marks now: the marks and this clock begin together
+    gpu::mark_moment();
+  }
   trace.start = now();
 }
 
 bool trace_full() { return trace.full; }
 
 std::span<const TraceEvent> trace_stop() {
-  if (detail::tracing) profile_stop();
+  if (detail::tracing) {
+    profile_stop();
+    if (trace.device == Device::gpu) add_device_twins();
+  }
   detail::tracing = traced_thread = false;
   return trace.events;
 }
 
-TraceStep::TraceStep(int64_t number) : number_(number) {
+namespace {
+// Whether there is room for another step is asked before it begins.
+int64_t admitted(int64_t number) {
   if (detail::tracing && traced_thread && trace.events.size() >= trace.most) {
     trace.open = false;
     trace.full = true;
   }
-  traced_ = recording();
-  begin_ = now();
+  return number;
 }
+}  // namespace
 
-TraceStep::~TraceStep() {
-  if (traced_ && detail::tracing) add(TraceEvent::Kind::step, "step", begin_, now(), number_);
-}
+TraceStep::TraceStep(int64_t number) : span_(TraceEvent::Kind::step, "step", admitted(number)) {}
 
 }  // namespace facet

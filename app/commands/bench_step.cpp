@@ -76,8 +76,9 @@ int run(Settings& s, Options&, Console& console) {
   model.init(key(static_cast<uint64_t>(s.seed)));
   const Device device = timed_device(s);
   const bool gpu = device == Device::gpu;
-  const bool profile = !s.profile.empty();
-  if (gpu && profile) fail(Kind::usage, "--profile: times kernels on the CPU; with --device cuda NVIDIA's nsys shows them");
+  const bool profile = !s.profile.empty(), table = profile && !gpu;
+  if (gpu && s.profile == table_only)
+    fail(Kind::usage, "--profile: times kernels on the CPU; with --device cuda give it a file, for a trace of operations, or see NVIDIA's nsys");
   model.to(device);
   model.recompute = recompute_of(s.recompute);
   AdamW optimizer(parameter_groups(model, 0.01), {});
@@ -112,7 +113,7 @@ int run(Settings& s, Options&, Console& console) {
 
   std::vector<KernelTime> kernels;
   double profiled = 0;
-  if (profile) {
+  if (table) {
     profile_start();
     for (int64_t i = 0; i < s.steps; ++i) step();
     profiled = profile_seconds();
@@ -146,7 +147,7 @@ int run(Settings& s, Options&, Console& console) {
                                   {"seconds_median", typical}, {"seconds_best", best}, {"tokens_per_s", n / typical},
                                   {"tokens_per_s_best", n / best}, {"gflop_per_s", flops / typical / 1e9}, {"fma_gflop_per_s", peak},
                                   {"share_of_fma", share}, {"peak_bytes", memory.peak_bytes}, {"system_allocations", system}};
-    if (profile) {
+    if (table) {
       for (const KernelTime& k : kernels)
         out["kernels"].push_back({{"name", k.name}, {"share", k.seconds / profiled}, {"calls_per_step", static_cast<double>(k.calls) / static_cast<double>(s.steps)}});
       out["outside_kernels"] = 1 - inside / profiled;
@@ -174,7 +175,7 @@ int run(Settings& s, Options&, Console& console) {
     console.line("{:<26}{}", "a residual", human_bytes(kept->residual));
     console.line("{:<26}{}", "peak of a step", human_bytes(kept->peak));
   }
-  if (!profile) return 0;
+  if (!table) return 0;
   console.line();
   for (const KernelTime& k : kernels)
     console.line("{:<26}{:5.1f}%  {:8.3f} ms  {:g} calls", k.name, 100 * k.seconds / profiled, 1e3 * k.seconds / static_cast<double>(s.steps),

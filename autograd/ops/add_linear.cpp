@@ -38,6 +38,7 @@ struct AddLinearGrad {
 }  // namespace
 
 Tensor add_linear(Tensor y, const Tensor& x, const Tensor& w, double scale) {
+  const OpScope scope("add_linear");
   check(y, x, w);
   const Tensor rows_x = as_rows(x.view()) ? x.detach() : x.detach().dense();
   Tensor sum = y.unique() && y.contiguous() ? y.detach() : y.detach().clone();

@@ -47,6 +47,7 @@ void check(const char* op, const Tensor& x, const Tensor& h, const Tensor& w) {
 
 // w_h absent: h is added as it is.
 SumNorm run(const char* op, const Tensor& x, const Tensor& h, const Tensor& w_h, const Tensor& w, double eps) {
+  const OpScope scope(op);
   SumNorm s{Tensor::empty(x.shape(), x.dtype(), x.device()), Tensor::empty(x.shape(), x.dtype(), x.device())};
   const bool record = tracing(x, h, w, w_h);
   if (x.numel() == 0 && !record) return s;

@@ -89,6 +89,7 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMas
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionMask& mask, double scale, double cap) {
+  const OpScope scope("attention");
   check(q, k, v, mask, cap);
   Tensor y = Tensor::empty(q.shape(), q.dtype(), q.device());  // [B, T, H, Dh]
   const bool trace = tracing(q, k, v);

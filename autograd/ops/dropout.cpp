@@ -19,6 +19,7 @@ struct DropoutGrad {
 }  // namespace
 
 Tensor dropout(const Tensor& x, double p, Key key) {
+  const OpScope scope("dropout");
   check_floating("dropout", "x", x);
   if (!(p >= 0 && p < 1)) fail(Kind::usage, "dropout: p {}: expected 0 <= p < 1", p);
   if (key.counters != Counters::partitionable) fail(Kind::usage, "dropout: expected a key with partitionable counters");

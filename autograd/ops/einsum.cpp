@@ -118,6 +118,7 @@ Term join(Term a, Term b, const std::string& needed) {
 }  // namespace
 
 Tensor einsum(const std::string& spec, const std::vector<Tensor>& operands) {
+  const OpScope scope("einsum");
   const Spec s = parse(spec);
   if (s.inputs.size() != operands.size())
     wrong(spec, fmt::format("names {} operands, {} are given", s.inputs.size(), operands.size()));

@@ -19,6 +19,7 @@ struct UnaryGrad {
 };
 
 Tensor apply(const char* name, Unary op, const Tensor& x, double s = 0) {
+  const OpScope scope(name);
   check_floating(name, "x", x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   unary(op, x.view(), s, y.out());
@@ -52,6 +53,7 @@ struct BinaryGrad {
 };
 
 Tensor apply(const char* name, Binary op, const Tensor& a, const Tensor& b) {
+  const OpScope scope(name);
   check_same_dtype(name, "a", a, "b", b);
   check_floating(name, "a", a);
   Tensor y = Tensor::empty(broadcast_shape(name, a.shape(), b.shape()), a.dtype(), a.device());
@@ -72,6 +74,7 @@ Tensor apply(const char* name, Binary op, const Tensor& a, const Tensor& b) {
 }
 
 Tensor apply(const char* name, Compare op, const Tensor& a, const Tensor& b) {
+  const OpScope scope(name);
   check_same_dtype(name, "a", a, "b", b);
   Tensor y = Tensor::empty(broadcast_shape(name, a.shape(), b.shape()), DType::i32, a.device());
   compare(op, a.view(), b.view(), y.out());
@@ -132,6 +135,7 @@ Tensor softcap(const Tensor& x, double cap) {
 }
 
 Tensor cast(const Tensor& x, DType dtype) {
+  const OpScope scope("cast");
   if (!x) fail(Kind::usage, "cast: x is absent");
   if (x.dtype() == dtype) return x;
   Tensor y = x.detach().to(dtype);
@@ -146,6 +150,7 @@ Tensor greater(const Tensor& a, const Tensor& b) { return apply("greater", Compa
 Tensor greater_equal(const Tensor& a, const Tensor& b) { return apply("greater_equal", Compare::less_equal, b, a); }
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
+  const OpScope scope("where");
   check_i32("where", "condition", condition);
   check_same_dtype("where", "a", a, "b", b);
   const Shape shape = broadcast_shape("where", condition.shape(), broadcast_shape("where", a.shape(), b.shape()));

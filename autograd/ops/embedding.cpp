@@ -17,6 +17,7 @@ struct EmbeddingGrad {
 }  // namespace
 
 Tensor embedding(const Tensor& ids, const Tensor& table, double scale, DType compute) {
+  const OpScope scope("embedding");
   check_floating("embedding", "table", table);
   if (table.rank() != 2) fail(Kind::usage, "embedding: table {}, expected [V, D]", to_string(table.shape()));
   if (!ids || ids.dtype() != DType::i32)

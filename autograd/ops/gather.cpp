@@ -49,6 +49,7 @@ struct ScatterAddGrad {
 }  // namespace
 
 Tensor gather(const Tensor& x, int dim, const Tensor& index) {
+  const OpScope scope("gather");
   if (!x) fail(Kind::usage, "gather: x is absent");
   dim = normal_dim("gather", dim, x.rank());
   check_index("gather", x, dim, index);
@@ -59,6 +60,7 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
 }
 
 Tensor take(const Tensor& x, const Tensor& index, int dim) {
+  const OpScope scope("take");
   if (!x) fail(Kind::usage, "take: x is absent");
   check_i32("take", "index", index);
   dim = normal_dim("take", dim, x.rank());
@@ -82,6 +84,7 @@ Tensor take(const Tensor& x, const Tensor& index, int dim) {
 }
 
 Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& source) {
+  const OpScope scope("scatter_add");
   check_same_dtype("scatter_add", "x", x, "source", source);
   check_floating("scatter_add", "x", x);
   dim = normal_dim("scatter_add", dim, x.rank());

@@ -33,6 +33,7 @@ struct GegluHalvesGrad {
 }  // namespace
 
 Tensor geglu(const Tensor& gate, const Tensor& up) {
+  const OpScope scope("geglu");
   check_floating("geglu", "gate", gate);
   check_floating("geglu", "up", up);
   if (!(gate.shape() == up.shape()) || gate.dtype() != up.dtype())
@@ -46,6 +47,7 @@ Tensor geglu(const Tensor& gate, const Tensor& up) {
 }
 
 Tensor geglu_halves(const Tensor& x) {
+  const OpScope scope("geglu_halves");
   check_floating("geglu_halves", "x", x);
   if (x.rank() < 1 || x.dim(-1) % 2) fail(Kind::usage, "geglu_halves: x {}: expected [.., 2F]", to_string(x.shape()));
   Shape shape = x.shape();

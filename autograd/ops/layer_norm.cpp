@@ -18,6 +18,7 @@ struct LayerNormGrad {
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps) {
+  const OpScope scope("layer_norm");
   check_floating("layer_norm", "x", x);
   if (x.rank() < 1) fail(Kind::usage, "layer_norm: x is a scalar, expected [.., D]");
   check_norm_weight("layer_norm", x, w);

@@ -112,6 +112,7 @@ bool side_by_side(std::span<const Tensor> w) {
 }
 
 Tensor linear_joined(const Tensor& x, std::span<const Tensor> w) {
+  const OpScope scope("linear_joined");
   if (w.empty()) fail(Kind::usage, "linear_joined: no weights");
   Shape shape = x.shape();
   pool_vector<View> ws;
@@ -139,6 +140,7 @@ Tensor linear_joined(const Tensor& x, std::span<const Tensor> w) {
 }
 
 pool_vector<Tensor> linear(const Tensor& x, std::span<const Tensor> w) {
+  const OpScope scope("linear");
   pool_vector<Tensor> y(w.size());
   pool_vector<View> weights;
   pool_vector<Out> outs;

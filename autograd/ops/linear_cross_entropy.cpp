@@ -27,7 +27,7 @@ struct LinearCrossEntropyGrad {
 }  // namespace
 
 HeadTask cross_entropy_task(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& o) {
-  HeadTask t{LinearHead("linear_cross_entropy", h, w, labels, {.cap = o.cap, .mean = o.label_smoothing != 0}), {}, {}};
+  HeadTask t{LinearHead("linear_cross_entropy", h, w, labels, {.cap = o.cap, .mean = o.label_smoothing != 0, .block = o.block}), {}, {}};
   if (weights) {
     if (!(weights.shape() == labels.shape()) || !weights.contiguous() ||
         (weights.dtype() != DType::f32 && weights.dtype() != DType::f64))
@@ -57,6 +57,7 @@ double total_loss(const Tensor& losses) {
 
 Tensor linear_cross_entropy(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights,
                             const CrossEntropyOptions& options) {
+  const OpScope scope("linear_cross_entropy");
   const HeadTask task = cross_entropy_task(h, w, labels, weights, options);
   const Tensor losses = task.loss.side.to(task.head.device);
   task.run(task.head.listed(task.rows).to(task.head.device), losses, {}, {});

@@ -6,6 +6,7 @@
 
 namespace facet {
 Tensor linear_geglu(const Tensor& x, const Tensor& w_gate, const Tensor& w_up) {
+  const OpScope scope("linear_geglu");
   check_projection("linear_geglu", x, "w_gate", w_gate);
   check_projection("linear_geglu", x, "w_up", w_up);
   if (!(w_gate.shape() == w_up.shape()) || w_gate.dtype() != w_up.dtype())

@@ -28,6 +28,7 @@ struct LinearLogProbsGrad {
 }  // namespace
 
 Tensor linear_log_probs(const Tensor& h, const Tensor& w, const Tensor& labels, double cap, double temperature) {
+  const OpScope scope("linear_log_probs");
   const LogitForm form{.cap = cap, .temperature = temperature, .exact = true};
   const LinearHead head("linear_log_probs", h, w, labels, form);
   Tensor y = Tensor::zeros(labels.shape(), head.acc, head.device);

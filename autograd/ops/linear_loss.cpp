@@ -205,7 +205,10 @@ void LinearHead::run_sinks(std::span<const int64_t> rows, RowLoss loss, Sink& dh
 
 void LinearHead::run_backward(const Tensor& h_, const Tensor& w_, std::span<const int64_t> rows, RowLoss loss) const {
   if (rows.empty()) return;
-  if (!tracing(h_, w_)) return run(rows, loss);
+  if (!tracing(h_, w_)) {
+    const OpScope scope("linear_loss");
+    return run(rows, loss);
+  }
   // A node whose backward is the whole computation: the tape lends it the sinks of h and w and goes on from h.
   struct Root {
     const LinearHead& head;

@@ -47,6 +47,7 @@ struct MatmulGrad {
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
+  const OpScope scope("matmul");
   const View va = as_row(a.view()), vb = as_column(b.view());
   if (a.rank() < 1 || b.rank() < 1 || va.shape[-1] != vb.shape[-2])
     fail(Kind::usage, "matmul: a {} and b {}: expected a [.., M, P] and b [.., P, N]", to_string(a.shape()), to_string(b.shape()));

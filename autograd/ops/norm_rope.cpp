@@ -25,6 +25,7 @@ struct NormRopeGrad {
 }  // namespace
 
 Tensor norm_rope(const Tensor& x, const Tensor& w, double eps, const Tensor& positions, const RopeTable& table) {
+  const OpScope scope("norm_rope");
   check_heads("norm_rope", "x", x, w, positions, table);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   const bool record = tracing(x, w);

@@ -18,6 +18,7 @@ void check_ring(const char* name, const Tensor& ring, const Tensor& k) {
 }  // namespace
 
 Tensor norm_rope_write(const QueryKeyValue& x, double eps, const Tensor& positions, const RopeTable& table, const Rings& rings) {
+  const OpScope scope(op);
   check_heads(op, "q", x.q, x.w_q, positions, table);
   check_heads(op, "k", x.k, x.w_k, positions, table);
   if (static_cast<bool>(x.w_q) != static_cast<bool>(x.w_k)) fail(Kind::usage, "{}: one of w_q and w_k is absent, expected both or neither", op);

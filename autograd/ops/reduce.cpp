@@ -58,6 +58,7 @@ Tensor scaled_sum(const Tensor& x, const Shape& kept, double scale) {
 }
 
 Tensor sum_scaled(const char* op, const Tensor& x, const Reduced& r, double scale) {
+  const OpScope scope(op);
   Tensor y = scaled_sum(x.detach(), r.kept, scale).to(x.dtype()).reshape(r.result);
   if (tracing(x)) attach(op, {&y}, {&x}, SumGrad{r.kept, x.shape(), scale});
   return y;
@@ -129,6 +130,7 @@ Tensor mean(const Tensor& x, std::vector<int> dims, bool keep) {
 }
 
 Tensor var(const Tensor& x, int dim, bool keep) {
+  const OpScope scope("var");
   check_floating("var", "x", x);
   dim = along_dim("var", dim, x);
   const Shape kept = kept_shape(x.shape(), dim);
@@ -141,6 +143,7 @@ Tensor var(const Tensor& x, int dim, bool keep) {
 }
 
 Tensor max(const Tensor& x, int dim, bool keep) {
+  const OpScope scope("max");
   check_floating("max", "x", x);
   dim = along_dim("max", dim, x);
   check_not_empty("max", x, dim);
@@ -152,6 +155,7 @@ Tensor max(const Tensor& x, int dim, bool keep) {
 }
 
 Tensor argmax(const Tensor& x, int dim, bool keep) {
+  const OpScope scope("argmax");
   check_floating("argmax", "x", x);
   dim = along_dim("argmax", dim, x);
   check_not_empty("argmax", x, dim);
@@ -161,6 +165,7 @@ Tensor argmax(const Tensor& x, int dim, bool keep) {
 }
 
 Tensor cumsum(const Tensor& x, int dim) {
+  const OpScope scope("cumsum");
   check_floating("cumsum", "x", x);
   dim = along_dim("cumsum", dim, x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
@@ -170,6 +175,7 @@ Tensor cumsum(const Tensor& x, int dim) {
 }
 
 TopK top_k(const Tensor& x, int k) {
+  const OpScope scope("top_k");
   check_floating("top_k", "x", x);
   if (x.rank() == 0 || k < 0 || k > x.dim(-1))
     fail(Kind::usage, "top_k: k = {} of the last dimension of {}", k, to_string(x.shape()));

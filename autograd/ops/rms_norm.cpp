@@ -20,6 +20,7 @@ struct RmsNormGrad {
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
+  const OpScope scope("rms_norm");
   check_floating("rms_norm", "x", x);
   if (x.rank() < 1) fail(Kind::usage, "rms_norm: x is a scalar, expected [.., D]");
   check_norm_weight("rms_norm", x, w);

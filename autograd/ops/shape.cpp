@@ -76,6 +76,7 @@ struct SplitGrad {
 };
 
 Tensor permuted(const char* name, const Tensor& x, std::span<const int> order) {
+  const OpScope scope(name);
   Tensor y = x.detach().permute(order);
   if (tracing(x)) {
     PermuteGrad g{{}, x.rank()};
@@ -88,6 +89,7 @@ Tensor permuted(const char* name, const Tensor& x, std::span<const int> order) {
 }  // namespace
 
 Tensor reshape(const Tensor& x, const Shape& shape) {
+  const OpScope scope("reshape");
   check_present("reshape", x);
   const Tensor plain = x.detach();
   Tensor y = (plain.reshapes(shape) ? plain : plain.dense()).reshape(shape);
@@ -109,6 +111,7 @@ Tensor transpose(const Tensor& x, int a, int b) {
 }
 
 Tensor slice(const Tensor& x, int dim, int64_t begin, int64_t end, int64_t step) {
+  const OpScope scope("slice");
   check_present("slice", x);
   dim = normal_dim("slice", dim, x.rank());
   Tensor y = x.detach().slice(dim, begin, end, step);
@@ -117,6 +120,7 @@ Tensor slice(const Tensor& x, int dim, int64_t begin, int64_t end, int64_t step)
 }
 
 Tensor expand(const Tensor& x, const Shape& shape) {
+  const OpScope scope("expand");
   check_present("expand", x);
   Tensor y = x.detach().expand(shape);
   if (tracing(x)) attach("expand", {&y}, {&x}, ExpandGrad{});
@@ -124,6 +128,7 @@ Tensor expand(const Tensor& x, const Shape& shape) {
 }
 
 Tensor concat(const std::vector<Tensor>& x, int dim) {
+  const OpScope scope("concat");
   if (x.empty()) fail(Kind::usage, "concat: no tensors given");
   for (const Tensor& t : x) check_same_dtype("concat", "x[0]", x[0], "x[i]", t);
   dim = normal_dim("concat", dim, x[0].rank());
@@ -160,6 +165,7 @@ Tensor concat(const std::vector<Tensor>& x, int dim) {
 }
 
 std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int dim) {
+  const OpScope scope("split");
   check_present("split", x);
   dim = normal_dim("split", dim, x.rank());
   int64_t total = 0;

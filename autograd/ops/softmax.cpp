@@ -38,6 +38,7 @@ struct LogsumexpGrad {
 }  // namespace
 
 Tensor softmax(const Tensor& x, int dim) {
+  const OpScope scope("softmax");
   check_floating("softmax", "x", x);
   dim = along_dim("softmax", dim, x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
@@ -47,6 +48,7 @@ Tensor softmax(const Tensor& x, int dim) {
 }
 
 Tensor log_softmax(const Tensor& x, int dim) {
+  const OpScope scope("log_softmax");
   check_floating("log_softmax", "x", x);
   dim = along_dim("log_softmax", dim, x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
@@ -57,6 +59,7 @@ Tensor log_softmax(const Tensor& x, int dim) {
 }
 
 Tensor logsumexp(const Tensor& x, int dim, bool keep) {
+  const OpScope scope("logsumexp");
   check_floating("logsumexp", "x", x);
   dim = along_dim("logsumexp", dim, x);
   const Tensor lse = Tensor::empty(kept_shape(x.shape(), dim), acc_dtype(x.dtype()), x.device());

@@ -1,57 +1,11 @@
 // --profile FILE: a trace that a browser reads, whose parts lie inside of each other and add up.
 #include <catch2/catch.hpp>
 
-#include <algorithm>
-#include <nlohmann/json.hpp>
-
-#include "tests/app/process.h"
 #include "tests/app/run.h"
+#include "tests/app/trace_spans.h"
 #include "tests/app/trainers.h"
 
 using namespace facet::test;
-
-namespace {
-
-struct Span {
-  std::string name, kind;
-  double begin, end;
-};
-
-/// Events with a duration. Fails the test unless any two are apart or one holds the other.
-std::vector<Span> spans_of(const std::string& path) {
-  const auto trace = nlohmann::json::parse(content_of(path));
-  std::vector<Span> list;
-  for (const auto& e : trace.at("traceEvents")) {
-    if (e.at("ph") == "C") CHECK(e.at("args").at("bytes").get<int64_t>() > 0);
-    if (e.at("ph") != "X") continue;
-    const double begin = e.at("ts"), duration = e.at("dur");
-    CHECK(duration >= 0);
-    list.push_back({e.at("name"), e.at("cat"), begin, begin + duration});
-  }
-  std::stable_sort(list.begin(), list.end(), [](const Span& a, const Span& b) { return a.begin < b.begin || (a.begin == b.begin && a.end > b.end); });
-  std::vector<double> open;  // ends of those that hold the present one; times are rounded to nanoseconds
-  int64_t crossing = 0;
-  for (const Span& s : list) {
-    while (!open.empty() && open.back() <= s.begin + 0.002) open.pop_back();
-    if (!open.empty() && s.end > open.back() + 0.002) ++crossing;
-    open.push_back(s.end);
-  }
-  CHECK(crossing == 0);
-  return list;
-}
-
-int64_t count(const std::vector<Span>& spans, const std::string& kind, const std::string& name = "") {
-  return std::count_if(spans.begin(), spans.end(), [&](const Span& s) { return s.kind == kind && (name.empty() || s.name == name); });
-}
-
-double seconds(const std::vector<Span>& spans, const std::string& kind) {
-  double sum = 0;
-  for (const Span& s : spans)
-    if (s.kind == kind) sum += s.end - s.begin;
-  return 1e-6 * sum;
-}
-
-}  // namespace
 
 TEST_CASE("profile: the phases of every step lie in it and make it up") {
   const std::string path = std::filesystem::temp_directory_path() / ("facet-trace-" + std::to_string(::getpid()) + ".json");
@@ -68,6 +22,34 @@ TEST_CASE("profile: the phases of every step lie in it and make it up") {
   std::filesystem::remove(path);
 }
 
+TEST_CASE("profile: every operation and its backward lies in its module, computed once or again") {
+  const TempFolder temp;
+  const auto traced = [&](const std::string& recompute) {
+    const std::string path = temp / "trace.json";
+    const Result r = run_facet("bench step --batch 4 --max-len 8 --steps 2 --threads 1 --recompute " + recompute + " --profile " + path);
+    INFO(r.err);
+    REQUIRE(r.code == 0);
+    return spans_of(path);
+  };
+  const auto of_module = [](const std::vector<Span>& spans, const std::string& kind, const std::string& name, const std::string& module) {
+    return std::count_if(spans.begin(), spans.end(), [&](const Span& s) { return s.kind == kind && s.name == name && s.module == module; });
+  };
+  const auto kept = traced("none"), again = traced("block");
+  for (const auto* spans : {&kept, &again}) {
+    const int64_t unkept = spans == &again ? 2 : 0;  // passes of a forward that keeps nothing, and may join what it does not keep
+    CHECK(of_module(*spans, "operation", "attention", "layers.1.self_attn") == 2 + unkept);
+    CHECK(of_module(*spans, "operation", "geglu", "layers.0.mlp") == 2);
+    CHECK(of_module(*spans, "operation", "linear_geglu", "layers.0.mlp") == unkept);
+    CHECK(of_module(*spans, "backward", "attention backward", "layers.1.self_attn") == 2);
+    CHECK(of_module(*spans, "backward", "geglu backward", "layers.0.mlp") == 2);
+    CHECK(of_module(*spans, "backward", "linear_loss backward", "") == 2);
+    CHECK(of_module(*spans, "operation", "embedding", "") == 2);
+    CHECK(of_module(*spans, "module", "layers.2", "layers.2") == 4);  // forward and backward
+    CHECK(of_module(*spans, "backward", "checkpoint backward", "layers.2") == unkept);
+    CHECK(count(*spans, "operation", "", 2) == 0);
+  }
+}
+
 TEST_CASE("profile: runs of every kind, and generation") {
   const Trainers t;
   for (const char* kind : {"sft", "dpo", "grpo"}) {
@@ -78,6 +60,7 @@ TEST_CASE("profile: runs of every kind, and generation") {
     const auto spans = spans_of(path);
     CHECK(count(spans, "step") == 7);
     for (const char* phase : {"forward", "backward", "optimizer", "checkpoint"}) CHECK(count(spans, "phase", phase) > 0);
+    for (const char* part : {"module", "operation", "backward"}) CHECK(count(spans, part) > 0);
   }
   const std::string path = t / "generate.json";
   REQUIRE(t.run({"generate", t / "m", "-p", "√(2·2)=", "-n", "4", "--profile", path}) == 0);

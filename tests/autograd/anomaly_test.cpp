@@ -101,3 +101,30 @@ TEST_CASE("anomaly: nothing is found where nothing is, and the gradients are the
   CHECK(gradient(true) == gradient(false));
   CHECK(anomaly_watch() == nullptr);
 }
+
+TEST_CASE("anomaly: inside a checkpoint the operation is named, with its module and place, whichever way it goes wrong") {
+  Parameter p(values({1, 0, 4}));
+  p.name = "w";
+  Parameter* const list[] = {&p};
+  const auto branch = [&](const Tensor& x) {
+    const ModuleScope part("mlp");
+    return sqrt(mul(x, p.value()));  // its slope at 0 is infinite
+  };
+  {
+    const Anomaly look(list);
+    Tensor y;
+    {
+      const ModuleScope layer("layers", 2);
+      y = checkpoint(branch, values({1, 1, 1}));
+    }
+    CHECK(look.found() == "");
+    backward(sum(y));
+    CHECK_THAT(look.found(), Catch::StartsWith("backward, sqrt gave mul a gradient [3] 0.25 to 0.5, 1 of 3 not finite; it made [3] 0 to 2 in layers.2.mlp (tests/autograd/") &&
+                                 Contains(", operation 2 of what backward computes again)"));
+  }
+  const Anomaly look(list);
+  const ModuleScope layer("layers", 2);
+  checkpoint(branch, mul(p.value(), -1.0));
+  CHECK_THAT(look.found(), Catch::StartsWith("forward, sqrt made [3] -0 to -0, 2 of 3 not finite in layers.2.mlp (tests/autograd/anomaly_test.cpp:") &&
+                               Contains(", operation 2), from mul [3] -16 to -0"));
+}

@@ -3,6 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/app/run.h"
+#include "tests/app/trace_spans.h"
+#include "tests/support/temp_folder.h"
 
 namespace {
 
@@ -39,4 +41,25 @@ TEST_CASE("program: generation waits for the GPU for its tokens and for nothing 
   INFO(strict.err);
   CHECK(strict.code == 0);
   CHECK(strict.out == free.out);
+}
+
+TEST_CASE("program: a trace has the device's time of every span, also of passes that are replayed", "[full]") {
+  const facet::test::TempFolder temp;
+  for (const char* emulator : {"forward", "deferred"}) {
+    INFO(emulator);
+    const std::string path = temp / "trace.json";
+    const Result r = run_facet("bench step --batch 2 --max-len 8 --steps 3 --threads 1 --device cuda --set model.num_hidden_layers=1 --profile " + path,
+                               std::string("FACET_GPU=emulated FACET_EMULATOR=") + emulator);
+    INFO(r.err);
+    REQUIRE(r.code == 0);
+    const auto spans = facet::test::spans_of(path);
+    for (const char* kind : {"step", "phase"}) CHECK(count(spans, kind) == count(spans, kind, "", 2));
+    CHECK(count(spans, "operation") >= count(spans, "operation", "", 2));  // not of what is recorded to be replayed
+    CHECK(count(spans, "phase", "optimizer", 2) == 3);
+    CHECK(seconds(spans, "phase", 2) > 0);
+    CHECK(seconds(spans, "phase", 2) <= seconds(spans, "step", 2));
+    double host_end = 0, device_end = 0;
+    for (const auto& s : spans) (s.row == 1 ? host_end : device_end) = std::max(s.row == 1 ? host_end : device_end, s.end);
+    CHECK(std::abs(host_end - device_end) < 1e6);  // one clock: within a second
+  }
 }

@@ -173,18 +173,21 @@ TEST_CASE("loop: repeating batches, looking at every value, and knowing the mach
 }
 
 TEST_CASE("loop: anomaly mode ends the run at the first value that is not finite, before anything is learned from it") {
-  const TempFolder temp;
   LoopOptions o = Trainer::options(6);
   o.anomaly = true;
-  Trainer t(temp / "run", false, DType::f32, o);
-  t.objective.before = [&](int64_t step) {
-    if (step == 2) t.model->blocks[1]->mlp.down_proj.weight->plain()->out().as<float>()[3] = INFINITY;
-  };
-  const std::string said = ends_with(t, Kind::guard);
-  CHECK_THAT(said, Contains("step 2: the next batch (the data's lines ") && Contains(") is where it begins: forward, linear made ") &&
-                       Contains(" in layers.1.mlp (nn/layers.cpp:") && Contains(", from geglu [") && Contains(", layers.1.mlp.down_proj.weight ["));
-  CHECK_THAT(said, Contains("; checkpoint kept"));
-  CHECK(newest(temp / "run") == 2);
+  for (const Recompute recompute : {Recompute::none, Recompute::norms, Recompute::mlp, Recompute::block}) {
+    const TempFolder temp;
+    Trainer t(temp / "run", false, DType::f32, o);
+    t.model->recompute = recompute;
+    t.objective.before = [&](int64_t step) {
+      if (step == 2) t.model->blocks[1]->mlp.down_proj.weight->plain()->out().as<float>()[3] = INFINITY;
+    };
+    const std::string said = ends_with(t, Kind::guard);
+    CHECK_THAT(said, Contains("step 2: the next batch (the data's lines ") && Contains(") is where it begins: forward, linear made ") &&
+                         Contains(" in layers.1.mlp (nn/layers.cpp:") && Contains(", operation 3), from geglu [") && Contains(", layers.1.mlp.down_proj.weight ["));
+    CHECK_THAT(said, Contains("; checkpoint kept"));
+    CHECK(newest(temp / "run") == 2);
+  }
 }
 
 TEST_CASE("loop: a spike is skipped; the third among twenty steps goes back and passes their batches over, resumed or not, to the same bits") {

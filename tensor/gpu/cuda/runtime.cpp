@@ -8,9 +8,11 @@
 #include <cstring>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "tensor/error.h"
 #include "tensor/gpu/device_error.h"
+#include "tensor/gpu/moments.h"
 #include "tensor/gpu/waits.h"
 
 namespace facet::gpu {
@@ -266,6 +268,37 @@ double Timer::seconds() {
   float ms = 0;
   check(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(begin_), static_cast<cudaEvent_t>(end_)), "reading a timer");
   return ms * 1e-3;
+}
+
+namespace {
+std::vector<cudaEvent_t> moments;  // kept for the next trace
+size_t moments_used = 0;
+}  // namespace
+
+int64_t mark_moment() noexcept {
+  if (capturing() || !context) return -1;
+  cudaEvent_t event = moments_used < moments.size() ? moments[moments_used] : nullptr;
+  if (!event) {
+    if (cudaEventCreate(&event) != cudaSuccess) return -1;
+    moments.push_back(event);
+  }
+  if (cudaEventRecord(event, context->stream) != cudaSuccess) return -1;
+  return static_cast<int64_t>(moments_used++);
+}
+
+std::vector<double> read_moments() noexcept {
+  const size_t n = std::exchange(moments_used, 0);
+  const MaySync allowed;
+  about_to_wait(last_op, "the moments of a trace");
+  std::vector<double> seconds;
+  if (n == 0 || cudaEventSynchronize(moments[n - 1]) != cudaSuccess) return seconds;
+  seconds.push_back(0);
+  for (size_t i = 1; i < n; ++i) {  // from one to the next: of a whole run's milliseconds a float keeps too few
+    float ms = 0;
+    if (cudaEventElapsedTime(&ms, moments[i - 1], moments[i]) != cudaSuccess) return {};
+    seconds.push_back(seconds.back() + 1e-3 * static_cast<double>(ms));
+  }
+  return seconds;
 }
 
 }  // namespace facet::gpu

@@ -15,6 +15,7 @@
 #include "tensor/gpu/emulator/memory.h"
 #include "tensor/gpu/emulator/sanitizers.h"
 #include "tensor/gpu/emulator/scheduler.h"
+#include "tensor/gpu/moments.h"
 #include "tensor/gpu/waits.h"
 
 namespace facet::gpu {
@@ -206,6 +207,34 @@ void Timer::start() { begin_ = reinterpret_cast<void*>(now_ns()); }
 double Timer::seconds() {
   wait("a timer");
   return 1e-9 * static_cast<double>(now_ns() - reinterpret_cast<int64_t>(begin_));
+}
+
+namespace {
+std::vector<int64_t>& moments() {  // nanoseconds; those of marks still in the queue are 0
+  static std::vector<int64_t> list;
+  return list;
+}
+}  // namespace
+int64_t mark_moment() noexcept {
+  const emulator::Unseen unseen;
+  if (capturing() || runtime().broken) return -1;
+  const size_t mine = moments().size();
+  moments().push_back(0);
+  submit("a mark", [mine] { moments()[mine] = now_ns(); });
+  return static_cast<int64_t>(mine);
+}
+std::vector<double> read_moments() noexcept {
+  const MaySync allowed;
+  try {
+    wait("the moments of a trace");
+  } catch (const Error&) {  // whoever waits next is told again
+    moments().clear();
+    return {};
+  }
+  std::vector<double> seconds;
+  for (const int64_t ns : moments()) seconds.push_back(1e-9 * static_cast<double>(ns - moments().front()));
+  moments().clear();
+  return seconds;
 }
 
 void emulate(bool on) { is_open() = on; }
