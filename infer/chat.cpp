@@ -52,7 +52,7 @@ Ids Chat::from_exchange(size_t first, const std::string& message) const {
   return ids;
 }
 
-std::string Chat::say(const std::string& message, const OnText& on_text) {
+std::string Chat::say(const std::string& message, const OnText& on_text, const OnForgotten& on_forgotten) {
   const int64_t room = std::min(options_.max_new, context() / 4);
   Ids all = from_exchange(0, message);
   const size_t whole = all.size();
@@ -61,6 +61,7 @@ std::string Chat::say(const std::string& message, const OnText& on_text) {
   if (std::ssize(all) >= context())
     fail(Kind::usage, "chat: this message alone makes {} tokens, the context is {}; shorten it or raise --context", all.size(), context());
   forgotten_ = {static_cast<int64_t>(first), static_cast<int64_t>(whole - all.size())};
+  if (first > 0 && on_forgotten) on_forgotten(forgotten_);
   const int64_t cached = generator_.length(0);  // all of it stays, unless exchanges were forgotten or the system text is another one
   if (std::ssize(all) < cached || !std::equal(tokens_.begin(), tokens_.begin() + cached, all.begin())) generator_.forget(0);
   exchanges_.erase(exchanges_.begin(), exchanges_.begin() + static_cast<ptrdiff_t>(first));

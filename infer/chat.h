@@ -12,20 +12,22 @@ class Chat {
   /// was never taught to take turns.
   Chat(LanguageModel&, Tokenizer, GenerateOptions);
 
-  /// Put before the first user message, also when that is forgotten; from the next turn on.
-  void set_system(std::string text) { system_ = std::move(text); }
-  /// Sends a message and returns the answer, without its end tag; `on_text` gets it piece by piece. What then follows has the tokens of a
-  /// conversation that began with the first exchange still remembered. Throws Error(Kind::usage), leaving the conversation as it was, when
-  /// the message alone fills the context.
-  std::string say(const std::string& message, const OnText& on_text = {});
-  /// Starts anew.
-  void clear();
-
-  /// What a turn had to forget to find room: its message and an answer of max_new tokens, or of a quarter of the context if that is less.
+  /// What a turn had to forget to find room for its message and an answer of max_new tokens, or of a quarter of the context if that is less.
   struct Forgotten {
     int64_t exchanges = 0;  ///< a message and its answer each, the oldest ones
     int64_t tokens = 0;
   };
+  using OnForgotten = std::function<void(const Forgotten&)>;
+
+  /// Put before the first user message, also when that is forgotten; from the next turn on.
+  void set_system(std::string text) { system_ = std::move(text); }
+  /// Sends a message and returns the answer, without its end tag; `on_text` gets it piece by piece. What then follows has the tokens of a
+  /// conversation that began with the first exchange still remembered; what had to be forgotten is told before anything is computed. Throws
+  /// Error(Kind::usage), leaving the conversation as it was, when the message alone fills the context.
+  std::string say(const std::string& message, const OnText& on_text = {}, const OnForgotten& on_forgotten = {});
+  /// Starts anew.
+  void clear();
+
   const Forgotten& last_forgotten() const { return forgotten_; }
   const std::vector<int32_t>& tokens() const { return tokens_; }  ///< the whole conversation, as far as it is remembered
   int64_t context() const { return generator_.capacity(); }

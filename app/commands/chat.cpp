@@ -63,14 +63,16 @@ int run(Settings& s, Options&, Console& console) {
     if (line.find_first_not_of(" \t") == std::string::npos) continue;
     try {
       const StopSignals signals;  // Ctrl-C ends the answer, not the conversation
-      chat.say(line, [&](std::string_view piece) {
+      const auto say_forgotten = [&](const Chat::Forgotten& f) {
+        console.warn("the conversation no longer fits into {} tokens (--context): the answer is given without the oldest {}, {} tokens", chat.context(),
+                     f.exchanges == 1 ? std::string("message and its answer") : fmt::format("{} messages and their answers", f.exchanges), f.tokens);
+      };
+      const auto show = [&](std::string_view piece) {
         console.text(std::string(piece));
         return StopSignals::requested() == 0;
-      });
+      };
+      chat.say(line, show, say_forgotten);
       console.line();
-      if (const auto& f = chat.last_forgotten(); f.exchanges > 0)
-        console.warn("the conversation no longer fits into {} tokens (--context): the oldest {} were forgotten before this answer, {} tokens", chat.context(),
-                     f.exchanges == 1 ? std::string("message and its answer") : fmt::format("{} messages and their answers", f.exchanges), f.tokens);
       if (chat.last_stop() == Stop::context) console.warn("the answer was cut: {} tokens are full (--context)", chat.context());
       if (StopSignals::requested() > 0 && StopSignals::requested() != SIGINT) return 128 + StopSignals::requested();
       console.detail("[{} tokens computed before the answer, {} in all, ended by {}]", chat.last_computed(), chat.tokens().size(),

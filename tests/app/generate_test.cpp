@@ -175,7 +175,10 @@ TEST_CASE("chat: a transcript; what no longer fits is said") {
   const TempFile many("in", "one\ntwo\nthree\nfour\nfive\n");
   const Result full = run_facet("chat " + model + " --greedy -n 8 --context 70", "", many.path);
   CHECK(full.code == 0);
-  CHECK(full.err.find("facet: warning: the conversation no longer fits into 70 tokens (--context): the oldest message and its answer were forgotten") != std::string::npos);
+  CHECK(full.err.find("facet: warning: the conversation no longer fits into 70 tokens (--context): the answer is given without the oldest message and its answer, ") != std::string::npos);
+  const std::string together = run_facet("chat " + model + " --greedy -n 8 --context 70 2>&1 <" + many.path + " |cat").out;
+  const std::string last = together.substr(together.rfind('\n', together.size() - 2) + 1);
+  CHECK_FALSE(last.starts_with("facet: warning"));  // the answer comes after it
   const TempFile endless("in", std::string(300, 'x') + "\nhi\n");
   const Result long_message = run_facet("chat " + model + " --greedy -n 8 --context 70", "", endless.path);
   CHECK(long_message.err.find("this message alone makes") != std::string::npos);
