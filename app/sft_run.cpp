@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/ops/linear_loss.h"
 #include "tensor/io/text.h"
 
 namespace facet::app {
@@ -14,6 +15,7 @@ void SftSettings::declare_sft(Options& o) {
   o.add("ce", &ce, "accepted for habit: the head always goes through its rows in blocks, the logits of all are never held").choices({"chunked"});
   o.add("label-smoothing", &loss.label_smoothing, "share of the target that is spread over the whole vocabulary").alias({"label-smoothing-factor"}).range(0, 1);
   o.add("z-loss", &loss.z_loss, "weight of the squared log-partition, which keeps logits from drifting; 1e-4 is usual").range(0, 1);
+  o.add("ce", &ce, "logits of the loss: block by block, or of all rows at once as textbooks have it (the same loss and gradients; memory for tokens x vocabulary)").choices({"chunked", "full"});
   declare_run(o);
 }
 
@@ -54,7 +56,14 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
       tokens = std::max(tokens, rows * length);
       if (rows * length * length > plain.rows * plain.length * plain.length && Tokens{b.ids, b.positions, b.segments}.is_plain()) plain = {rows, length};
     }
-  const MemoryPlan plan = plan_memory(model, tokens, s.optimizer, plain);
+  MemoryPlan plan = plan_memory(model, tokens, s.optimizer, plain);
+  SftLoss loss = s.loss;
+  loss.whole_logits = s.ce == "full";
+  if (loss.whole_logits) {
+    const int64_t size = size_of(model.compute()), block = linear_loss_chunk(tokens, model.vocab(), model.device(), size);
+    plan.other = static_cast<double>((tokens - block) * model.vocab() * size);
+    plan.other_name = "logits";
+  }
   check_memory(plan, model.device(), s.dry_run, console);
   SftResult result;
   result.unigram_entropy = figures.entropy;
@@ -64,7 +73,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
     return result;
   }
 
-  Sft objective(model, loader, std::move(valid), s.loss);
+  Sft objective(model, loader, std::move(valid), loss);
   const auto prompts = sample_prompts(s, data, tokenizer, model);
   Training training{objective};
   training.steps = steps;
@@ -77,6 +86,7 @@ SftResult run_sft(const SftSettings& s, uint64_t seed, ModelFolder& folder, cons
                        {"accum", std::to_string(s.accum)}};
   if (s.bucket > 1) training.identity["bucket"] = std::to_string(s.bucket);
   if (s.loss.label_smoothing > 0) training.identity["label-smoothing"] = fmt::format("{}", s.loss.label_smoothing);
+  if (loss.whole_logits) training.identity["ce"] = s.ce;  // sums of another order
   if (s.loss.z_loss > 0) training.identity["z-loss"] = fmt::format("{}", s.loss.z_loss);
   training.sample = [&] { return sample_answers(model, tokenizer, prompts, seed); };
   training.chat = s.chat_template || data.task() == Task::chat;

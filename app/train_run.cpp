@@ -15,14 +15,11 @@
 #include "models/gemma/hf_config.h"
 #include "models/gemma/peft.h"
 #include "nn/body_graphs.h"
-#include "tensor/gpu/gemm.h"
-#include "tensor/gpu/runtime.h"
 #include "tensor/io/crc32c.h"
 #include "tensor/io/durable.h"
 #include "tensor/io/file.h"
 #include "tensor/io/text.h"
 #include "tensor/parallel.h"
-#include "tensor/size_classes.h"
 #include "train/signals.h"
 
 namespace facet::app {
@@ -30,8 +27,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* adapter_name = "default";
-
-std::string bytes_text(double n) { return human_bytes(static_cast<uint64_t>(n)); }
 
 // Of the parameters that do not train: a checkpoint leaves them out, so a resumed run must find the same ones.
 uint32_t hash_of_frozen(Module& model) {
@@ -125,64 +120,8 @@ void TrainSettings::declare_run(Options& o) {
   o.add("spike-guard", &spike_guard, "skip steps whose loss or gradient norm is far above those before; after the third of twenty go back to the last checkpoint").choices({"on", "off"});
   o.add("repeat-every", &repeat_every, "steps between two computations of one batch, which must agree bit for bit (exit code 7 if not); 0: never").range(0, 1e12);
   o.add("anomaly", &anomaly, "for finding faults: look at every value, end the run at the first NaN or infinity and name the operation that made it").transient();
+  o.add("mem-report", &mem_report, "at the end, the planned memory beside what the run held").transient();
   o.add("dry-run", &dry_run, "print memory, steps and the first masked example, then stop").transient();
-}
-
-std::vector<std::pair<std::string, double>> MemoryPlan::parts() const {
-  std::vector<std::pair<std::string, double>> list = {{"weights", weights}, {"gradients", gradients}, {"optimizer", moments}, {"activations", activations}};
-  if (workspace > 0) list.emplace_back("workspace", workspace);
-  if (other > 0) list.emplace_back(other_name, other);
-  return list;
-}
-
-std::string MemoryPlan::text() const {
-  return fmt::format("{} (weights {}, gradients {}, optimizer {}, activations {} {}{}{})", bytes_text(total()), bytes_text(weights),
-                     bytes_text(gradients), bytes_text(moments), at_most ? "up to" : "about", bytes_text(activations),
-                     workspace > 0 ? fmt::format(", workspace {}", bytes_text(workspace)) : "",
-                     other > 0 ? fmt::format(", {} {}", other_name, bytes_text(other)) : "");
-}
-
-MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSettings& optimizer, PlainRows plain) {
-  MemoryPlan plan;
-  for (Parameter* p : parameters(model)) {
-    const DType dtype = p->value().dtype();
-    const auto bytes = [n = p->value().numel()](DType t) { return static_cast<double>(size_classes::rounded(static_cast<size_t>(n * size_of(t)))); };
-    plan.weights += bytes(dtype);
-    if (!p->trains()) continue;
-    plan.gradients += bytes(acc_dtype(dtype));
-    plan.moments += optimizer.state_bytes(*p);
-  }
-  plan.recompute = model.recompute;
-  for (const std::string& name : recompute_names())
-    plan.activations_with[recompute_of(name)] = model.activation_bytes(static_cast<double>(tokens), recompute_of(name));
-  plan.activations = plan.activations_with[plan.recompute];
-  if (model.device() == Device::gpu)  // one after the other
-    plan.workspace = std::max(static_cast<double>(gpu::gemm_workspace()), model.attention_workspace(plain.rows, plain.length));
-  return plan;
-}
-
-std::string MemoryPlan::misfit(double free_bytes, const std::string& where) const {
-  const auto fits = [&](double bytes) { return bytes * 1.1 <= free_bytes; };
-  if (fits(total())) return {};
-  std::string way = "try --adapter lora, a larger --accum or a shorter --max-len";
-  for (const auto& [policy, bytes] : activations_with) {
-    const double need = total() - activations + bytes;
-    if (policy <= recompute || !fits(need)) continue;
-    way = fmt::format("--recompute {} would need {}", recompute_names()[static_cast<size_t>(policy)], bytes_text(need));
-    break;
-  }
-  return fmt::format("needs {}, {} free{}; {}", text(), bytes_text(free_bytes), where, way);
-}
-
-void check_memory(const MemoryPlan& plan, Device device, bool dry_run, Console& console) {
-  console.note("memory: {}", plan.text());
-  const bool gpu = device == Device::gpu;
-  // The weights are there already.
-  const double free = gpu ? static_cast<double>(gpu::free_bytes()) + plan.weights : static_cast<double>(machine().free_bytes);
-  const std::string misfit = free > 0 ? plan.misfit(free, gpu ? " on the GPU" : "") : "";
-  if (misfit.empty()) return;
-  if (!dry_run) fail(Kind::memory, "{}", misfit);
-  console.line("does not fit: {}", misfit);
 }
 
 std::vector<SampleAnswer> sample_answers(LanguageModel& model, const Tokenizer& tokenizer, const std::vector<std::string>& prompts, uint64_t seed) {
@@ -205,16 +144,6 @@ std::vector<std::string> sample_prompts(const TrainSettings& s, const Dataset& d
     if (const auto n = static_cast<int64_t>(encode_prompt(tokenizer, p).size()); n > model.context())
       fail(Kind::usage, "--sample: a prompt has {} tokens, the context is {}; shorten it", n, model.context());
   return prompts;
-}
-
-const std::vector<std::string>& recompute_names() {
-  static const std::vector<std::string> names = {"none", "norms", "mlp", "block"};
-  return names;
-}
-
-Recompute recompute_of(const std::string& name) {
-  const auto& names = recompute_names();
-  return static_cast<Recompute>(std::find(names.begin(), names.end(), name) - names.begin());
 }
 
 void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, Console& console) {
@@ -324,6 +253,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
   if (s.resume && !from) console.note("{}: no checkpoint yet, starting from the model", s.out);
   const auto begin = std::chrono::steady_clock::now();
   loop.run();
+  if (s.mem_report) report_memory(training.memory, model.device(), run);
   TrainResult result;
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   result.tokens = static_cast<double>(loop.tokens());

@@ -9,6 +9,7 @@
 
 #include "app/console.h"
 #include "app/data_settings.h"
+#include "app/memory_plan.h"
 #include "app/model_folder.h"
 #include "app/optimizer_settings.h"
 #include "app/options.h"
@@ -22,7 +23,7 @@ struct TrainSettings : DataSettings {
   std::string model, out;
   std::string command;  ///< as typed, for the run folder
   std::string profile;  ///< file of a trace; "": none
-  bool pack = false, resume = false, dry_run = false, assert_no_sync = false, anomaly = false;
+  bool pack = false, resume = false, dry_run = false, assert_no_sync = false, anomaly = false, mem_report = false;
   std::string spike_guard = "on";
   int64_t batch = 8, accum = 1, bucket = 1;
   std::optional<int64_t> steps;
@@ -42,29 +43,6 @@ struct TrainSettings : DataSettings {
   void declare_train(Options&);    ///< steps, rate, optimizer, what trains
   void declare_run(Options&);      ///< how often things happen, resuming
 };
-
-/// What a run holds at its peak, in bytes.
-struct MemoryPlan {
-  double weights = 0, gradients = 0, moments = 0, activations = 0, other = 0;
-  double workspace = 0;    ///< of a GPU library's largest product, or of its attention
-  std::string other_name;  ///< what `other` is for: "cache"
-  bool at_most = false;    ///< activations: what the longest rows would take, where the data decide
-  Recompute recompute = Recompute::none;
-  std::map<Recompute, double> activations_with;  ///< of every policy
-  std::vector<std::pair<std::string, double>> parts() const;  ///< by name
-  double total() const { return weights + gradients + moments + activations + workspace + other; }
-  std::string text() const;
-  /// Empty when a tenth more than the plan is free; else what is needed, and the first stronger policy that would do.
-  std::string misfit(double free_bytes, const std::string& where = "") const;
-};
-/// Rows that are one document each and not padded, whose attention a GPU's library may compute.
-struct PlainRows {
-  int64_t rows = 0, length = 0;
-};
-/// Of a step whose largest micro-batch has so many tokens, and `plain` the largest of plain rows.
-MemoryPlan plan_memory(LanguageModel&, int64_t tokens, const OptimizerSettings& = {}, PlainRows plain = {});
-/// Says the plan. Throws Error(Kind::memory) when it does not fit into what is free on the device; a dry run says so instead.
-void check_memory(const MemoryPlan&, Device, bool dry_run, Console&);
 
 /// Everything about a run that the command decides.
 struct Training {
@@ -103,9 +81,5 @@ std::vector<std::string> sample_prompts(const TrainSettings&, const Dataset&, co
 
 /// Random tokens, all of them learned, for benchmarks.
 Batch random_batch(int64_t rows, int64_t length, int64_t vocab, uint64_t seed);
-
-/// "none", ... in the order of Recompute.
-const std::vector<std::string>& recompute_names();
-Recompute recompute_of(const std::string& name);
 
 }  // namespace facet::app

@@ -12,7 +12,8 @@ double batch_loss(LanguageModel& model, const Batch& batch, double weight, const
   const TrainingPass pass = in_phase("forward", [&] { return TrainingPass(model, {batch.ids, batch.positions, batch.segments}); });
   const Phase phase(grad_enabled() ? "backward" : "head");  // with the head, whose loss and gradients come in one pass
   return pass.cross_entropy(batch.labels, Tensor::full(batch.labels.shape(), weight, acc_dtype(pass.h.dtype())),
-                            {.cap = model.final_cap(), .label_smoothing = options.label_smoothing, .z_loss = options.z_loss});
+                            {.cap = model.final_cap(), .label_smoothing = options.label_smoothing, .z_loss = options.z_loss,
+                             .block = options.whole_logits ? batch.labels.numel() : 0});
 }
 
 int64_t count_right(LanguageModel& model, const Batch& batch) {

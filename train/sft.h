@@ -16,6 +16,7 @@ struct SftFigures {
 /// What is added to the loss that is learned from (autograd/ops.h, CrossEntropyOptions); validation measures the plain one.
 struct SftLoss {
   double label_smoothing = 0, z_loss = 0;
+  bool whole_logits = false;  ///< of all rows of a micro-batch at once, as textbooks have it, instead of block by block
 };
 
 /// Sum of the losses of the supervised tokens times `weight`; unless under NoGrad, adds the gradients to the parameters.

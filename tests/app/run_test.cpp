@@ -78,6 +78,12 @@ TEST_CASE("run: the folder holds what a run is, and is not used twice") {
   CHECK(s.run(s.sft("no-run", {"--resume"})) == 2);
   CHECK_THAT(s.said(), Catch::Contains("no run to resume"));
   CHECK_FALSE(fs::exists(s / "no-run"));
+  CHECK(s.run(s.sft("reported", {"--mem-report"})) == 0);
+  CHECK_THAT(content_of(s / "reported/console.log"), Catch::Contains("\nmemory report:         planned        held\n  stays ") && Catch::Contains("\n  a step adds ") &&
+                                                         Catch::Contains("\n  peak ") && Catch::Contains("% of the plan\n"));
+  CHECK(files_of(s / "reported/final") == files_of(s / "run/final"));  // it only looks
+  CHECK(s.run({"sft", "--config", s / "run/config.resolved.yaml", "--resume", "--ce", "full"}) == 2);
+  CHECK_THAT(s.said(), Catch::Contains("ce"));
   CHECK(s.run(s.sft("dry", {"--dry-run"})) == 0);
   CHECK_THAT(s.said(), Catch::Contains("memory:") && Catch::Contains("40 steps of 4 examples") && Catch::Contains("[["));
   CHECK_FALSE(fs::exists(s / "dry"));

@@ -4,6 +4,8 @@
 #include <catch2/catch.hpp>
 
 #include "autograd/ops.h"
+#include "autograd/ops/linear_loss.h"
+#include "tensor/storage.h"
 #include "tests/support/compare.h"
 #include "tests/train/small.h"
 
@@ -146,4 +148,34 @@ TEST_CASE("sft: no gradient reaches another document of the row") {
       CHECK(foreign == 0);
     }
   }
+}
+
+TEST_CASE("sft: block by block the loss and the gradients are those of whole logits, and the logits' memory is not taken") {
+  GemmaConfig config = small_config();
+  config.vocab = 30'000;
+  config.layers = 1;
+  config.kinds = pattern(1, 1);
+  const Tokens tokens = plain_tokens(randint(key(3), {20, 32}, 0, config.vocab));
+  Batch batch;
+  batch.ids = tokens.ids, batch.positions = tokens.positions;
+  batch.labels = randint(key(4), {20, 32}, 0, config.vocab);
+  const int64_t n = batch.labels.numel(), block = linear_loss_chunk(n, config.vocab);
+  REQUIRE(block < n / 2);
+  struct Pass {
+    double loss, peak;
+    std::vector<Tensor> gradients;
+  };
+  const auto pass = [&](bool whole) {
+    Gemma model(config);
+    model.init(key(7));
+    const auto before = pool_stats(Device::cpu).live_bytes;
+    pool_reset_peak();
+    const double loss = batch_loss(model, batch, 1.0 / static_cast<double>(n), {.whole_logits = whole});
+    return Pass{loss, static_cast<double>(pool_stats(Device::cpu).peak_bytes - before), gradients(model)};
+  };
+  const Pass whole = pass(true), chunked = pass(false);
+  CHECK(chunked.loss == Approx(whole.loss).epsilon(1e-6));
+  CHECK(largest_difference(whole.gradients, chunked.gradients) <= 1e-5);
+  const auto logits = static_cast<double>(config.vocab) * size_of(DType::f32);
+  CHECK(whole.peak - chunked.peak >= 0.9 * static_cast<double>(n - block) * logits);
 }
