@@ -25,7 +25,7 @@ code{background:var(--box);padding:.08em .3em;border-radius:3px}p code,li code{w
 pre{font-size:.78rem;line-height:1.5;overflow-x:auto;margin:.9rem 0;padding:.8rem 1rem;background:var(--box);border:1px solid var(--line);border-radius:6px;tab-size:2}
 pre.output{background:none;border-style:none none none solid;border-width:3px;border-radius:0;margin:.4rem 0}
 .outputs{margin:-.2rem 0 1.2rem}.figure{overflow-x:auto;margin:.8rem 0}
-table{border-collapse:collapse;font-size:.88rem;margin:.8rem 0}th,td{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
+table{display:block;width:max-content;max-width:100%;overflow-x:auto;border-collapse:collapse;font-size:.88rem;margin:.8rem 0}th,td{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 blockquote{margin:.8rem 0;padding-left:1rem;border-left:3px solid var(--line);color:var(--soft)}
 .checks{list-style:none;padding:0;margin:.4rem 0;font-size:.9rem}.checks li{padding-left:1.6rem;text-indent:-1.6rem}
 .ok{color:var(--good)}.failed{color:var(--bad);font-weight:600}.ok::before{content:"\2713";display:inline-block;width:1.6rem;text-indent:0}.failed::before{content:"\2717";display:inline-block;width:1.6rem;text-indent:0}

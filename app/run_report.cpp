@@ -149,6 +149,7 @@ std::string samples(const fs::path& folder) {
       const auto text = [&](const char* key) { return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : std::string(); };
       lines += text("prompt") + " => " + text("answer") + (text("verdict").empty() ? "" : " (" + text("verdict") + ")") + "\n";
     }
+    if (lines.empty()) continue;  // of another program
     out += "<h3>" + escape_html(files[at].stem().string()) + "</h3>\n" + pre(shortened(lines, shown_bytes));
   }
   return out.empty() ? "" : "<h2>Samples</h2>\n" + out;

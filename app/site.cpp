@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "app/figures.h"
 #include "app/html.h"
 #include "tensor/error.h"
 #include "tensor/io/durable.h"
@@ -224,6 +225,8 @@ class Builder {
   void read_markdown(Page& page) {
     const std::string text = read_file((root_ / page.source).string());
     check_quotations(page, text);
+    if (fs::path(page.source).parent_path() == fs::path(index_).parent_path())
+      for (const UnnamedFigure& f : figures_without_source(text)) site.problems.push_back(fmt::format("{}:{}: {}", page.source, f.line, f.what));
     for (const Heading& h : headings_of(text)) {
       if (page.title.empty()) page.title = h.text;
       page.anchors.insert(h.id);

@@ -16,7 +16,7 @@ struct Site {
 /// `code` become links, too.
 ///
 /// A problem is a link to a file or an anchor that does not exist, and a fence that names its source ("```cpp docs/examples/chat.cpp") but holds
-/// lines that are not there. Throws Error(Kind::file) when there is no index, Error(Kind::usage) when `out` holds something else than a site.
+/// lines that are not there; and, on pages of `docs` itself, a measured figure that nobody could take again (app/figures.h). Throws Error(Kind::file) when there is no index, Error(Kind::usage) when `out` holds something else than a site.
 Site write_site(const std::string& docs, const std::string& lessons, const std::string& out);
 
 }  // namespace facet::app

@@ -1,4 +1,5 @@
 // docs/ as a site: what is linked is there, what is not ends the build, and links lead where they did.
+#include "app/figures.h"
 #include "app/site.h"
 
 #include <catch2/catch.hpp>
@@ -6,6 +7,7 @@
 #include "tests/app/run.h"
 
 using Catch::Contains;
+namespace app = facet::app;
 namespace fs = std::filesystem;
 
 namespace {
@@ -91,4 +93,36 @@ TEST_CASE("site: nothing that is no site is overwritten") {
   CHECK(run_facet("report --docs " + r.at("docs") + " --out " + r.at("site")).code == 2);
   CHECK(run_facet("report --docs " + r.at("nowhere")).code == 3);
   CHECK(run_facet("report").code == 2);
+}
+
+TEST_CASE("site: a measured figure without its command is named") {
+  const auto lines = [](const std::string& text) {
+    std::vector<int> list;
+    for (const app::UnnamedFigure& f : app::figures_without_source("# Page\n" + text)) list.push_back(f.line);
+    return list;
+  };
+  const std::vector<int> none, third = {3};
+  const std::string table = "| a | b |\n|---|---|\n| x | 1.2 |\n| y | **3 ms** |\n", command = "| a | command |\n|---|---|\n| 4 | `x` |\n| 5 | |\n";
+  for (const char* measured : {"It makes 30k tokens/s.", "A step takes 1.5 ms.", "It is 2.5 times as fast.", "At most 4.5 GB are held."}) {
+    INFO(measured);
+    CHECK(lines("\n" + std::string(measured) + "\n") == third);
+    CHECK(lines("\n" + std::string(measured) + " See `facet bench step`.\n") == none);
+    CHECK(lines("\n" + std::string(measured) + " That is predicted.\n") == none);
+  }
+  for (const char* other : {"Rows of 512 tokens, 3 layers.", "`--seconds 20` and `4 GB`.", "Gemma 3 of 2025.", "```\n 3 ms\n```"}) {
+    INFO(other);
+    CHECK(lines("\n" + std::string(other) + "\n") == none);
+  }
+  CHECK(lines("\n" + table) == third);
+  CHECK(lines("\n" + table + "\n```sh\nfacet bench op\n```\n") == none);
+  CHECK(lines("## Other\n`facet env`\n## This\n" + table) == std::vector<int>{5});
+  CHECK(lines("The table is what `facet env` prints.\n## This\n" + table) == none);
+  CHECK(lines("\n| a | b |\n|---|---|\n| x | words |\n| y | more |\n") == none);
+  CHECK(lines("\n" + command) == std::vector<int>{6});
+  CHECK(lines("The table is what `facet env` prints.\n\n" + command) == std::vector<int>{7});
+
+  const Repository r("# Start\n\n[a](a.md)\n\nIt makes 30k tokens/s.\n");
+  const Result made = r.build();
+  CHECK(made.code == 1);
+  CHECK_THAT(made.err, Contains("docs/index.md:5: a measured figure without its source"));
 }
