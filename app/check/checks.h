@@ -34,7 +34,9 @@ void check_step(Gemma&, const OptimizerSettings&, uint64_t seed, bool threads_to
 /// Every feed-forward block on normal rows: the fused operation against one of primitives; `fused_vs_split`: gate and up as one product
 /// against two, with a histogram of the distances.
 void check_mlp(Gemma&, uint64_t seed, bool fused_vs_split, CheckReport&);
-/// A JSON file with "encode", "decode" or "cases" (chats): ids, pieces, text.
+/// A JSON file with "encode", "decode" or "cases" (chats), or a list of [text, ids] or of chats: ids, pieces, text.
 void check_tokenizer(const Tokenizer&, const std::string& json_path, CheckReport&);
+/// What needs no reference: special pieces, one bos, text that comes back. `rows` of the model's table; 0: there is no model.
+void check_tokenizer_alone(const Tokenizer&, int64_t rows, CheckReport&);
 
 }  // namespace facet::app

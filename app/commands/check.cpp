@@ -1,8 +1,11 @@
 // A model against numbers from elsewhere.
+#include <filesystem>
+
 #include "app/check/checks.h"
 #include "app/command.h"
 #include "app/model_folder.h"
 #include "app/optimizer_settings.h"
+#include "models/gemma/hf_config.h"
 
 namespace facet::app {
 namespace {
@@ -49,10 +52,28 @@ int run_discrepancies(Settings& s, Options& o, Console& console) {
   return run_model<check_discrepancies>(s, o, console);
 }
 
-int run_tokenizer(Settings& s, Options&, Console&) {
+// There need not be a model.
+struct TokenizerSettings : Common {
+  std::string model, only;
+  Values ref;
+  bool first_fail = false;
+  void declare(Options& o) {
+    o.add("model", &model, "folder of a model, or of a tokenizer.model alone").positional().required();
+    o.add("ref", &ref, "JSON file with a reference's ids and texts; may be repeated. Without one: special pieces, one <bos>, text that comes back");
+    o.add("only", &only, "rows to look at, * stands for anything");
+    o.add("first-fail", &first_fail, "stop at the first red row");
+  }
+};
+
+int run_tokenizer(TokenizerSettings& s, Options&, Console&) {
   const Tokenizer tokenizer = Tokenizer::load(s.model);
-  CheckReport report = s.report();
+  CheckReport report;
+  report.json = s.json;
+  report.first_fail = s.first_fail;
+  report.only = s.only;
   for (const std::string& path : s.ref) check_tokenizer(tokenizer, path, report);
+  const bool has_model = std::filesystem::exists(std::filesystem::path(s.model) / "config.json");
+  if (s.ref.empty()) check_tokenizer_alone(tokenizer, has_model ? read_hf_config(s.model).vocab : 0, report);
   report.finish();
   return 0;
 }
@@ -169,8 +190,11 @@ Command check_mlp_command() {
                               "  facet check mlp m --fused-vs-split", run_mlp);
 }
 Command check_tokenizer_command() {
-  return command<Settings>("check tokenizer", "Compare token ids, texts and chat renderings with a reference",
-                           "References are JSON files with \"encode\", \"decode\" or \"cases\".", run_tokenizer);
+  return command<TokenizerSettings>("check tokenizer", "Compare token ids, texts and chat renderings with a reference, or see that they make sense",
+                                    "References are JSON files: an object with \"encode\", \"decode\" or \"cases\", or a list of [text, ids] or of\n"
+                                    "conversations, as tools/dump_tokenizer.py writes them. Exit code 1 when anything is red.\n"
+                                    "  facet check tokenizer m --ref nasty.json",
+                                    run_tokenizer);
 }
 
 }  // namespace facet::app

@@ -276,3 +276,34 @@ TEST_CASE("check: shapes, NaN and inputs of a file made by hand") {
   CHECK(beyond.code < 128);
   CHECK_THAT(beyond.err, Contains("512"));
 }
+
+TEST_CASE("check tokenizer: a list of strings or conversations, the first difference by name; without a reference, what makes sense alone") {
+  const auto against = [](const std::string& ref, const std::string& more = "") { return check("tokenizer", model, ref, more); };
+  const Result strings = against(goldens + "/tokenizer/nasty.json"), talks = against(goldens + "/tokenizer/conversations.json");
+  CHECK(strings.code == 0);
+  CHECK_THAT(strings.out, Contains("strings with the reference's ids") && Contains("0 / 2000") && Contains("1 compared, 0 red"));
+  CHECK(talks.code == 0);
+  CHECK_THAT(talks.out, Contains(" refused ") && Contains(", 0 red, 0 not compared"));
+
+  Json pairs = facet::read_json(goldens + "/tokenizer/nasty.json");
+  pairs[3][1][0] = 300;
+  pairs[7][1].push_back(5);
+  const TempFile wrong("nasty.json", pairs.dump());
+  const Result r = against(wrong.path);
+  CHECK(r.code == 1);
+  CHECK_THAT(r.out, Contains("[300,") && Contains(" in the reference  RED") && Contains("0 / 1998"));
+  CHECK_THAT(r.err, Contains("3 compared, 2 red, 0 not compared; first red: string 3 "));
+  CHECK_THAT(against(wrong.path, "--first-fail").err, Contains("1 compared, 1 red"));
+  CHECK(against(wrong.path, "--only 'string 5 *'").code == 0);
+  for (const char* text : {"[[1,2]]", "[[\"a\"]]", "[]", "[3]", "{\"a\": 1}", "[{\"messages\": 3}]"}) {
+    INFO(text);
+    const TempFile file("broken.json", text);
+    CHECK(against(file.path).code == 3);
+  }
+
+  const Result alone = run_facet("check tokenizer " + model);
+  INFO(alone.out << alone.err);
+  CHECK(alone.code == 0);
+  CHECK_THAT(alone.out, Contains("special <end_of_turn>") && Contains("one <bos> before a conversation") && Contains("round trip") && Contains("a row of the model for every piece"));
+  CHECK(run_facet("check tokenizer " + goldens + "/tokenizer").code == 0);
+}
