@@ -12,7 +12,6 @@ void SftSettings::declare_sft(Options& o) {
   declare_batches(o);
   declare_train(o);
   o.section("loss");
-  o.add("ce", &ce, "accepted for habit: the head always goes through its rows in blocks, the logits of all are never held").choices({"chunked"});
   o.add("label-smoothing", &loss.label_smoothing, "share of the target that is spread over the whole vocabulary").alias({"label-smoothing-factor"}).range(0, 1);
   o.add("z-loss", &loss.z_loss, "weight of the squared log-partition, which keeps logits from drifting; 1e-4 is usual").range(0, 1);
   o.add("ce", &ce, "logits of the loss: block by block, or of all rows at once as textbooks have it (the same loss and gradients; memory for tokens x vocabulary)").choices({"chunked", "full"});
