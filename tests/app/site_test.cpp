@@ -122,7 +122,7 @@ TEST_CASE("site: a measured figure without its command is named") {
   CHECK(lines("The table is what `facet env` prints.\n\n" + command) == std::vector<int>{7});
 
   const Repository r("# Start\n\n[a](a.md)\n\nIt makes 30k tokens/s.\n");
-  const Result made = r.build();
-  CHECK(made.code == 1);
-  CHECK_THAT(made.err, Contains("docs/index.md:5: a measured figure without its source"));
+  const app::Site site = r.build();
+  REQUIRE(site.problems.size() == 1);
+  CHECK_THAT(site.problems[0], Catch::StartsWith("docs/index.md:5: a measured figure without its source"));
 }
