@@ -77,7 +77,7 @@ void TrainSettings::declare_train(Options& o) {
   o.section("train");
   o.add("steps", &steps, "optimizer steps").alias({"iters", "max-steps"}).range(1, 1e12);
   o.add("lr", &lr, "peak learning rate; 0: 2e-3 for models below ten million parameters, else 2e-5, for an adapter 2e-4 (grpo: 1e-4, 1e-6, 1e-5); 0.3 of it for lion, 50 times it for adafactor and sgd").alias({"learning-rate"}).range(0, 100);
-  o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine", "wsd", "inverse-sqrt"});
+  o.add("schedule", &schedule, "how the rate falls").alias({"lr-scheduler-type"}).choices({"constant", "linear", "cosine", "wsd", "exponential", "inverse-sqrt"});
   o.add("decay", &decay, "wsd: the last share of the steps, in which the rate falls").range(0, 1);
   o.add("warmup", &warmup, "steps until the peak").alias({"warmup-steps"}).range(0, 1e12);
   o.add("min-lr-ratio", &min_lr_ratio, "last rate as a share of the peak").range(0, 1);
@@ -101,6 +101,7 @@ void TrainSettings::declare_train(Options& o) {
     for (const auto& [option, patterns] : {std::pair("freeze", &freeze), std::pair("train", &train)})
       if (adapter != "none" && !patterns->empty()) return fmt::format("--{} and --adapter: an adapter freezes the whole model", option);
     if (std::as_const(o).find("decay")->layer() == Layer::flag && schedule != "wsd") return fmt::format("--decay has no effect with --schedule {}; wsd has one", schedule);
+    if (schedule == "exponential" && min_lr_ratio == 0) return "--schedule exponential: the rate falls by one factor a step and never to 0; say with --min-lr-ratio where it ends, e.g. 0.01";
     return {};
   });
 }

@@ -320,6 +320,7 @@ TEST_CASE("bad input: options, prompts and places") {
   s.refused(with({"--optimizer", "adafactor", "--beta2", "0.9"}), 2, {"--beta2 has no effect with --optimizer adafactor"});
   s.refused(with({"--momentum", "0.9"}), 2, {"--momentum has no effect with --optimizer adamw"});
   s.refused(with({"--decay", "0.5"}), 2, {"--decay has no effect with --schedule cosine"});
+  s.refused(with({"--schedule", "exponential"}), 2, {"never to 0", "--min-lr-ratio"});
   s.refused(with({"--optimizer", "sgd", "--wd", "0.1"}), 2, {"weight decay", "AdamW"});
   s.refused(with({"--sample", std::string(60, '2')}), 2, {"--sample", "61 tokens", "40"});
   s.refused(with({"--beta1", "1"}), 2, {"beta1"});

@@ -140,6 +140,7 @@ TEST_CASE("schedules follow optax") {
   check("warmup_cosine", 1e-3, {Schedule::Shape::cosine, 5, 20, 0.1});
   check("warmup_linear_joined", 1e-3, {Schedule::Shape::linear, 4, 14, 0});
   check("linear", 1e-3, {Schedule::Shape::linear, 0, 12, 0.01}, 3);  // optax begins to fall after 3 steps
+  check("exponential", 1e-3, {Schedule::Shape::exponential, 0, 25, std::pow(0.5, 5)});  // half after 5 steps
 }
 
 TEST_CASE("schedules: warm-up, ends, names") {
@@ -150,8 +151,8 @@ TEST_CASE("schedules: warm-up, ends, names") {
   CHECK(warm(1000) == 1);
   CHECK(Schedule{Schedule::Shape::cosine, 3, 3, 0}(3) == 1);  // nothing but warm-up
   CHECK(Schedule{Schedule::Shape::cosine, 3, 3, 0}(4) == Approx(0).margin(1e-15));
-  for (const char* name : {"constant", "linear", "cosine", "wsd", "inverse-sqrt"}) CHECK(std::string(name_of(schedule_shape(name))) == name);
-  CHECK_THROWS_WITH(schedule_shape("cosin"), Catch::Contains("\"cosin\": expected constant, linear, cosine, wsd or inverse-sqrt"));
+  for (const char* name : {"constant", "linear", "cosine", "wsd", "exponential", "inverse-sqrt"}) CHECK(std::string(name_of(schedule_shape(name))) == name);
+  CHECK_THROWS_WITH(schedule_shape("cosin"), Catch::Contains("\"cosin\": expected constant, linear, cosine, wsd, exponential or inverse-sqrt"));
 }
 
 TEST_CASE("schedules: stable and then down, and the inverse root") {
@@ -162,6 +163,12 @@ TEST_CASE("schedules: stable and then down, and the inverse root") {
   CHECK(wsd(11) == Approx(0.4));
   for (const int64_t end : {12, 100}) CHECK(wsd(end) == Approx(0.2));
   CHECK(Schedule{.shape = Schedule::Shape::wsd, .warmup = 5, .steps = 8, .decay = 100}(5) == 1);  // the fall waits for the warm-up
+
+  const Schedule falling{.shape = Schedule::Shape::exponential, .warmup = 2, .steps = 12, .min_ratio = 0.01};
+  CHECK(falling(1) == 0.5);
+  CHECK(falling(2) == 1);
+  CHECK(falling(7) == Approx(0.1));
+  for (const int64_t end : {12, 100}) CHECK(falling(end) == 0.01);
 
   const Schedule root{.shape = Schedule::Shape::inverse_sqrt, .warmup = 4, .steps = 10, .min_ratio = 0.1};
   CHECK(root(2) == 0.5);
