@@ -37,6 +37,7 @@ class Sink {
  public:
   /// False: nobody wants this gradient, skip the work.
   explicit operator bool() const { return slot_ != nullptr; }
+  DType dtype() const { return slot_->dtype; }
   /// Memory in the slot's dtype (f32 for parameters whatever they are stored in). An absent sink gives a null Out.
   Out dst();
   /// For a kernel that writes `kernel_writes` only: the slot itself, or a private buffer merged after the node.
@@ -214,12 +215,11 @@ struct CheckpointGrad {
   Saved x;
   void operator()(Grads dy, Sinks dx) {
     WithGrad on;
-    const Tensor inner = dx[0] ? leaf(x.get()) : x.get();
+    const Tensor inner = dx[0] ? leaf(x.get(), dx[0].dtype()) : x.get();
     const Tensor y = f(inner);
     if (!y.slot()) return;  // neither x nor anything inside f trains
     if (!dx[0]) return facet::backward(y, std::move(dy[0]));
     GradSlot& sum = static_cast<Node&>(*inner.slot()).outputs[0];
-    sum.dtype = inner.dtype();
     sum.grad = dx[0].take();
     facet::backward(y, std::move(dy[0]));
     dx[0].put(std::move(sum.grad));

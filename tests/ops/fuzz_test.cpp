@@ -158,7 +158,7 @@ Tensor grow_fused(Random& r, const Ops& ops, const Tensors& have, const Tensor* 
     case 8: return slice(concat({a, b}, 1), 1, width / 2, width + width / 2);
     case 9: return transpose(transpose(a) * 0.5);
     case 10: return expand(slice(a, 0, 0, 1), a.shape());
-    case 11: {  // a block as checkpoint() wants it: made of one tensor, not a leaf of the graph, and of what has no history
+    case 11: {  // a block as checkpoint() wants it: made of one tensor and of what has no history
       const auto block = [ops, leaves = Tensors{w[0], w[1], v[0], v[1]}, start = r](const Tensor& x) {
         Random draws = start;
         Tensors made = {x};
@@ -166,8 +166,7 @@ Tensor grow_fused(Random& r, const Ops& ops, const Tensors& have, const Tensor* 
         return made.back();
       };
       r.bits();
-      const Tensor x = a * 0.5;
-      return ops.again && less ? checkpoint(block, x) : block(x);
+      return ops.again && less ? checkpoint(block, a) : block(a);
     }
     default: return ops.attend(a, b, slice(n, 0, 0, head_dim)) + a;
   }
