@@ -6,6 +6,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "autograd/ops.h"
 #include "optim/adafactor.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
@@ -360,6 +361,31 @@ TEST_CASE("AdamW: bf16 values have an f32 master") {
   CHECK(state[3].first == "master.w");
   CHECK(bitwise_equal(state[3].second, expected));
   CHECK(a.state_bytes() == 33 * 12);
+}
+
+TEST_CASE("AdamW: what optax makes of bf16 moments") {
+  // mu_dtype=bfloat16: only the first moment is kept in bf16, rounded to nearest. Its product with beta1 is bf16 too, and so is beta1:
+  // 0.8984375 for 0.9, once the moment is not zero. Ours multiplies in f32 and rounds both moments by chance, so it is not that golden's.
+  const Golden golden("optim.safetensors");
+  const auto rounded = [](const Tensor& t) { return t.to(DType::bf16).to(DType::f64); };
+  const auto differs = [&](const std::function<Tensor(const Tensor&)>& decayed) {
+    int values = 0;
+    for (const char* name : {"a", "b", "c", "d"}) {
+      Tensor p = golden[std::string("init/") + name].to(DType::f64), m = Tensor::zeros(p.shape(), DType::f64), v = m.clone();
+      for (int k = 0; k < 5; ++k) {
+        const Tensor g = golden["grad" + std::to_string(k) + "/" + name].to(DType::f64);
+        const Tensor exact = g * 0.1 + decayed(m);
+        v = square(g) * (1 - 0.999) + v * 0.999;
+        p = p - exact * (1e-2 / (1 - std::pow(0.9, k + 1))) / (sqrt(v * (1 / (1 - std::pow(0.999, k + 1)))) + 1e-8);
+        m = rounded(exact);
+        values += !close(p, golden["adamw_bf16_mu/step" + std::to_string(k) + "/" + name], 1e-12, 1e-13);
+      }
+    }
+    return values;
+  };
+  CHECK(differs([&](const Tensor& m) { return rounded(m * 0.8984375); }) == 0);
+  CHECK(differs([&](const Tensor& m) { return rounded(m * 0.9); }) > 0);
+  CHECK(differs([&](const Tensor& m) { return m * 0.9; }) > 0);
 }
 
 TEST_CASE("AdamW: bf16 moments and no master take a third of the memory and stay right on average") {
