@@ -15,7 +15,6 @@ void Chat::clear() {
   generator_.forget(0);
   exchanges_.clear();
   tokens_.clear();
-  forgotten_ = {};
   stop_ = Stop::running;
 }
 
@@ -60,8 +59,7 @@ std::string Chat::say(const std::string& message, const OnText& on_text, const O
   while (std::ssize(all) + room > context() && first < exchanges_.size()) all = from_exchange(++first, message);
   if (std::ssize(all) >= context())
     fail(Kind::usage, "chat: this message alone makes {} tokens, the context is {}; shorten it or raise --context", all.size(), context());
-  forgotten_ = {static_cast<int64_t>(first), static_cast<int64_t>(whole - all.size())};
-  if (first > 0 && on_forgotten) on_forgotten(forgotten_);
+  if (first > 0 && on_forgotten) on_forgotten({static_cast<int64_t>(first), static_cast<int64_t>(whole - all.size())});
   const int64_t cached = generator_.length(0);  // all of it stays, unless exchanges were forgotten or the system text is another one
   if (std::ssize(all) < cached || !std::equal(tokens_.begin(), tokens_.begin() + cached, all.begin())) generator_.forget(0);
   exchanges_.erase(exchanges_.begin(), exchanges_.begin() + static_cast<ptrdiff_t>(first));

@@ -28,7 +28,6 @@ class Chat {
   /// Starts anew.
   void clear();
 
-  const Forgotten& last_forgotten() const { return forgotten_; }
   const std::vector<int32_t>& tokens() const { return tokens_; }  ///< the whole conversation, as far as it is remembered
   int64_t context() const { return generator_.capacity(); }
   int64_t last_computed() const { return computed_; }             ///< tokens the last turn fed before its first new token
@@ -50,7 +49,6 @@ class Chat {
   std::string system_;
   std::vector<Exchange> exchanges_;  ///< those remembered
   Ids tokens_;
-  Forgotten forgotten_;
   int64_t computed_ = 0;
   Stop stop_ = Stop::running;
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "app/check/report.h"
 #include "app/command.h"
 #include "app/limits.h"
 #include "autograd/ops.h"
@@ -56,13 +57,6 @@ struct Pass {
   }
 };
 
-double largest_difference(const Tensor& a, const Tensor& b) {
-  const std::vector<double> x = a.to_vector(), y = b.to_vector();
-  double most = 0;
-  for (size_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(x[i] - y[i]));
-  return most;
-}
-
 int run(Settings& s, Options&, Console& console) {
   use_threads(s.threads, console);
   if (s.where() == Device::gpu) fail(Kind::usage, "bench attn: times the processor; facet bench op attention --device cuda times a GPU");
@@ -88,7 +82,7 @@ int run(Settings& s, Options&, Console& console) {
 
   const bench::AttentionCase c = problem(s.max_len);
   const Pass shared(c, config, window, false), repeated(c, config, window, true);
-  const double apart = std::max(largest_difference(shared.y, repeated.y), largest_difference(shared.dk, repeated.dk));
+  const double apart = std::max(compare("y", shared.y, repeated.y, {}, {}).max_abs, compare("dk", shared.dk, repeated.dk, {}, {}).max_abs);
 
   if (console.json()) {
     nlohmann::ordered_json out = {{"preset", s.size}, {"heads", H}, {"kv_heads", K}, {"head_dim", Dh}, {"window", window}, {"batch", s.batch}};
