@@ -126,7 +126,7 @@ int64_t DecodeLoop::start(int64_t first, std::span<const Row> rows, const DrawRu
   cache_->reach_all();  // every time: other rows may have been selected in between
   model_->reserve(cache_->capacity);
   for (int64_t s = 0; s < steps_; ++s) {
-    if (e.seen < eager_steps) {
+    if (e.seen < eager_steps || !gpu::records_graphs()) {
       ++e.seen;
       step(e);
       continue;

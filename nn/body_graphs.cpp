@@ -64,7 +64,7 @@ void BodyGraphs::record_forward(Entry& e) {
 
 Tensor BodyGraphs::forward(const Tokens& tokens) {
   now_ = nullptr;
-  if (model_.device() == Device::cpu || !grad_enabled() || tapping() || anomaly_watch()) return model_.hidden(tokens);
+  if (model_.device() == Device::cpu || !gpu::records_graphs() || !grad_enabled() || tapping() || anomaly_watch()) return model_.hidden(tokens);
   Entry& e = entry(tokens);
   if (e.seen++ < eager_passes) return model_.hidden(tokens);
   const bool recorded = e.forward.recorded();

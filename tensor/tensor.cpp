@@ -335,13 +335,6 @@ const Tensor& Saved::get() const {
   return tensor_;
 }
 
-namespace detail {
-void mixed_devices(const char* op) {
-  fail(Kind::usage, "{}: one operand is on the CPU and another on the GPU; move them to one device with to(Device)", op);
-}
-void f64_on_gpu(const char* op) { fail(Kind::usage, "{}: f64 is for the CPU (it checks gradients there); use f32 or bf16 on the GPU", op); }
-}  // namespace detail
-
 // ---- printing
 
 namespace {

@@ -2,6 +2,7 @@
 
 #include "tensor/error.h"
 #include "tensor/gpu/cuda_library.h"
+#include "tensor/gpu/device_error.h"
 
 #ifdef FACET_HAS_CUDNN
 #include <algorithm>
@@ -80,7 +81,7 @@ std::string last_words(cudnnStatus_t s) {
 }  // namespace
 
 void check(cudnnStatus_t s, const char* what) {
-  if (s != CUDNN_STATUS_SUCCESS) fail(Kind::environment, "cuDNN: {} failed: {}", what, last_words(s));
+  if (s != CUDNN_STATUS_SUCCESS) fail(Kind::environment, "cuDNN: {} failed: {}.{}", what, last_words(s), after_operation());
 }
 
 // ---- descriptors

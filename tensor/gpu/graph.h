@@ -15,10 +15,15 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/gpu/device_error.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
+#include "tensor/kernels/door.h"
 
 namespace facet::gpu {
+
+/// False: everything is launched (FACET_GPU_SYNC), since a device that breaks inside of a graph does not say where.
+inline bool records_graphs() { return !waits_for_launches(); }
 
 class Graph {
  public:
@@ -36,7 +41,10 @@ class Graph {
     exec_ = recording.finish();
     arena_ = arena;
   }
-  void replay() const { gpu::replay(exec_); }
+  void replay() const {
+    detail::note_operation("a replayed graph");
+    gpu::replay(exec_);
+  }
 
   bool recorded() const { return exec_ != nullptr; }
   /// Forgets what was recorded. Needed when a shape or an address changes.
@@ -69,7 +77,7 @@ class RepeatedWork {
   /// True: replayed.
   template <class F>
   bool run(std::span<const void* const> addresses, F&& launch, std::shared_ptr<Arena> arena = {}) {
-    if (!std::ranges::equal(addresses, addresses_)) {
+    if (!std::ranges::equal(addresses, addresses_) || !records_graphs()) {
       graph_.reset();
       addresses_.clear();
       launch();

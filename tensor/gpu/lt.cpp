@@ -9,6 +9,7 @@
 
 #include "tensor/error.h"
 #include "tensor/gpu/cuda_library.h"
+#include "tensor/gpu/device_error.h"
 #include "tensor/gpu/gemm.h"
 #include "tensor/gpu/lt_api.h"
 #include "tensor/gpu/lt_choice.h"
@@ -162,7 +163,7 @@ Library& library() {
 }
 
 void check(cublasStatus_t s, const char* op, const char* what) {
-  if (s != CUBLAS_STATUS_SUCCESS) fail(Kind::environment, "{}: cuBLASLt: {} failed: {}", op, what, library().api.status(s));
+  if (s != CUBLAS_STATUS_SUCCESS) fail(Kind::environment, "{}: cuBLASLt: {} failed: {}.{}", op, what, library().api.status(s), after_operation());
 }
 
 // ---- one problem

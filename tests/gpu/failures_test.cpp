@@ -2,9 +2,11 @@
 // on disk suffers.
 #include <cstdlib>
 
+#include "autograd/ops.h"
 #include "infer/generator.h"
 #include "tensor/error.h"
 #include "tensor/gpu/pool.h"
+#include "tensor/kernels/door.h"
 #include "tests/app/trainers.h"
 #include "tests/gpu/tiny_model.h"
 #include "tests/support/run_files.h"
@@ -101,6 +103,31 @@ TEST_CASE("failures: a device that breaks at the n-th launch ends training and g
   for (const Job& job : {Job(training), Job(generation)}) fails_everywhere(job, launches, 4, emulator::fail_launch, Kind::environment, broken);
 }
 
+TEST_CASE("failures: a message names the last operation with dtypes and shapes of its operands") {
+  gpu::emulate(true);
+  const NoGrad off;
+  const Tensor x = Tensor::zeros({3, 4}, DType::bf16, Device::gpu), w = Tensor::zeros({5, 4}, DType::bf16, Device::gpu);
+  linear(x, w);
+  CHECK(last_gpu_operation() == "linear of bf16 [3, 4], bf16 [5, 4], bf16 [3, 5]");
+  rms_norm(x, w.slice(0, 0, 1).reshape({4}), 1e-6);  // the kernel's other output is absent, and not told
+  CHECK(last_gpu_operation() == "rms_norm of bf16 [3, 4], bf16 [4], bf16 [3, 4]");
+  softmax(Tensor::zeros({2, 3}), -1);  // the CPU's are none
+  CHECK(contains(last_gpu_operation(), "rms_norm of"));
+  emulator::fail_launch(1);
+  try {
+    linear(x, w);
+    x.to(Device::cpu);
+    FAIL("the device is broken");
+  } catch (const Error& e) {
+    CHECK(contains(e.what(), "The last operation was linear of bf16 [3, 4], bf16 [5, 4], bf16 [3, 5]. The GPU is lost"));
+  }
+  emulator::fail_launch(0);
+  const std::vector<View> many(20, x.view());
+  CHECK(on_gpu("many", std::span<const View>(many)));
+  const std::string last = last_gpu_operation();
+  CHECK(last.substr(last.size() - 5) == ", ...");
+}
+
 TEST_CASE("failures: at many more points", "[full]") {
   for (const Job& job : {Job(training), Job(generation)}) {
     fails_everywhere(job, allocations, 60, no_memory_from, Kind::memory, "Live buffers:\n");
@@ -135,7 +162,7 @@ TEST_CASE("failures: the program says which operation, ends with its exit code, 
     const char* said;
     bool saved;  // before the first checkpoint, or after
   };
-  for (const Failing& f : {Failing{"fail_alloc=300", 12, "Live buffers:", false}, {"fail_alloc=900", 12, "Live buffers:", true},
+  for (const Failing& f : {Failing{"fail_alloc=300", 12, "Live buffers:", false}, {"fail_alloc=1500", 12, "Live buffers:", true},
                            {"fail_launch=300", 5, "The last checkpoint is intact.", false}, {"fail_launch=4000", 5, "The last checkpoint is intact.", true}}) {
     INFO(f.settings);
     CHECK(run_failing(t, t.words(kind, f.settings, more), f.settings) == f.code);

@@ -74,6 +74,7 @@ TEST_CASE("graph: records once and replays; what it refers to stays its own") {
   for (int i = 1; i < 5; ++i) {
     gpu::copy_to_device(x.out().as<float>(), std::vector<float>{float(i)}.data(), 4);
     graph.replay();
+    CHECK(last_gpu_operation() == "a replayed graph");
     CHECK(y.item() == i);
   }
   CHECK(calls == 1);
