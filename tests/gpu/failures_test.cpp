@@ -162,7 +162,7 @@ TEST_CASE("failures: the program says which operation, ends with its exit code, 
     const char* said;
     bool saved;  // before the first checkpoint, or after
   };
-  for (const Failing& f : {Failing{"fail_alloc=300", 12, "Live buffers:", false}, {"fail_alloc=1500", 12, "Live buffers:", true},
+  for (const Failing& f : {Failing{"fail_alloc=300", 12, "Live buffers:", false}, {"fail_alloc=2200", 12, "Live buffers:", true},
                            {"fail_launch=300", 5, "The last checkpoint is intact.", false}, {"fail_launch=4000", 5, "The last checkpoint is intact.", true}}) {
     INFO(f.settings);
     CHECK(run_failing(t, t.words(kind, f.settings, more), f.settings) == f.code);
