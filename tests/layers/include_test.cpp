@@ -229,6 +229,36 @@ TEST_CASE("layers: every flag that a message names is an option") {
   CHECK(named > 150);
 }
 
+TEST_CASE("layers: every folder of the product has its page") {
+  Names folders = {"bench", "cmake", "tests", "tools"};
+  for (const std::string room : {"app", "autograd", "data", "infer", "models", "nn", "notebooks-cpp", "optim", "tensor", "train"})
+    for (const auto& e : fs::recursive_directory_iterator(fs::path(FACET_SOURCE) / room))
+      if (const std::string ext = e.path().extension(); ext == ".h" || ext == ".cpp") folders.insert(fs::relative(e.path().parent_path(), FACET_SOURCE));
+  folders.erase("tensor/gpu/cuda");  // two files, told one folder up
+  CHECK(folders.size() > 20);
+  for (const std::string& f : folders)
+    if (!fs::exists(fs::path(FACET_SOURCE) / f / "README.md")) FAIL_CHECK(f + " has no README.md");
+}
+
+TEST_CASE("layers: every variable of the environment that is read is known to the program and told in a README") {
+  const std::string program = read(fs::path(FACET_SOURCE) / "app/program.cpp");
+  const std::string told = read(fs::path(FACET_SOURCE) / "tensor/gpu/README.md") + read(fs::path(FACET_SOURCE) / "tensor/cpu/README.md");
+  Names variables;
+  for (const auto& [room, below] : allowed)
+    for (const auto& e : fs::recursive_directory_iterator(fs::path(FACET_SOURCE) / room)) {
+      if (e.path().extension() != ".cpp") continue;
+      const std::string text = read(e.path());
+      static const std::regex reading(R"re(getenv\("(FACET_[A-Z_]+)"\))re");
+      for (std::sregex_iterator i(text.begin(), text.end(), reading), end; i != end; ++i) variables.insert((*i)[1]);
+    }
+  CHECK(variables.size() == 7);
+  for (const std::string& v : variables) {
+    INFO(v);
+    CHECK(program.find('"' + v + '"') != program.npos);
+    CHECK(told.find('`' + v) != told.npos);
+  }
+}
+
 TEST_CASE("layers: a tier's objects leak no symbol the linker could pick for another machine") {
   // Weak (W, V) and unique (u) symbols of code compiled for AVX2 or AVX-512: the linker keeps one copy for every CPU.
   std::vector<fs::path> objects;
