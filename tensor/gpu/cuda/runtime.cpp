@@ -225,7 +225,9 @@ thread_local bool in_capture = false;
 bool capturing() { return in_capture; }
 
 void begin_capture() {
-  check(cudaStreamBeginCapture(ctx().stream, cudaStreamCaptureModeThreadLocal), "beginning a capture");
+  // Relaxed: in the other modes cudaMalloc would spoil the capture, and an arena asks for memory while its graph is recorded. Such memory is there
+  // at once and is no part of the graph, which only knows its addresses. What must not be recorded is refused by check_not_capturing.
+  check(cudaStreamBeginCapture(ctx().stream, cudaStreamCaptureModeRelaxed), "beginning a capture");
   in_capture = true;
 }
 
