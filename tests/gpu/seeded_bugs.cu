@@ -1,4 +1,4 @@
-// Ten mistakes that kernels are made of, each beside its correct twin: what the emulator must find, and what it must leave alone.
+// Twelve mistakes that kernels are made of, each beside its correct twin: what the emulator must find, and what it must leave alone.
 // seeded_bugs_test.cpp runs this program, built plainly and for each sanitizer, and compares what it says with the table there.
 //
 //   seeded_bugs NAME broken|correct     exit code 0: right numbers, 1: wrong numbers (or the sanitizer's own), 3: Error (printed)
@@ -150,6 +150,34 @@ __global__ void double_buffer_too_early(const float* x, float* y) {
   if (blockIdx.x == 0) y[threadIdx.x] = sum;
 }
 
+/// Every block copies its part; the one that comes last puts the sum of the parts in the place of the first.
+__device__ int32_t tickets[1];
+template <bool fence_before, bool fence_behind>
+__device__ inline void sum_by_the_last(const float* x, float* y) {
+  FACET_SHARED(bool, last, );
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  y[i] = x[i];
+  sync_block();
+  if (threadIdx.x == 0) {
+    if (fence_before) fence();
+    last = atomic_add(tickets, 1) == blocks - 1;
+    if (fence_behind && last) fence();
+  }
+  sync_block();
+  if (!last) return;
+  float sum = 0;
+  for (int part = 0; part < blocks; ++part) sum += y[int64_t{part} * threads + threadIdx.x];
+  y[threadIdx.x] = sum;
+}
+template <bool broken>
+__global__ void missing_fence_before_ticket(const float* x, float* y) {
+  sum_by_the_last<!broken, true>(x, y);
+}
+template <bool broken>
+__global__ void missing_fence_behind_ticket(const float* x, float* y) {
+  sum_by_the_last<true, !broken>(x, y);
+}
+
 using Kernel = void (*)(const float*, float*);
 struct Case {
   const char* name;
@@ -180,6 +208,12 @@ float over_parts(const std::vector<float>& x, int i) {
   for (int part = 0; part < blocks; ++part) s += x[static_cast<size_t>(part * threads + (i ^ 32))] * static_cast<float>(part + 1);
   return s;
 }
+float over_blocks(const std::vector<float>& x, int i) {
+  if (i >= threads) return x[static_cast<size_t>(i)];
+  float s = 0;
+  for (int part = 0; part < blocks; ++part) s += x[static_cast<size_t>(part * threads + i)];
+  return s;
+}
 float bits_of(int32_t v) { return __builtin_bit_cast(float, v); }
 
 #define X(i) x[static_cast<size_t>(i)]
@@ -194,6 +228,8 @@ const Case cases[] = {
     CASE(tile_reloaded, softmax_sum(x, i)),
     CASE(missing_copy_wait, X(mirrored(i))),
     CASE(double_buffer_too_early, over_parts(x, i)),
+    CASE(missing_fence_before_ticket, over_blocks(x, i)),
+    CASE(missing_fence_behind_ticket, over_blocks(x, i)),
 };
 
 struct Buffer {

@@ -51,6 +51,10 @@ const Row table[] = {
      "y[base + threadIdx.x] = tile[threads - 1 - threadIdx.x]"},
     {"double_buffer_too_early",      {unseen,  unseen,  numbers, unseen,  unseen,  race,    unseen},
      "tile[part & 1][threadIdx.x ^ 32]"},
+    {"missing_fence_before_ticket",  {unseen,  unseen,  unseen,  unseen,  unseen,  unseen,  race},
+     "sum += y[int64_t{part} * threads + threadIdx.x]"},
+    {"missing_fence_behind_ticket",  {unseen,  unseen,  unseen,  unseen,  unseen,  unseen,  race},
+     "sum += y[int64_t{part} * threads + threadIdx.x]"},
 };
 // clang-format on
 

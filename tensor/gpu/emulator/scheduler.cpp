@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <utility>
@@ -19,6 +20,12 @@ constexpr int most_threads = 1024;
 // When every thread that could run has done nothing but spin this often in a row, they wait for something that never comes.
 constexpr int64_t most_idle_rounds = 20000;
 
+/// What the barriers of a block order.
+struct Orders {
+  Order block;
+  Order warp[most_threads / 32][32];  // by the lowest lane of the mask
+};
+
 /// All that is known of the block that runs. There is one in the process, used by whoever launches; no locks below run().
 struct Machine {
   const Launch* launch = nullptr;
@@ -34,7 +41,7 @@ struct Machine {
 
   int at_barrier = 0;
   const Thread* first_at_barrier = nullptr;
-  Order barrier_order;
+  std::unique_ptr<Orders> orders = std::make_unique<Orders>();
   char start_point = 0, end_point = 0, fence_point = 0;  // where the race detector's orders hang
 
   Thread* running = nullptr;
@@ -192,7 +199,7 @@ void complete_barrier() {
     if (const uint32_t living = m.warps[w].exists & ~m.warps[w].exited) set_ready(m.warps[w], living);
   m.at_barrier = 0;
   m.first_at_barrier = nullptr;
-  ++m.barrier_order.generation;
+  ++m.orders->block.generation;
 }
 
 /// The running thread has come to the end of the kernel.
@@ -285,6 +292,7 @@ void prepare_block() {
   m.ready_warps = m.resting_warps = 0;
   m.idle_rounds = 0;
   m.warp_by_warp = is_random() && random_below(2) == 0;
+  if (m.settings.races == Races::between_blocks) m.orders = std::make_unique<Orders>();  // the old ones would order this block after the last
   for (int i = 0; i < m.n_threads; ++i) {
     Thread& t = m.threads[i];
     const auto n = static_cast<unsigned>(i);
@@ -292,7 +300,7 @@ void prepare_block() {
     t.linear = i;
     if (!t.fiber) t.fiber = new_fiber();  // here: a fiber is ordered after what made it, and that must not be another thread
     t.stack = nullptr;
-    t.exited = false;
+    t.exited = t.drew = false;
     t.waits_in = nullptr;
     t.copies.clear();
     t.group = 0;
@@ -431,7 +439,7 @@ void meet(const char* name, uint32_t mask, Site site, void* argument, Combine co
 void warp_barrier(uint32_t mask, Site site) {
   Thread& me = *m.running;
   if (!race_detector || mask == 0) return meet("sync_warp", mask, site, nullptr, nullptr);
-  Order& order = m.warps[me.linear / 32].order[std::countr_zero(mask)];
+  Order& order = m.orders->warp[me.linear / 32][std::countr_zero(mask)];
   char* point = &order.point[order.generation & 1];
   release(point);
   meet("sync_warp", mask, site, &order, [](Thread* lanes, uint32_t all) {
@@ -453,7 +461,7 @@ void block_barrier(Site site) {
   me.waits_in = "sync_block";
   me.site = site;
   if (!first) m.first_at_barrier = &me;
-  char* point = &m.barrier_order.point[m.barrier_order.generation & 1];
+  char* point = &m.orders->block.point[m.orders->block.generation & 1];
   release(point);
   m.idle_rounds = 0;
   if (++m.at_barrier == m.n_threads - m.n_exited) complete_barrier();
@@ -472,15 +480,18 @@ void spin(Site site) {
 }
 
 void atomic_point() {
+  m.running->drew = true;
   if (!is_random() || random_below(4)) return;
   Thread& me = *m.running;
   set_ready(m.warps[me.linear / 32], 1u << (me.linear % 32));
   wait_turn();
 }
 
+// Others' writes before their fences come before this thread's reads behind its fence, if in between an atomic could have told it of them: a fence
+// in front of the ticket alone is no reason to read what others have written.
 void fence() {
   release(&m.fence_point);
-  acquire(&m.fence_point);
+  if (std::exchange(m.running->drew, false)) acquire(&m.fence_point);
 }
 
 }  // namespace facet::gpu::emulator

@@ -32,6 +32,7 @@ struct Thread {
   void* fiber = nullptr;   ///< the race detector's, for which a thread also has a stack that no other thread of the block writes to
   Stack* own_stack = nullptr;
   bool exited = false;
+  bool drew = false;       ///< has used an atomic since its last fence
   const char* waits_in = nullptr;  ///< name of the collective, null when it does not wait
   Site site = {};
   void* argument = nullptr;        ///< what it brought to the meeting
@@ -54,7 +55,6 @@ struct Warp {
   Meeting meetings[32];  ///< with disjoint masks
   int n_meetings = 0;
   unsigned priority = 0;
-  Order order[32];       ///< of sync_warp, by the lowest lane of its mask
 };
 
 /// Does the work of a collective for the lanes of `mask`; lanes[i] is lane i, its argument what it brought.
