@@ -344,7 +344,7 @@ TEST_CASE("runtime: a broken device fails every call, with the operation that no
     launch("add_one", add_one, 1, 1, 0, p);
     launch("add_one", add_one, 1, 1, 0, p);  // as on a real device nothing is known of it yet
     int32_t got = 0;
-    const std::string lost = "cudaErrorIllegalAddress). The GPU is lost to this run";
+    const std::string lost = "The GPU is lost to this run";
     CHECK_THROWS_WITH(copy_to_host(&got, p, 4), Catch::Contains("the GPU: waiting failed") && Catch::Contains(lost));
     CHECK_THROWS_WITH(launch("add_one", add_one, 1, 1, 0, p), Catch::Contains("add_one: a launch failed") && Catch::Contains(lost));
     CHECK_THROWS_WITH(device_malloc(4), Catch::Contains(lost));
