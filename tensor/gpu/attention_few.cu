@@ -4,24 +4,47 @@
 // (all heads that share the keys), its four warps 32 slots each. D / 8 lanes hold one key, eight elements each, so a warp reads whole rows in
 // 16-byte loads, 32 / R keys per group of lanes under way at once. Their products with R rows of q are added up across the lanes by exchange:
 // each step halves the number of sums a lane carries, so 32 sums over 32 lanes cost 31 shuffles, and in the end every lane has other scores
-// and takes its own exponentials. Each group of lanes keeps m, l and o; they meet in the order of groups, and pieces in a second kernel
-// (join), which is left out when there is one piece. A piece without visible keys reads its positions and stops.
+// and takes its own exponentials. Each group of lanes keeps m, l and o; they meet in the order of groups. Where there are several pieces, the block
+// that comes last joins them (last_block.h), a warp per row, in an order that the pieces' numbers decide. A piece without visible keys reads its
+// positions and stops.
 //
 // Traffic: 2 S Dh elements per key head; o of every piece is written and read once, R (Dh + 2) f32 per 128 slots, 3% of the keys and values at
 // R = 4 in bf16, and stays in L2. Bound by memory up to R = 4 (100 instructions of a warp per key of 1 KB, where memory leaves time for 280);
-// at R = 8 about even. More rows than 8 take several blocks, which find the keys in L2.
+// at R = 8 about even. More rows than 8 take several blocks, which find the keys in L2. One block joins R rows, at the 64 bytes a clock that L2
+// gives a multiprocessor: 1 us for four rows of 256 over 4,096 slots, where they read 4 MB of keys and values for each key head.
+#include <algorithm>
+
 #include "tensor/gpu/attention_mask.h"
 #include "tensor/gpu/attention_paths.h"
+#include "tensor/gpu/last_block.h"
 #include "tensor/gpu/pool.h"
 
 namespace facet::gpu::attn {
 namespace {
 
 constexpr int warps = 4, piece_slots = 32 * warps;
-constexpr int join_threads = 512;
+
+// Pieces that have arrived, for each unit of a launch: R rows that share a key head. More units take several launches, long enough for gaps not
+// to count.
+constexpr int32_t most_units = 2048;
+__device__ int32_t arrived[most_units];
 
 /// m and l of a row over a piece.
 using State = Pack<float, 2>;
+
+/// What becomes of the rows. lse may be null.
+struct Results {
+  Target y;
+  float* lse;
+  int64_t lse_batch, lse_head, lse_token;
+  /// Columns c and c + 1 of a row of key head `head`, and its lse: x and z, where weights relative to 2^most add up to `sum`.
+  __device__ void put(const Problem& p, int64_t b, int32_t head, int32_t row, int c, float x, float z, float most, float sum) const {
+    const int32_t t = row / p.G, h = head * p.G + row % p.G;
+    const float inverse = sum == 0 ? 0 : 1 / sum;
+    put_pair(y, y.at(b, t, h), c, p.Dh, x * inverse, z * inverse);
+    if (lse && c == 0) lse[b * lse_batch + h * lse_head + t * lse_token] = sum == 0 ? -infinity : most * Score::ln_2 + math::log(sum);
+  }
+};
 
 /// Elements [c, c + 8) of a row.
 template <class T>
@@ -44,10 +67,55 @@ __device__ inline Pack<T, 8> load_eight(const T* row, int c, int Dh, bool packs)
   return x;
 }
 
+/// The pieces of one row, by a warp: n groups, each of every n-th piece, then the groups in order. What the pieces of a step hold is loaded at once.
+template <int D>
+__device__ inline void join_row(const Problem& p, const Results& results, int64_t b, int32_t head, int32_t row, const float* piece_o,
+                                const State* piece_states, int32_t pieces) {
+  constexpr int groups = 2048 / D;  // so that a lane holds 64 sums
+  constexpr int width = D < 128 ? 2 : 4, loads = D / (32 * width);
+  const auto column = [](int load) { return (32 * load + lane_id()) * width; };
+
+  float most = -infinity;
+  for (int32_t i = lane_id(); i < pieces; i += 32) most = piece_states[i][0] > most ? piece_states[i][0] : most;
+  most = warp_max(most);
+
+  Pack<float, width> o[groups][loads] = {};
+  float sum = 0;  // of the lane's own group
+#pragma unroll 1
+  for (int32_t first = 0; first < pieces; first += groups) {
+    const int32_t own = first + lane_id();
+    const State state = lane_id() < groups && own < pieces ? piece_states[own] : State{{-infinity, 0}};
+    const float factor = state[0] == -infinity ? 0 : fast_exp2(state[0] - most);
+    sum += state[1] * factor;
+    const uint32_t seen = ballot(state[0] != -infinity);  // nothing was stored for the others
+    Pack<float, width> x[groups][loads];
+#pragma unroll
+    for (int g = 0; g < groups; ++g)
+      for (int k = 0; k < loads; ++k)
+        x[g][k] = (seen >> g) & 1 ? load_pack<float, width>(piece_o + (int64_t{first} + g) * D + column(k)) : Pack<float, width>{};
+#pragma unroll
+    for (int g = 0; g < groups; ++g) {
+      const float of_piece = shfl(factor, g);
+      for (int k = 0; k < loads; ++k)
+        for (int e = 0; e < width; ++e) o[g][k][e] += x[g][k][e] * of_piece;
+    }
+  }
+
+  Pack<float, width> all[loads] = {};
+  float total = 0;
+#pragma unroll
+  for (int g = 0; g < groups; ++g) {
+    total += shfl(sum, g);
+    for (int k = 0; k < loads; ++k)
+      for (int e = 0; e < width; ++e) all[k][e] += o[g][k][e];
+  }
+  for (int k = 0; k < loads; ++k)
+    for (int e = 0; e < width; e += 2) results.put(p, b, head, row, column(k) + e, all[k][e], all[k][e + 1], most, total);
+}
+
 template <class T, int D, int R>
 __global__ void __launch_bounds__(32 * warps)
-    few_kernel(Problem p, Heads<T> q, Heads<T> k, Heads<T> v, Target y, float* lse, int64_t lse_batch, int64_t lse_head, int64_t lse_token,
-               float* piece_o, State* piece_states, int32_t chunks) {
+    few_kernel(Problem p, Heads<T> q, Heads<T> k, Heads<T> v, Results results, float* piece_o, State* piece_states, int32_t chunks, int32_t first_unit) {
   constexpr int lanes = D / 8, groups = 32 / lanes;    // lanes per key; keys side by side in a warp
   constexpr int steps = 32 / R, span = groups * steps; // keys per group of lanes at once, and of the warp
   constexpr int mine = 32 / lanes;                     // scores a lane has in the end: of one row
@@ -55,8 +123,9 @@ __global__ void __launch_bounds__(32 * warps)
   FACET_SHARED(float, all_o, [warps * groups * R * D]);
   FACET_SHARED(State, states, [warps * groups * R]);
 
-  const int64_t b = blockIdx.z;
-  const int32_t head = static_cast<int32_t>(blockIdx.y) / chunks, first = static_cast<int32_t>(blockIdx.y) % chunks * R;
+  const int32_t unit = first_unit + static_cast<int32_t>(blockIdx.y);  // [B][K][chunks]
+  const int64_t b = unit / (p.K * chunks);
+  const int32_t head = unit / chunks % p.K, first = unit % chunks * R;
   const int lane = lane_id() % lanes, group = lane_id() / lanes, column = 8 * lane;
   const int32_t first_slot = static_cast<int32_t>(blockIdx.x) * piece_slots + 32 * warp_id();
 
@@ -156,7 +225,7 @@ __global__ void __launch_bounds__(32 * warps)
       store_pack(all_o + (part * R + r) * D + column + e, Pack<float, 4>{{o[r][e], o[r][e + 1], o[r][e + 2], o[r][e + 3]}});
   sync_block();
 
-  const int64_t piece = (int64_t{b} * gridDim.y + blockIdx.y) * R * int64_t{gridDim.x};  // [row of the chunk][piece]
+  const int64_t pieces = gridDim.x, first_piece = int64_t{blockIdx.y} * (R * pieces);  // [unit][row][piece]
   for (int i = 2 * static_cast<int>(threadIdx.x); i < R * D; i += 64 * warps) {
     const int r = i / D, c = i % D;
     if (first + r >= p.rows()) continue;
@@ -168,84 +237,33 @@ __global__ void __launch_bounds__(32 * warps)
       x += all_o[(w * R + r) * D + c] * factor;
       z += all_o[(w * R + r) * D + c + 1] * factor;
     }
-    if (gridDim.x > 1) {
-      const int64_t at = piece + r * static_cast<int64_t>(gridDim.x) + blockIdx.x;
+    if (pieces == 1) {
+      results.put(p, b, head, first + r, c, x, z, most, sum);
+    } else {
+      const int64_t at = first_piece + r * pieces + blockIdx.x;
       if (c == 0) piece_states[at] = State{{most, sum}};
       if (most != -infinity) store_pack(piece_o + at * D + c, Pack<float, 2>{{x, z}});
-    } else {
-      const int32_t t = (first + r) / p.G, h = head * p.G + (first + r) % p.G;
-      const float inverse = sum == 0 ? 0 : 1 / sum;
-      put_pair(y, y.at(b, t, h), c, p.Dh, x * inverse, z * inverse);
-      if (lse && c == 0) lse[b * lse_batch + h * lse_head + t * lse_token] = sum == 0 ? -infinity : most * Score::ln_2 + math::log(sum);
     }
   }
-}
-
-/// One row: D / 4 threads per piece, several pieces side by side, each group of threads every n-th piece, and the groups in order.
-template <int D>
-__global__ void __launch_bounds__(join_threads)
-    join_kernel(Problem p, Target y, float* lse, int64_t lse_batch, int64_t lse_head, int64_t lse_token, const float* piece_o,
-                const State* piece_states, int32_t pieces, int32_t R, int32_t chunks) {
-  constexpr int threads = D / 4, groups = join_threads / threads;
-  FACET_SHARED(float, slots, [join_threads / 32]);
-  FACET_SHARED(float, sums, [groups]);
-  FACET_SHARED(float, all_o, [groups * D]);
-  const int64_t b = blockIdx.z;
-  const int32_t head = static_cast<int32_t>(blockIdx.y) / chunks, row = static_cast<int32_t>(blockIdx.y) % chunks * R + static_cast<int32_t>(blockIdx.x);
-  if (row >= p.rows()) return;
-  const int64_t at = ((int64_t{b} * gridDim.y + blockIdx.y) * R + blockIdx.x) * pieces;
-
-  float most = -infinity;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < pieces; i += join_threads) {
-    const float m = piece_states[at + i][0];
-    most = m > most ? m : most;
+  if (pieces == 1 || !last_block(&arrived[blockIdx.y], static_cast<int32_t>(pieces))) return;
+  for (int r = warp_id(); r < R && first + r < p.rows(); r += warps) {
+    const int64_t at = first_piece + r * pieces;
+    join_row<D>(p, results, b, head, first + r, piece_o + at * D, piece_states + at, static_cast<int32_t>(pieces));
   }
-  most = block_max<join_threads>(most, slots);
-
-  const int group = static_cast<int>(threadIdx.x) / threads, column = static_cast<int>(threadIdx.x) % threads * 4;
-  Pack<float, 4> o{};
-  float sum = 0;
-#pragma unroll 4
-  for (int32_t i = group; i < pieces; i += groups) {
-    const State s = piece_states[at + i];
-    if (s[0] == -infinity) continue;
-    const float factor = fast_exp2(s[0] - most);
-    const auto x = load_pack<float, 4>(piece_o + (at + i) * D + column);
-    sum += s[1] * factor;
-    for (int e = 0; e < 4; ++e) o[e] += x[e] * factor;
-  }
-  store_pack(all_o + group * D + column, o);
-  if (column == 0) sums[group] = sum;
-  sync_block();
-  if (static_cast<int>(threadIdx.x) >= D / 2) return;
-  const int c = 2 * static_cast<int>(threadIdx.x);
-  float x = 0, z = 0;
-  sum = 0;
-  for (int g = 0; g < groups; ++g) {
-    sum += sums[g];
-    x += all_o[g * D + c];
-    z += all_o[g * D + c + 1];
-  }
-  const int32_t t = row / p.G, h = head * p.G + row % p.G;
-  const float inverse = sum == 0 ? 0 : 1 / sum;
-  put_pair(y, y.at(b, t, h), c, p.Dh, x * inverse, z * inverse);
-  if (lse && c == 0) lse[b * lse_batch + h * lse_head + t * lse_token] = sum == 0 ? -infinity : most * Score::ln_2 + math::log(sum);
 }
 
 template <class T, int D, int R>
 void run(const AttentionInputs& x, const Problem& p, const Out& y, const Out& lse) {
-  const int64_t B = x.q.shape[0];
   const int32_t chunks = (p.rows() + R - 1) / R, pieces = p.S > piece_slots ? (p.S + piece_slots - 1) / piece_slots : 1;
-  const size_t rows = pieces > 1 ? static_cast<size_t>(B) * static_cast<size_t>(p.K * chunks * R) * static_cast<size_t>(pieces) : 0;
-  const Scratch scratch(rows * (D * sizeof(float) + sizeof(State)) + 16);
+  const int32_t units = static_cast<int32_t>(x.q.shape[0]) * p.K * chunks, at_once = std::min(units, most_units);
+  const size_t piece_rows = pieces > 1 ? static_cast<size_t>(at_once) * R * static_cast<size_t>(pieces) : 0;
+  const Scratch scratch(piece_rows * (D * sizeof(float) + sizeof(State)) + 16);
   float* const piece_o = scratch.as<float>();
-  State* const states = reinterpret_cast<State*>(piece_o + rows * D);
-  const unsigned heads_y = static_cast<unsigned>(p.K * chunks), batch = static_cast<unsigned>(B);
-  launch("attention", few_kernel<T, D, R>, dim3(static_cast<unsigned>(pieces), heads_y, batch), dim3(32 * warps), 0, p, heads<T>(x.q),
-         heads<T>(x.k), heads<T>(x.v), target(y), lse.as<float>(), lse.stride[0], lse.stride[1], lse.stride[2], piece_o, states, chunks);
-  if (pieces > 1)
-    launch("attention", join_kernel<D>, dim3(R, heads_y, batch), dim3(join_threads), 0, p, target(y), lse.as<float>(), lse.stride[0],
-           lse.stride[1], lse.stride[2], piece_o, states, pieces, R, chunks);
+  State* const states = reinterpret_cast<State*>(piece_o + piece_rows * D);
+  const Results results{target(y), lse.as<float>(), lse.stride[0], lse.stride[1], lse.stride[2]};
+  for (int32_t first = 0; first < units; first += at_once)
+    launch("attention", few_kernel<T, D, R>, dim3(static_cast<unsigned>(pieces), static_cast<unsigned>(std::min(at_once, units - first))), dim3(32 * warps), 0,
+           p, heads<T>(x.q), heads<T>(x.k), heads<T>(x.v), results, piece_o, states, chunks, first);
 }
 
 }  // namespace

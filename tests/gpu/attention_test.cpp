@@ -5,6 +5,7 @@
 
 #include "tensor/gpu/attention_paths.h"
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/graph.h"
 #include "tensor/kernels/copy.h"
 #include "tests/support/compare.h"
 #include "tests/support/random.h"
@@ -372,6 +373,58 @@ TEST_CASE("attention on the GPU: queries that see nothing, absent outputs, no qu
     CHECK(alone.to(Device::cpu).to_vector() == std::vector<double>(static_cast<size_t>(alone.numel())));
     attention_backward(empty.view(), alone.view(), lse.view(), there.dy.view(), dq.out(), {}, {});
     CHECK(dq.to(Device::cpu).to_vector() == std::vector<double>(static_cast<size_t>(dq.numel())));
+  }
+}
+
+TEST_CASE("attention on the GPU: more rows than a launch has counters for") {
+  gpu::emulate(true);
+  const int64_t B = 2050;
+  Inputs x({"", B, 1, 130, 1, 1, 8, 0, true, 0, Segments::none}, DType::f32);
+  std::vector<int32_t> positions(static_cast<size_t>(B), -1);  // rows that see nothing cost the emulator little
+  const std::vector<int64_t> seeing = {0, 2047, 2048, B - 1};
+  for (const int64_t b : seeing) positions[static_cast<size_t>(b)] = 129;
+  x.q_positions = ints(positions, {B, 1});
+  const Inputs there = x.on_gpu();
+  const Tensor y = Tensor::empty(x.q.shape(), DType::f32, Device::gpu);
+  const int64_t before = gpu::emulator::counters().launches;
+  attention_forward(there.view(), y.out(), {});
+  gpu::synchronize();
+  CHECK(gpu::emulator::counters().launches - before == 2);
+  const Tensor all = y.to(Device::cpu);
+  CHECK(all.at({1, 0, 0, 0}) == 0);
+  for (const int64_t b : seeing) {
+    INFO(b);
+    Inputs alone = there;
+    for (Tensor* t : {&alone.q, &alone.k, &alone.v, &alone.q_positions, &alone.k_positions}) *t = t->slice(0, b, b + 1);
+    CHECK(bitwise_equal(forward(alone, Device::gpu).y, all.slice(0, b, b + 1).clone()));
+  }
+}
+
+TEST_CASE("attention on the GPU: graphs and launches share the counters of pieces") {
+  gpu::emulate(true);
+  struct Call {
+    Inputs x;
+    Tensor y;
+    gpu::Graph graph = {};
+    explicit Call(const Problem& p) : x(Inputs(p, DType::bf16).on_gpu()), y(Tensor::empty(x.q.shape(), DType::bf16, Device::gpu)) {}
+    void run() { attention_forward(x.view(), y.out(), {}); }
+    Tensor result() const {
+      const Tensor r = y.to(Device::cpu);
+      fill(y.out(), NAN);
+      return r;
+    }
+  };
+  Call a({"", 2, 1, 290, 4, 1, 64, 0, true, 0, Segments::none}), b({"", 1, 2, 700, 4, 2, 32, 0, true, 0, Segments::none});
+  a.run(), b.run();
+  const Tensor expected_a = a.result(), expected_b = b.result();
+  for (Call* c : {&a, &b}) c->graph.record(std::make_shared<gpu::Arena>(), [&] { c->run(); });
+  for (int round = 0; round < 2; ++round) {
+    a.graph.replay();
+    CHECK(bitwise_equal(a.result(), expected_a));
+    b.run();
+    CHECK(bitwise_equal(b.result(), expected_b));
+    b.graph.replay();
+    CHECK(bitwise_equal(b.result(), expected_b));
   }
 }
 

@@ -218,9 +218,9 @@ TEST_CASE("model on the GPU: how many kernels a layer launches in decoding") {
     return (launches_of_step(config, 3, rows, slots) - launches_of_step(config, 1, rows, slots)) / 2;
   };
   CHECK(each("gemma3-1b", 1, 64) == 8);
-  CHECK(each("gemma3-1b", 1, 300) == 9);  // pieces of the cache are joined
-  CHECK(each("gemma3-1b", 16, 300) == 9);
-  CHECK(each("gemma3-1b", 17, 300) == 10);  // more rows than the kernel that has GeGLU in it takes
+  CHECK(each("gemma3-1b", 1, 300) == 8);  // several pieces of the cache
+  CHECK(each("gemma3-1b", 16, 300) == 8);
+  CHECK(each("gemma3-1b", 17, 300) == 9);  // more rows than the kernel that has GeGLU in it takes
   CHECK(each("gemma2-2b", 1, 64) == 8);
   CHECK(each("gemma1-2b", 1, 64) == 8);   // no norms behind attention and feed-forward
 }
