@@ -1,8 +1,17 @@
 // Stands in for the driver (libcuda.so.1) on machines without one, so that cuDNN makes execution plans there: it compiles its kernels with
 // NVRTC for a GPU that a text describes and hands the code to the driver, which takes it and does nothing. cuInit says that there is no GPU.
 // The functions are those the library looks up by name; of their arguments only the first, an address for the result, is looked at.
+//
+// FAKE_DRIVER in the environment makes it another one, for tests of what is said then: none (its version is 0), old, broken (it does not start).
+#include <cstdlib>
+#include <cstring>
+
 namespace {
-enum { ok = 0, no_device = 100 };
+enum { ok = 0, no_device = 100, unknown = 999 };
+bool is(const char* kind) {
+  const char* asked = std::getenv("FAKE_DRIVER");
+  return asked && !std::strcmp(asked, kind);
+}
 int handed_out(void** to) {
   *to = to;
   return ok;
@@ -14,9 +23,9 @@ int zero(int* to) {
 }  // namespace
 
 extern "C" {
-int cuInit(unsigned) { return no_device; }
+int cuInit(unsigned) { return is("broken") ? unknown : no_device; }
 int cuDriverGetVersion(int* version) {
-  *version = 13000;
+  *version = is("none") ? 0 : is("old") ? 11040 : 13000;
   return ok;
 }
 int cuLibraryLoadData(void** to) { return handed_out(to); }
