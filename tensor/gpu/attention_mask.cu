@@ -70,9 +70,12 @@ Index index(int64_t batch, const Problem& p, void* memory) {
 
 namespace {
 size_t most_shared = static_cast<size_t>(-1);
-}
+int most_processors = INT32_MAX;
+}  // namespace
 size_t shared_limit() { return most_shared < device().shared_bytes ? most_shared : device().shared_bytes; }
 void limit_shared(size_t bytes) { most_shared = bytes; }
+int processors() { return most_processors < device().processors ? most_processors : device().processors; }
+void limit_processors(int most) { most_processors = most; }
 
 Target target(const Out& o) {
   if (!o) return {};

@@ -7,8 +7,17 @@
 #include <type_traits>
 
 #include "tensor/gpu/attention_mask.h"
+#include "tensor/gpu/attention_paths.h"
 
 namespace facet::gpu::attn {
+
+/// Warps of a block that owns 16 rows with each, at most `most`; `heads`: key heads of all sequences. Half as many where whole blocks would leave
+/// processors idle: one sequence of 2,048 tokens, four heads on one of keys, is 64 blocks of eight warps. A row's bits do not depend on its block.
+inline int warps_of_block(int64_t rows, int64_t heads, int most) {
+  const int64_t wanted = (rows + 15) / 16, blocks = (wanted + most - 1) / most * heads;
+  const int64_t warps = blocks < processors() && most > 4 ? most / 2 : most;
+  return static_cast<int>(wanted < warps ? wanted : warps);
+}
 
 template <int width>
 __device__ inline bf16* chunk_at(bf16* tile, int row, int chunk) {

@@ -11,7 +11,6 @@
 // processor, for 524,288 multiply-adds, 512 clocks at 1024 a clock; one of the second 64 KB for 393,216. Predicted: at most 287 TFLOP/s,
 // counting five products of visible tiles on 132 processors at 1.75 GHz, about 170 with the waits between.
 #include "tensor/gpu/attention_mma.h"
-#include "tensor/gpu/attention_paths.h"
 #include "tensor/gpu/pool.h"
 
 namespace facet::gpu::attn {
@@ -286,14 +285,13 @@ void mma_backward(const AttentionInputs& x, const Problem& p, const Index& index
     };
     if (p.Dh <= 64) start(keys_kernel<64, 64, 64>, 64, 64, 64);
     else if (p.Dh <= 128) start(keys_kernel<128, 64, 64>, 128, 64, 64);
-    else if (keys_bytes(256, 64, 64, 1) <= limit) start(keys_kernel<256, 64, 64>, 256, 64, 64);
+    else if (keys_bytes(256, 64, 64, 1) <= limit && (p.S + 63) / 64 * p.K * B >= processors()) start(keys_kernel<256, 64, 64>, 256, 64, 64);
     else start(keys_kernel<256, 32, 32>, 256, 32, 32);
   }
   if (dq) {
     const auto start = [&](auto kernel, int D, int NK) {
-      const int64_t wanted = (rows + 15) / 16;
       const int most = queries_bytes(D, NK, most_warps, 2) <= limit ? most_warps : most_warps / 2;
-      const int warps = wanted < most ? static_cast<int>(wanted) : most;
+      const int warps = warps_of_block(rows, p.K * B, most);
       const int stages = queries_bytes(D, NK, most, 2) <= limit ? 2 : 1;
       launch("attention backward", kernel, dim3(blocks_for(rows, 16 * warps), K, batch), dim3(static_cast<unsigned>(32 * warps)),
              queries_bytes(D, NK, warps, stages), p, index, infos, n_rows, given, target(dq), stages);

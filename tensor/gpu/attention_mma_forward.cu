@@ -8,7 +8,6 @@
 // tensor cores alike: at D = 256 a warp reads 72 KB of fragments per tile of 64 keys, 576 clocks of the processor, for 524,288 multiply-adds,
 // 512 clocks at 1024 a clock. Predicted: at most 420 TFLOP/s of visible work on 132 processors at 1.75 GHz, 250 to 300 with the waits between.
 #include "tensor/gpu/attention_mma.h"
-#include "tensor/gpu/attention_paths.h"
 #include "tensor/gpu/pool.h"
 
 namespace facet::gpu::attn {
@@ -157,8 +156,7 @@ void mma_forward(const AttentionInputs& x, Out y, Out lse) {
     launch("attention", kernel, grid, dim3(static_cast<unsigned>(32 * warps)), bytes, p, at, heads<bf16>(x.q), heads<bf16>(x.k),
            heads<bf16>(x.v), target(y), lse.as<float>(), lse.stride[0], lse.stride[1], lse.stride[2]);
   };
-  const int64_t wanted = (rows + 15) / 16;
-  const int warps = wanted < most_warps ? static_cast<int>(wanted) : most_warps;
+  const int warps = warps_of_block(rows, p.K * B, most_warps);
   const size_t limit = shared_limit();
   if (p.Dh <= 64) start(forward_kernel<64, 64>, warps, shared_bytes<64, 64>(warps));
   else if (p.Dh <= 128) start(forward_kernel<128, 64>, warps, shared_bytes<128, 64>(warps));

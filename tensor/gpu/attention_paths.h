@@ -7,6 +7,9 @@ namespace facet::gpu::attn {
 /// Shared memory a block may take: the device's, or less, so that tests on one device run what others would.
 size_t shared_limit();
 void limit_shared(size_t bytes);
+/// Processors that blocks of bf16 kernels should keep busy, likewise. No bit depends on it.
+int processors();
+void limit_processors(int most);
 
 inline constexpr int64_t few_queries = 8;  ///< up to so many tokens: few_forward
 void mma_forward(const AttentionInputs& x, Out y, Out lse);    ///< bf16, Dh <= 256

@@ -11,6 +11,7 @@ namespace facet::gpu {
 namespace {
 
 constexpr int threads = 256;
+constexpr int ahead = 2;  // packs a thread asks for before it looks at the first: what only reads needs twice the loads under way
 constexpr int64_t segment = 16384;
 constexpr float infinity = __builtin_inff();
 
@@ -39,6 +40,11 @@ __device__ inline void load_logits(const T* p, bool together, int64_t left, floa
     for (int j = 0; j < W; ++j) v[j] = j < left ? widen(p[j]) : -infinity;
   }
 }
+/// Which of the W words from c on is the label; -1: none.
+template <int W>
+__device__ inline int place_of(int64_t label, int64_t c) {
+  return label >= c && label < c + W ? static_cast<int>(label - c) : -1;
+}
 template <class T, int W>
 __device__ inline void store_logits(T* p, bool together, int64_t left, const float (&v)[W]) {
   if (together && left >= W) {
@@ -65,26 +71,48 @@ __global__ void __launch_bounds__(threads) stats_kernel(Rows r, T* z, const int3
   const int64_t end = begin + segment < r.V ? begin + segment : r.V, label = labels[row];
   T* const pz = z + row * r.step;
   Part p;
-  for (int64_t c = begin + static_cast<int64_t>(threadIdx.x) * W; c < end; c += threads * W) {
-    float v[W];
-    load_logits(pz + c, r.together, end - c, v);
-    if (bound != 0 || in != 1) {
-      for (int j = 0; j < W; ++j) v[j] = widen(narrow<T>(bound != 0 ? bound * math::tanh(v[j] * in) : v[j] * in));
-      store_logits(pz + c, r.together, end - c, v);
+  for (int64_t first = begin + static_cast<int64_t>(threadIdx.x) * W; first < end; first += ahead * threads * W) {
+    float both[ahead][W];
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      const int64_t c = first + u * threads * W;
+      load_logits(pz + c, r.together, end - c, both[u]);
     }
-    float top = -infinity;
-    for (int j = 0; j < W; ++j) {
-      if (c + j >= end) v[j] = -infinity;
-      top = v[j] > top ? v[j] : top;
-      if (c + j == label) stats[row * wide + 2] = v[j];
-    }
-    p.raise(top);
-    const float from = p.max > -infinity ? p.max : 0.0f;
-    for (int j = 0; j < W; ++j) {
-      const float d = v[j] - from, e = exp_of(d);
-      p.sum += e;
-      if (entropy) p.spread += e * (d < -1000 ? -1000.0f : d);  // a logit of -inf adds nothing
-      if (mean && c + j < end) p.total += v[j];
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      const int64_t c = first + u * threads * W, left = end - c;
+      float(&v)[W] = both[u];
+      if (left <= 0) break;
+      if (bound != 0 || in != 1) {
+#pragma unroll
+        for (int j = 0; j < W; ++j) v[j] = widen(narrow<T>(bound != 0 ? bound * math::tanh(v[j] * in) : v[j] * in));
+        store_logits(pz + c, r.together, left, v);
+        if (left < W) {
+#pragma unroll
+          for (int j = 0; j < W; ++j) v[j] = j < left ? v[j] : -infinity;
+        }
+      }
+      if (const int own = place_of<W>(label, c); own >= 0) {
+#pragma unroll
+        for (int j = 0; j < W; ++j)
+          if (j == own) stats[row * wide + 2] = v[j];
+      }
+      float top = -infinity;
+#pragma unroll
+      for (int j = 0; j < W; ++j) top = v[j] > top ? v[j] : top;
+      p.raise(top);
+      const float from = p.max > -infinity ? p.max : 0.0f;
+#pragma unroll
+      for (int j = 0; j < W; ++j) {
+        const float d = v[j] - from, e = exp_of(d);
+        p.sum += e;
+        if (entropy) p.spread += e * (d < -1000 ? -1000.0f : d);  // a logit of -inf adds nothing
+      }
+      if (mean) {
+#pragma unroll
+        for (int j = 0; j < W; ++j)
+          if (j < left) p.total += v[j];
+      }
     }
   }
   p.raise(block_max<threads>(p.max, slots));
@@ -128,11 +156,12 @@ __global__ void __launch_bounds__(threads) grad_kernel(Rows r, const T* z, const
   for (int64_t c = begin + static_cast<int64_t>(threadIdx.x) * W; c < end; c += threads * W) {
     float v[W];
     load_logits(z + row * r.step + c, r.together, end - c, v);
-    for (int j = 0; j < W; ++j) {
-      const float t = v[j] * inverse;
-      const float d = of_lse * exp_of(v[j] - highest) + of_mean + (c + j == label ? of_label : 0.0f);
-      v[j] = inverse != 0 ? d * (1 - t * t) : d;
-    }
+    const int own = place_of<W>(label, c);
+    float slope[W];  // of the cap
+    for (int j = 0; j < W; ++j) slope[j] = 1;
+    if (inverse != 0)
+      for (int j = 0; j < W; ++j) slope[j] = 1 - v[j] * inverse * (v[j] * inverse);
+    for (int j = 0; j < W; ++j) v[j] = (of_lse * exp_of(v[j] - highest) + of_mean + (j == own ? of_label : 0.0f)) * slope[j];
     store_logits(dz + row * dz_step + c, r.together, end - c, v);
   }
 }
@@ -152,7 +181,8 @@ __global__ void __launch_bounds__(threads) weights_kernel(Rows r, int64_t stretc
   for (int64_t c = begin + static_cast<int64_t>(threadIdx.x) * W; c < end; c += threads * W) {
     float v[W];
     load_logits(z + row * r.step + c, r.together, end - c, v);
-    for (int j = 0; j < W; ++j) sum += c + j < end ? exp_of(v[j] - top) : 0.0f;
+    const int n = end - c < W ? static_cast<int>(end - c) : W;
+    for (int j = 0; j < W; ++j) sum += j < n ? exp_of(v[j] - top) : 0.0f;
   }
   sum = block_sum<threads>(sum, slots);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
@@ -169,10 +199,11 @@ __global__ void __launch_bounds__(threads) draw_kernel(Rows r, int64_t stretches
     double sum = 0, target = static_cast<double>(u[row]) * static_cast<double>(stats[row * wide + 1]), at = 0;
     int64_t last = 0;  // the last stretch of positive weight
     bool crossed = false;
-    for (int64_t s = 0; s < stretches && !crossed; ++s) {
+#pragma unroll 8
+    for (int64_t s = 0; s < stretches; ++s) {  // to the end: loads that wait for a comparison come one after the other, 0.2 us each
       const double after = sum + static_cast<double>(sums[row * stretches + s]);
-      if (after > sum) last = s, at = sum;
-      crossed = after > target;
+      if (!crossed && after > sum) last = s, at = sum;
+      crossed = crossed || after > target;
       sum = after;
     }
     before[0] = at;

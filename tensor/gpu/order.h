@@ -27,7 +27,7 @@ __device__ inline void sort_keys(uint64_t* keys, int64_t n) {
   for (int64_t size = 2; size <= n; size *= 2)
     for (int64_t half = size / 2; half > 0; half /= 2) {
       for (int64_t i = threadIdx.x; i < n / 2; i += threads) {
-        const int64_t a = i / half * 2 * half + i % half, b = a + half;
+        const int64_t a = 2 * i - (i & (half - 1)), b = a + half;  // i / half * 2 * half + i % half
         const uint64_t x = keys[a], y = keys[b];
         if ((x < y) == ((a & size) == 0)) keys[a] = y, keys[b] = x;
       }

@@ -47,8 +47,9 @@ __global__ void __launch_bounds__(threads) first_largest_kernel(Scores s, int32_
   const int64_t row = blockIdx.x / s.segments, begin = blockIdx.x % s.segments * segment, end = begin + segment < s.V ? begin + segment : s.V;
   const float top = s.stats[row * s.wide];
   int32_t first = INT32_MAX;
-  for (int64_t i = begin + threadIdx.x; i < end && first == INT32_MAX; i += threads)
-    if (s.z[row * s.step + i] == top) first = static_cast<int32_t>(i);
+#pragma unroll 8
+  for (int64_t i = begin + threadIdx.x; i < end; i += threads)  // to the end: a load that waits for a comparison would come alone
+    if (s.z[row * s.step + i] == top && first == INT32_MAX) first = static_cast<int32_t>(i);
   if (first != INT32_MAX) atomic_min(&ids[row], first);
 }
 
@@ -65,15 +66,23 @@ __device__ inline float floor_of(float top, int band) {
   return f > lowest ? f : lowest;
 }
 
-// The tokens of a row that are likely enough, in any order: they are sorted later.
+// Notes the scores of [begin, end) from `floor` on, in any order: they are sorted later. Eight loads a thread are under way at once.
+__device__ inline void collect(const float* z, int64_t begin, int64_t end, float floor, uint64_t* keys, int32_t* count) {
+  constexpr int ahead = 8;
+  for (int64_t first = begin + threadIdx.x; first < end; first += ahead * threads) {
+    float v[ahead];
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) v[u] = first + u * threads < end ? z[first + u * threads] : -infinity;  // below every floor
+#pragma unroll
+    for (int u = 0; u < ahead; ++u)
+      if (v[u] >= floor) keys[atomic_add(count, 1)] = order_key(v[u], first + u * threads);
+  }
+}
+
 __global__ void __launch_bounds__(threads) collect_kernel(Scores s, int64_t first_row, Band b) {
   const int64_t local = blockIdx.x / s.segments, row = first_row + local, begin = blockIdx.x % s.segments * segment;
   const int64_t end = begin + segment < s.V ? begin + segment : s.V;
-  const float floor = floor_of(s.stats[row * s.wide], 0);
-  for (int64_t i = begin + threadIdx.x; i < end; i += threads) {
-    const float v = s.z[row * s.step + i];
-    if (v >= floor) b.keys[local * b.room + atomic_add(&b.counts[local], 1)] = order_key(v, i);
-  }
+  collect(s.z + row * s.step, begin, end, floor_of(s.stats[row * s.wide], 0), b.keys + local * b.room, b.counts + local);
 }
 
 // What a walk along the ranking looks for: the first place that does not stay, and the mass before it. In the order of the filters.
@@ -96,7 +105,7 @@ __device__ inline Found walk_ranking(Stop stop, double limit, const uint64_t* ke
   sync_block();
   if (thread == 0) {
     double running = 0;
-    for (int t = 0; t < threads; ++t) {
+    for (int t = 0; t * per < count; ++t) {  // the others have no places
       const double mine = starts[t];
       starts[t] = running;
       running += mine;
@@ -145,11 +154,7 @@ __global__ void __launch_bounds__(threads, 1) rank_kernel(Scores s, int64_t firs
     if (band > 0) {  // the likely ones were too few: once more, with those below
       if (thread == 0) b.counts[blockIdx.x] = 0;
       sync_block();
-      const float floor = floor_of(top, band);
-      for (int64_t i = thread; i < s.V; i += threads) {
-        const float v = s.z[row * s.step + i];
-        if (v >= floor) all[atomic_add(&b.counts[blockIdx.x], 1)] = order_key(v, i);
-      }
+      collect(s.z + row * s.step, 0, s.V, floor_of(top, band), all, b.counts + blockIdx.x);
       sync_block();
     }
     const int64_t count = b.counts[blockIdx.x];

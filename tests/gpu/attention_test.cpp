@@ -171,6 +171,7 @@ struct Settings {
   ~Settings() {
     gpu::emulator::set_settings(before);
     gpu::attn::limit_shared(static_cast<size_t>(-1));
+    gpu::attn::limit_processors(INT32_MAX);
   }
   static void set(gpu::emulator::Schedule s, uint64_t seed) {
     gpu::emulator::Settings now = gpu::emulator::settings();
@@ -306,12 +307,37 @@ TEST_CASE("attention on the GPU: with the shared memory of other GPUs") {
   for (const size_t kilobytes : {163, 99}) {
     INFO(kilobytes << " KB");
     gpu::attn::limit_shared(kilobytes * 1024);
+    gpu::attn::limit_processors(1);  // large blocks
     Settings::set(schedules[2], kilobytes);
     CHECK(parity(forward(there, Device::gpu).y, reference.y, bf16_forward));
     const Gradients g = backward(there, reference, DType::bf16, Device::gpu);
     CHECK(parity(g.dq, gradients.dq, bf16_backward));
     CHECK(parity(g.dk, gradients.dk, bf16_backward));
     CHECK(parity(g.dv, gradients.dv, bf16_backward));
+  }
+}
+
+TEST_CASE("attention on the GPU: large blocks and small ones, the same bits") {
+  gpu::emulate(true);
+  const Settings restore;
+  for (const int64_t Dh : {24, 128, 256}) {
+    INFO("head " << Dh);
+    const Problem shape{"", 1, 40, 140, 4, 1, Dh, 50, true, 0, Segments::none, Lie::fused};
+    const Inputs x(shape, DType::bf16), there = x.on_gpu(shape.lie);
+    const Result y = forward(x, Device::cpu);
+    std::vector<Result> results;
+    std::vector<Gradients> gradients;
+    for (const int most : {1, INT32_MAX}) {  // processors to keep busy
+      gpu::attn::limit_processors(most);
+      results.push_back(forward(there, Device::gpu));
+      gradients.push_back(backward(there, y, DType::bf16, Device::gpu));
+    }
+    CHECK(bitwise_equal(results[0].y, results[1].y));
+    CHECK(bitwise_equal(results[0].lse, results[1].lse));
+    CHECK(bitwise_equal(gradients[0].dq, gradients[1].dq));
+    CHECK(bitwise_equal(gradients[0].dk, gradients[1].dk));
+    CHECK(bitwise_equal(gradients[0].dv, gradients[1].dv));
+    CHECK(parity(gradients[1].dk, backward(x, y, DType::bf16, Device::cpu).dk, bf16_backward));
   }
 }
 

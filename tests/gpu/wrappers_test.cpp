@@ -277,6 +277,41 @@ TEST_CASE("wrappers: ldmatrix and mma make a product of matrices") {
   });
 }
 
+/// The same with fragments that each lane takes from memory by the manual's table (PTX 9.7.14.5.8, m16n8k16 of .bf16): no ldmatrix between.
+__global__ void mma_by_table_kernel(const bf16* a, const bf16* b, float* c) {
+  const unsigned group = threadIdx.x >> 2, in_group = threadIdx.x % 4;
+  uint32_t fa[4] = {}, fb[2] = {};
+  for (unsigned i = 0; i < 8; ++i) {  // a0 .. a7
+    const unsigned row = (i < 2 || (i >= 4 && i < 6)) ? group : group + 8;
+    const unsigned column = i < 4 ? in_group * 2 + (i & 1) : in_group * 2 + (i & 1) + 8;
+    fa[i / 2] |= static_cast<uint32_t>(a[16 * row + column].bits) << 16 * (i % 2);
+  }
+  for (unsigned i = 0; i < 4; ++i) {  // b0 .. b3
+    const unsigned row = i < 2 ? in_group * 2 + (i & 1) : in_group * 2 + (i & 1) + 8;
+    fb[i / 2] |= static_cast<uint32_t>(b[8 * row + group].bits) << 16 * (i % 2);
+  }
+  float fc[4];
+  for (unsigned i = 0; i < 4; ++i) fc[i] = c[8 * (i < 2 ? group : group + 8) + in_group * 2 + (i & 1)];
+  mma_bf16(fc, fa, fb);
+  for (unsigned i = 0; i < 4; ++i) c[8 * (i < 2 ? group : group + 8) + in_group * 2 + (i & 1)] = fc[i];
+}
+TEST_CASE("wrappers: the fragments of mma lie as the manual's table says") {
+  std::vector<bf16> a(256), b(128);
+  std::vector<float> c(128, 0.0f);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = narrow<bf16>(static_cast<float>(i * 7 % 23) - 11);
+  for (size_t i = 0; i < b.size(); ++i) b[i] = narrow<bf16>(static_cast<float>(i * 5 % 19) - 9);
+  const OnDevice<bf16> da(a), db(b);
+  const OnDevice<float> dc(c);
+  launch("mma", mma_by_table_kernel, 1, 32, 0, da.data, db.data, dc.data);
+  const std::vector<float> y = dc.back();
+  for (size_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 8; ++j) {
+      float sum = 0;
+      for (size_t k = 0; k < 16; ++k) sum += widen(a[16 * i + k]) * widen(b[8 * k + j]);
+      CHECK(y[8 * i + j] == sum);
+    }
+}
+
 // ---- what device.h builds from them
 
 template <int threads>
