@@ -20,14 +20,19 @@ class Parameter {
   }
   void reset(Tensor value, bool trains) { value_ = trains ? leaf(value) : value.detach(); }
 
-  /// Sum of the gradients since the last clear; f32 for bf16 values. Absent when nothing was written.
+  /// Sum of the gradients since it was last cleared or zeroed; f32 for bf16 values. Absent when nothing was written.
   Tensor grad() const { return trains() ? grad_of(value_) : Tensor{}; }
   void clear_grad() {
     if (trains()) facet::clear_grad(value_);
   }
 
+  // For captured graphs, which add to a gradient by its address (autograd/tape.h).
   void zero_grad() {
     if (trains()) facet::zero_grad(value_);
+  }
+  Tensor grad_memory() const { return trains() ? facet::grad_memory(value_) : Tensor{}; }
+  void set_grad_written(bool written) {
+    if (trains()) facet::set_grad_written(value_, written);
   }
 
   std::string name;  ///< dotted path, set once by the module tree

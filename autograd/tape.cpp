@@ -45,6 +45,7 @@ TapeStats& tape_stats() {
 // ---- slots and sinks
 
 Out GradSlot::dst() {
+  written = true;
   if (!grad) {
     grad = Tensor::empty(shape, dtype, device);
     return grad.out(false);
@@ -56,9 +57,10 @@ Out GradSlot::dst() {
   return grad.out(true);
 }
 
-void GradSlot::give(Tensor g) {
+void GradSlot::give(Tensor g, bool writes) {
   if (!grad && g.dtype() == dtype) {
     grad = std::move(g);
+    written |= writes;
     return;
   }
   if (grad) ++tape_stats().adds;
@@ -102,8 +104,8 @@ void Sink::pass_sum(const Tensor& dy) {
 }
 
 Tensor Sink::take() { return slot_ && !private_ ? std::exchange(slot_->grad, {}) : Tensor{}; }
-void Sink::put(Tensor g) {
-  if (slot_ && g) (private_ ? own_ : *slot_).give(std::move(g));
+void Sink::put(Tensor g, bool written) {
+  if (slot_ && g) (private_ ? own_ : *slot_).give(std::move(g), written);
 }
 
 // ---- recording
@@ -162,17 +164,31 @@ Tensor leaf(const Tensor& value, DType gradient) {
 
 Tensor grad_of(const Tensor& t) {
   check_leaf("grad_of", t);
+  const GradSlot& slot = node_of(t).outputs[0];
+  return slot.written ? slot.grad : Tensor{};
+}
+
+Tensor grad_memory(const Tensor& t) {
+  check_leaf("grad_memory", t);
   return node_of(t).outputs[0].grad;
+}
+
+void set_grad_written(const Tensor& t, bool written) {
+  check_leaf("set_grad_written", t);
+  node_of(t).outputs[0].written = written;
 }
 
 void clear_grad(const Tensor& t) {
   check_leaf("clear_grad", t);
-  node_of(t).outputs[0].grad = {};
+  GradSlot& slot = node_of(t).outputs[0];
+  slot.grad = {};
+  slot.written = false;
 }
 
 void zero_grad(const Tensor& t) {
   check_leaf("zero_grad", t);
   GradSlot& slot = node_of(t).outputs[0];
+  slot.written = false;
   if (slot.grad && slot.grad.unique() && slot.grad.contiguous()) {
     const Out g = slot.grad.out();
     fill_bytes(g.device, g.as<char>(), 0, static_cast<size_t>(g.numel() * size_of(g.dtype)));

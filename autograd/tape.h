@@ -17,13 +17,14 @@ namespace facet {
 
 /// The gradient of one output of a node while it is being summed.
 struct GradSlot {
-  Tensor grad;   ///< absent until the first writer
+  Tensor grad;   ///< absent until the first writer; of a leaf that zero_grad() left its memory: zeros until then
   Shape shape;
   DType dtype = DType::f32;
   Device device = Device::cpu;
+  bool written = false;  ///< of a leaf: since it was cleared or zeroed. Known on the host, whatever device the gradient is on
 
   Out dst();             ///< first: fresh memory, "="; later: in place, "+=", if unshared and dense, else into a counted copy
-  void give(Tensor g);   ///< first with the right dtype: keeps the handle; else adds
+  void give(Tensor g, bool writes = true);   ///< first with the right dtype: keeps the handle; else adds. Off: g is what was here before
 };
 
 /// Where a value came from: output `output` of `node`; a null node wants no gradient.
@@ -50,9 +51,9 @@ class Sink {
   void pass(const Tensor& dy);
   /// The same for a broadcast input: sums dy over the broadcast dimensions.
   void pass_sum(const Tensor& dy);
-  /// Lends the running sum to a nested backward, and takes it back.
+  /// Lends the running sum to a nested backward, and takes it back, written to or not.
   Tensor take();
-  void put(Tensor g);
+  void put(Tensor g, bool written);
 
  private:
   friend struct Backward;
@@ -169,11 +170,15 @@ void attach_no_gradient(const char* op, std::initializer_list<Tensor*> y, std::i
 /// A tensor with the same storage that collects a gradient (read it with grad_of), in the accumulation type of its own or in `gradient`.
 Tensor leaf(const Tensor& value);
 Tensor leaf(const Tensor& value, DType gradient);
-/// The gradient collected by a leaf; absent when none was written.
+/// The gradient collected by a leaf; absent when none was written since it was cleared or zeroed.
 Tensor grad_of(const Tensor& leaf);
 void clear_grad(const Tensor& leaf);
 /// Makes the gradient zeros, in the memory it has if that is its own: captured graphs add to it by address.
 void zero_grad(const Tensor& leaf);
+/// Where the gradient lies, written or only zeroed; absent when it has no memory.
+Tensor grad_memory(const Tensor& leaf);
+/// A replayed graph writes gradients and zeros them behind the tape's back: who replays it says what the recorded pass did.
+void set_grad_written(const Tensor& leaf, bool written);
 
 /// Runs the tape backwards from y. dy defaults to 1 and must be given unless y has one element. Nodes run in reverse creation
 /// order, each once; saved tensors are released as they are used, so a second backward through the same graph throws.
@@ -222,7 +227,7 @@ struct CheckpointGrad {
     GradSlot& sum = static_cast<Node&>(*inner.slot()).outputs[0];
     sum.grad = dx[0].take();
     facet::backward(y, std::move(dy[0]));
-    dx[0].put(std::move(sum.grad));
+    dx[0].put(std::move(sum.grad), sum.written);
   }
 };
 

@@ -23,7 +23,11 @@ struct BodyGraphs::Entry {
   std::shared_ptr<gpu::Arena> arena;
   gpu::Graph forward, backward;
   RecordedLoss loss;
-  std::vector<const void*> gradients;  // where those of the parameters were when it was recorded
+  struct Gradient {
+    const void* where;     // when the passes were recorded
+    bool written = false;  // by the backward pass
+  };
+  std::vector<Gradient> gradients;  // of the parameters that train, in their order
 };
 
 BodyGraphs::BodyGraphs(LanguageModel& m) : model_(m) {}
@@ -41,20 +45,22 @@ BodyGraphs::Entry& BodyGraphs::entry(const Tokens& t) {
   return *entries_.back();
 }
 
+std::vector<Parameter*> BodyGraphs::trained() const {
+  std::vector<Parameter*> list = parameters(model_);
+  std::erase_if(list, [](const Parameter* p) { return !p->trains(); });
+  return list;
+}
+
 bool BodyGraphs::gradients_moved(const Entry& e) const {
-  size_t i = 0;
-  for (Parameter* p : parameters(model_))
-    if (p->trains() && (i >= e.gradients.size() || p->grad().view().data != e.gradients[i++])) return true;
-  return i != e.gradients.size();
+  return !std::ranges::equal(trained(), e.gradients, [](const Parameter* p, const Entry::Gradient& g) { return p->grad_memory().view().data == g.where; });
 }
 
 void BodyGraphs::record_forward(Entry& e) {
   e.arena = std::make_shared<gpu::Arena>();
   e.gradients.clear();
-  for (Parameter* p : parameters(model_)) {
-    if (!p->trains()) continue;
-    if (!p->grad()) p->zero_grad();
-    e.gradients.push_back(p->grad().view().data);
+  for (Parameter* p : trained()) {
+    if (!p->grad_memory()) p->zero_grad();
+    e.gradients.push_back({p->grad_memory().view().data});
   }
   e.forward.record(e.arena, [&] { e.h = model_.hidden(e.tokens); });
   e.leaf = leaf(e.h, e.h.dtype());
@@ -102,16 +108,33 @@ void BodyGraphs::backward() {
   replay_backward(e);
 }
 
+// The tape runs once, here, so this is when its sinks tell which gradients the graph writes.
+void BodyGraphs::record_backward(Entry& e) {
+  const std::vector<Parameter*> list = trained();
+  std::vector<bool> before;
+  for (Parameter* p : list) before.push_back(static_cast<bool>(p->grad())), p->set_grad_written(false);
+  e.backward.record(e.arena, [&] { facet::backward(e.h, e.dh); });
+  for (size_t i = 0; i < list.size(); ++i) {
+    e.gradients[i].written = static_cast<bool>(list[i]->grad());
+    list[i]->set_grad_written(before[i]);
+  }
+}
+
 void BodyGraphs::replay_backward(Entry& e) {
-  if (!e.backward.recorded()) e.backward.record(e.arena, [&] { facet::backward(e.h, e.dh); });
+  if (!e.backward.recorded()) record_backward(e);
   e.backward.replay();
+  const std::vector<Parameter*> list = trained();
+  for (size_t i = 0; i < list.size(); ++i)
+    if (e.gradients[i].written) list[i]->set_grad_written(true);
 }
 
 Tensor BodyGraphs::run(const HeadTask& task, const Tensor& h) {
   if (!now_) return task.run_backward(h, model_.head().value());
   Entry& e = *std::exchange(now_, nullptr);
   if (task.rows.empty()) return task.loss.side;
-  const Tensor answers = HeadTask::answers(e.loss.run(task, e.dh, model_.head().grad()));
+  const Parameter& head = model_.head();
+  const Tensor answers = HeadTask::answers(e.loss.run(task, e.dh, head.grad_memory()));
+  if (head.trains()) set_grad_written(head.value(), true);
   replay_backward(e);
   return answers;
 }

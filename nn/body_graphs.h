@@ -12,7 +12,8 @@
 //
 // One shape is recorded, the first to come often enough: packed rows all have it. On the CPU, under taps or an Anomaly, and the first times a shape comes,
 // passes run eagerly; replaying gives the same bits. Gradients of parameters must keep their addresses (Optimizer::keep_gradients); where
-// they do not, the shape is recorded anew. Dropout draws by keys of the host and refuses to be recorded: models that drop are not for this.
+// they do not, the shape is recorded anew. A parameter that the recorded pass does not write has no gradient after a replayed one, as after an eager one.
+// Dropout draws by keys of the host and refuses to be recorded: models that drop are not for this.
 #pragma once
 #include <memory>
 #include <vector>
@@ -41,8 +42,10 @@ class BodyGraphs {
  private:
   struct Entry;
   Entry& entry(const Tokens&);
+  std::vector<Parameter*> trained() const;
   void record_forward(Entry&);
   bool gradients_moved(const Entry&) const;
+  void record_backward(Entry&);
   void replay_backward(Entry&);
 
   LanguageModel& model_;

@@ -3,14 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include "tensor/kernels/adafactor.h"
-
 namespace facet {
 
 bool is_factored(const Shape& s, const AdafactorOptions& o) { return s.rank == 2 && std::min(s[0], s[1]) >= o.least_factored; }
 
 Adafactor::Adafactor(const std::vector<ParameterGroup>& groups, const AdafactorOptions& o)
-    : Optimizer("Adafactor", groups, {"rows", "cols", "v", "master"}), options_(o) {
+    : OptimizerOf("Adafactor", groups, {"rows", "cols", "v", "master"}), options_(o) {
   if (!(o.decay_power > 0 && o.decay_power <= 1) || !(o.eps >= 0) || !(o.clip >= 0) || !(o.min_scale >= 0))
     fail(Kind::usage, "Adafactor: decay_power {}, eps {}, clip {}, min_scale {}: expected 0 < decay_power <= 1 and the others >= 0", o.decay_power, o.eps,
          o.clip, o.min_scale);
@@ -28,15 +26,18 @@ Adafactor::Adafactor(const std::vector<ParameterGroup>& groups, const AdafactorO
   }
 }
 
-void Adafactor::update(Item& i, View grad, double lr, double grad_scale) {
-  adafactor(i.parameter->value().out(), out_of(i.buffers[3]), grad, out_of(i.buffers[0]), out_of(i.buffers[1]), out_of(i.buffers[2]),
-            {.lr = lr,
-             .decay = 1 - std::pow(static_cast<double>(steps_), -options_.decay_power),
-             .eps = options_.eps,
-             .clip = options_.clip,
-             .min_scale = options_.min_scale,
-             .weight_decay = i.weight_decay,
-             .grad_scale = grad_scale});
+AdafactorStep Adafactor::step_of(const Item& i, double lr, double grad_scale) const {
+  return {.lr = lr,
+          .decay = 1 - std::pow(static_cast<double>(steps_), -options_.decay_power),
+          .eps = options_.eps,
+          .clip = options_.clip,
+          .min_scale = options_.min_scale,
+          .weight_decay = i.weight_decay,
+          .grad_scale = grad_scale};
+}
+
+void Adafactor::update(Item& i, View grad, const AdafactorStep& step, const Constants* uploaded) {
+  adafactor(i.parameter->value().out(), out_of(i.buffers[3]), grad, out_of(i.buffers[0]), out_of(i.buffers[1]), out_of(i.buffers[2]), step, uploaded);
 }
 
 }  // namespace facet

@@ -1,7 +1,8 @@
 // Adafactor: tensor/kernels/adafactor.h is the textbook page. For weights whose moments would not fit: a matrix of R rows and C columns costs
 // R + C numbers. Rates are relative to the size of a parameter (1e-3 moves it by about a thousandth of its rms).
 #pragma once
-#include "optim/optimizer.h"
+#include "optim/optimizer_of.h"
+#include "tensor/kernels/adafactor.h"
 
 namespace facet {
 
@@ -18,12 +19,14 @@ bool is_factored(const Shape&, const AdafactorOptions&);
 
 /// State per parameter: "rows.NAME" [R] and "cols.NAME" [C], or "v.NAME" of its shape, in f32 (f64 for f64); for bf16 values an f32 master.
 /// The decay counts steps of the optimizer, not updates of a parameter.
-class Adafactor final : public Optimizer {
+class Adafactor final : public OptimizerOf<AdafactorStep> {
  public:
   explicit Adafactor(const std::vector<ParameterGroup>& groups, const AdafactorOptions& options = {});
 
  private:
-  void update(Item&, View grad, double lr, double grad_scale) override;
+  AdafactorStep step_of(const Item&, double lr, double grad_scale) const override;
+  void update(Item&, View grad, const AdafactorStep&, const Constants* uploaded) override;
+
   AdafactorOptions options_;
 };
 

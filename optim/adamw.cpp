@@ -1,11 +1,9 @@
 #include "optim/adamw.h"
 
-#include <cstring>
-
 namespace facet {
 
 AdamW::AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& options)
-    : Optimizer("AdamW", groups, {"m", "v", "master"}), options_(options) {
+    : OptimizerOf("AdamW", groups, {"m", "v", "master"}), options_(options) {
   const auto is_beta = [](double b) { return b >= 0 && b < 1; };
   if (!is_beta(options.beta1) || !is_beta(options.beta2) || !(options.eps >= 0) || !(options.eps_root >= 0))
     fail(Kind::usage, "AdamW: beta1 {}, beta2 {}, eps {}, eps_root {}: expected 0 <= beta < 1 and eps >= 0", options.beta1,
@@ -35,17 +33,8 @@ AdamwStep AdamW::step_of(const Item& i, double lr, double grad_scale) const {
           .key_lo = key.lo};
 }
 
-void AdamW::update(Item& i, View grad, double lr, double grad_scale) {
-  adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(), step_of(i, lr, grad_scale));
-}
-
-void AdamW::write_numbers(const Item& i, double lr, double grad_scale, void* to) const {
-  const auto constants = adamw_constants<float>(step_of(i, lr, grad_scale));
-  std::memcpy(to, &constants, sizeof constants);
-}
-
-void AdamW::update_by(Item& i, View grad, const void* numbers) {
-  gpu::adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(), static_cast<const AdamwConstants<float>*>(numbers));
+void AdamW::update(Item& i, View grad, const AdamwStep& step, const Constants* uploaded) {
+  adamw(i.parameter->value().out(), out_of(i.buffers[2]), grad, i.buffers[0].out(), i.buffers[1].out(), step, uploaded);
 }
 
 }  // namespace facet

@@ -1,6 +1,6 @@
 // AdamW: tensor/kernels/adamw.h is the textbook page. Without weight decay (the groups' default) it is Adam.
 #pragma once
-#include "optim/optimizer.h"
+#include "optim/optimizer_of.h"
 #include "tensor/kernels/adamw.h"
 #include "tensor/rng.h"
 
@@ -19,16 +19,13 @@ struct AdamWOptions {
 /// the master rounded. All of it is allocated here, zeroed, so that the first step shows the whole demand. A value that is
 /// replaced later (Parameter::reset) needs a new optimizer or load_state(): the master would not know. The bias correction
 /// counts steps of the optimizer, not updates of a parameter.
-class AdamW final : public Optimizer {
+class AdamW final : public OptimizerOf<AdamwStep> {
  public:
   explicit AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& options = {});
 
  private:
-  void update(Item&, View grad, double lr, double grad_scale) override;
-  size_t number_bytes() const override { return sizeof(AdamwConstants<float>); }
-  void write_numbers(const Item&, double lr, double grad_scale, void* to) const override;
-  void update_by(Item&, View grad, const void* numbers) override;
-  AdamwStep step_of(const Item&, double lr, double grad_scale) const;
+  AdamwStep step_of(const Item&, double lr, double grad_scale) const override;
+  void update(Item&, View grad, const AdamwStep&, const Constants* uploaded) override;
 
   AdamWOptions options_;
 };

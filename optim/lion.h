@@ -1,6 +1,7 @@
 // Lion: tensor/kernels/lion.h is the textbook page. Every element moves by the rate, so rates are 3 to 10 times smaller than AdamW's.
 #pragma once
-#include "optim/optimizer.h"
+#include "optim/optimizer_of.h"
+#include "tensor/kernels/lion.h"
 
 namespace facet {
 
@@ -10,12 +11,14 @@ struct LionOptions {
 };
 
 /// State per parameter: "m.NAME" in f32 (f64 for f64), and for bf16 values an f32 master: half of AdamW's.
-class Lion final : public Optimizer {
+class Lion final : public OptimizerOf<LionStep> {
  public:
   explicit Lion(const std::vector<ParameterGroup>& groups, const LionOptions& options = {});
 
  private:
-  void update(Item&, View grad, double lr, double grad_scale) override;
+  LionStep step_of(const Item&, double lr, double grad_scale) const override;
+  void update(Item&, View grad, const LionStep&, const Constants* uploaded) override;
+
   LionOptions options_;
 };
 

@@ -10,9 +10,9 @@ namespace facet {
 struct Optimizer::Graphs {
   gpu::RepeatedWork norm, update;
   Tensor squares;                  // sums over blocks of the gradients
-  Tensor numbers;                  // what update_by() reads, parameter by parameter
+  Tensor constants;                // of the step, parameter by parameter
   std::vector<char> staged;        // the same on the host
-  std::vector<const void*> where;  // values and gradients
+  std::vector<const void*> where;  // values, and gradients of those that have one
 };
 
 Optimizer::Optimizer(const char* kind, const std::vector<ParameterGroup>& groups, std::initializer_list<const char*> names)
@@ -35,7 +35,8 @@ Optimizer::Optimizer(const char* kind, const std::vector<ParameterGroup>& groups
 Optimizer::~Optimizer() = default;
 
 bool Optimizer::on_gpu() const {
-  return !items_.empty() && std::ranges::all_of(items_, [](const Item& i) { return i.parameter->value().device() == Device::gpu; });
+  // f64 is for the CPU: kernels of updates say so.
+  return !items_.empty() && std::ranges::all_of(items_, [](const Item& i) { return i.parameter->value().device() == Device::gpu && i.dtype != DType::f64; });
 }
 
 std::span<const void* const> Optimizer::addresses() {
@@ -58,18 +59,15 @@ Clip Optimizer::clip(double max_norm) {
   return clip_of_squares(sums, max_norm);
 }
 
-void Optimizer::write_numbers(const Item&, double, double, void*) const {}
-void Optimizer::update_by(Item&, View, const void*) {}
-
-const char* Optimizer::upload_numbers(double lr, double grad_scale) {
-  const size_t each = number_bytes();
+const char* Optimizer::upload_constants(double lr, double grad_scale) {
+  const size_t each = constants_bytes();
   Graphs& g = *graphs_;
-  if (!g.numbers) {
+  if (!g.constants) {
     g.staged.resize(items_.size() * each);
-    g.numbers = Tensor::empty({static_cast<int64_t>(g.staged.size() / sizeof(int32_t))}, DType::i32, Device::gpu);
+    g.constants = Tensor::empty({static_cast<int64_t>(g.staged.size() / sizeof(int32_t))}, DType::i32, Device::gpu);
   }
-  for (size_t k = 0; k < items_.size(); ++k) write_numbers(items_[k], lr * items_[k].lr_scale, grad_scale, g.staged.data() + k * each);
-  const Out to = g.numbers.out();
+  for (size_t k = 0; k < items_.size(); ++k) write_constants(items_[k], lr * items_[k].lr_scale, grad_scale, g.staged.data() + k * each);
+  const Out to = g.constants.out();
   gpu::copy_to_device(to.as<char>(), g.staged.data(), g.staged.size());
   return to.as<char>();
 }
@@ -82,29 +80,34 @@ void Optimizer::step(double lr, double grad_scale) {
            name_of(i.dtype), to_string(i.shape), name_of(value.dtype()), to_string(value.shape()));
   }
   ++steps_;
-  const size_t each = number_bytes();
-  const char* const numbers = each > 0 && on_gpu() ? upload_numbers(lr, grad_scale) : nullptr;
+  const char* const constants = on_gpu() ? upload_constants(lr, grad_scale) : nullptr;
   const auto work = [&] {
-    for (Item& i : items_) {
+    for (size_t k = 0; k < items_.size(); ++k) {
+      Item& i = items_[k];
       Tensor g = i.parameter->grad();
       if (!g) continue;
-      if (numbers) update_by(i, g.dense().view(), numbers + static_cast<size_t>(&i - items_.data()) * each);
-      else update(i, g.dense().view(), lr * i.lr_scale, grad_scale);
+      update_by(i, g.dense().view(), lr * i.lr_scale, grad_scale, constants ? constants + k * constants_bytes() : nullptr);
       g = {};  // its own memory again
       forget(*i.parameter);
     }
   };
-  if (!numbers || !keep_gradients_) return work();
+  if (!constants || !keep_gradients_) return work();
   replays_ += graphs_->update.run(addresses(), work);
   for (const Item& i : items_)
-    if (i.parameter->grad()) i.parameter->value().out();  // replayed or not, what was saved of a value notices that it changed
+    if (i.parameter->grad()) {  // what was launched has forgotten it
+      i.parameter->value().out();  // what was saved of the value notices that it changed
+      i.parameter->set_grad_written(false);
+    }
 }
 
 void Optimizer::drop_gradients() {
   for (Parameter* p : parameters_) forget(*p);
 }
 
-void Optimizer::forget(Parameter& p) const { keep_gradients_ ? p.zero_grad() : p.clear_grad(); }
+void Optimizer::forget(Parameter& p) const {
+  if (!keep_gradients_) p.clear_grad();
+  else if (p.grad()) p.zero_grad();
+}
 
 Tensor Optimizer::master_of(const Item& i) {
   const DType t = acc_dtype(i.dtype);

@@ -35,12 +35,12 @@ class Optimizer {
   /// clip_global_norm(parameters(), max_norm): waits once for the norm, so that who calls decides on the host what becomes of the step.
   Clip clip(double max_norm);
   /// Updates every parameter that has a gradient with lr * its group's scale, then drops the gradients. One without a gradient
-  /// (not part of this step's loss, or frozen since) is left alone, decay and moments included. grad_scale multiplies the
-  /// gradients as they are read: a clipping factor costs no pass of its own. Takes no memory unless a gradient is strided.
+  /// (not part of this step's loss, or frozen since) is left alone, decay and moments included, wherever gradients are kept. grad_scale
+  /// multiplies the gradients as they are read: a clipping factor costs no pass of its own. Takes no memory unless a gradient is strided.
   void step(double lr, double grad_scale = 1);
   /// Gradients stay where they are and become zeros, instead of being dropped: what a captured graph adds to keeps its address. On a GPU
-  /// clip() and AdamW's step() are then graphs themselves, from the second time on that they find everything where it was: two calls
-  /// instead of three launches a parameter, with the same bits.
+  /// clip() and step() are then graphs themselves, from the second time in a row on that the same parameters have gradients, and everything is
+  /// where it was: two calls instead of three launches a parameter and more, with the same bits.
   void keep_gradients(bool on) { keep_gradients_ = on; }
   /// Instead of a step: forgets the gradients and leaves everything else.
   void drop_gradients();
@@ -74,22 +74,22 @@ class Optimizer {
   /// The f32 value of a bf16 parameter, which is what is updated; absent for others.
   static Tensor master_of(const Item&);
   static Out out_of(const Tensor& buffer) { return buffer ? buffer.out() : Out{}; }
-  virtual void update(Item&, View grad, double lr, double grad_scale) = 0;
-  // For steps that are replayed. What changes from one to the next lies in device memory, so many bytes for each parameter; 0: not recorded.
-  virtual size_t number_bytes() const { return 0; }
-  virtual void write_numbers(const Item&, double lr, double grad_scale, void* to) const;
-  virtual void update_by(Item&, View grad, const void* numbers);
+  // What OptimizerOf defines: on a GPU a step's constants are uploaded, so many bytes for each parameter, so that its update can be replayed for
+  // another one. On the CPU `uploaded` is null.
+  virtual size_t constants_bytes() const = 0;
+  virtual void write_constants(const Item&, double lr, double grad_scale, void* to) const = 0;
+  virtual void update_by(Item&, View grad, double lr, double grad_scale, const void* uploaded) = 0;
 
   const char* kind_;
   std::vector<Item> items_;
   bool keep_gradients_ = false;
-  int64_t steps_ = 0;  ///< while update() runs: this step's number, from 1
+  int64_t steps_ = 0;  ///< in a step: its number, from 1
 
  private:
   struct Graphs;
   bool on_gpu() const;
   std::span<const void* const> addresses();
-  const char* upload_numbers(double lr, double grad_scale);
+  const char* upload_constants(double lr, double grad_scale);
   void forget(Parameter&) const;
 
   std::vector<Parameter*> parameters_;

@@ -1,11 +1,9 @@
 #include "optim/sgd.h"
 
-#include "tensor/kernels/sgd.h"
-
 namespace facet {
 
 Sgd::Sgd(const std::vector<ParameterGroup>& groups, const SgdOptions& options)
-    : Optimizer("Sgd", groups, {"trace"}), options_(options) {
+    : OptimizerOf("Sgd", groups, {"trace"}), options_(options) {
   if (!(options.momentum >= 0 && options.momentum < 1))
     fail(Kind::usage, "Sgd: momentum {}: expected 0 <= momentum < 1", options.momentum);
   for (Item& i : items_) {
@@ -17,9 +15,12 @@ Sgd::Sgd(const std::vector<ParameterGroup>& groups, const SgdOptions& options)
   }
 }
 
-void Sgd::update(Item& i, View grad, double lr, double grad_scale) {
-  sgd(i.parameter->value().out(), grad, out_of(i.buffers[0]),
-      SgdStep{.lr = lr, .momentum = options_.momentum, .grad_scale = grad_scale, .nesterov = options_.nesterov});
+SgdStep Sgd::step_of(const Item&, double lr, double grad_scale) const {
+  return {.lr = lr, .momentum = options_.momentum, .grad_scale = grad_scale, .nesterov = options_.nesterov};
+}
+
+void Sgd::update(Item& i, View grad, const SgdStep& step, const Constants* uploaded) {
+  sgd(i.parameter->value().out(), grad, out_of(i.buffers[0]), step, uploaded);
 }
 
 }  // namespace facet

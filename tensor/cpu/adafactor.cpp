@@ -20,7 +20,7 @@ struct Adafactor {
   const A* g;
   A *rows, *cols, *v;
   int64_t n, height, width;
-  AdafactorStep step;
+  AdafactorConstants<A> step;
   A row_mean = 0;
   const A* col_factor = nullptr;  // 1 / sqrt(cols)
 
@@ -36,14 +36,12 @@ struct Adafactor {
       }
     });
   }
-  A kept() const { return static_cast<A>(step.decay); }
-  A added() const { return static_cast<A>(1 - step.decay); }
 
   void row_and_column_moments() {
     const Scratch scratch(static_cast<size_t>(blocks() * width) * sizeof(A));
     A* const partial = scratch.as<A>();
     __builtin_memset(partial, 0, static_cast<size_t>(blocks() * width) * sizeof(A));
-    const Vec<A> scale = broadcast<A>(static_cast<A>(step.grad_scale));
+    const Vec<A> scale = broadcast<A>(step.grad_scale);
     each_row(3, [&](int64_t b, int64_t r, int64_t at, int64_t) {
       A* const sums = partial + b * width;
       Vec<A> sum{};
@@ -52,12 +50,12 @@ struct Adafactor {
         store(sums + c, load(sums + c, part) + s, part);
         sum += s;
       });
-      rows[r] = kept() * rows[r] + added() * (reduce_add(sum) / static_cast<A>(width) + static_cast<A>(step.eps));
+      rows[r] = step.kept * rows[r] + step.added * (reduce_add(sum) / static_cast<A>(width) + step.eps);
     });
     for (int64_t c = 0; c < width; ++c) {
       double sum = 0;
       for (int64_t b = 0; b < blocks(); ++b) sum += static_cast<double>(partial[b * width + c]);
-      cols[c] = kept() * cols[c] + added() * static_cast<A>(sum / static_cast<double>(height) + step.eps);
+      cols[c] = step.kept * cols[c] + step.added * (static_cast<A>(sum / static_cast<double>(height)) + step.eps);
     }
     double sum = 0;
     for (int64_t r = 0; r < height; ++r) sum += static_cast<double>(rows[r]);
@@ -66,7 +64,7 @@ struct Adafactor {
   A row_factor(int64_t r) const { return rows ? 1 / math::sqrt(rows[r] / row_mean) : 1; }
   template <class Part>
   Vec<A> u(A factor, int64_t at, int64_t c, Part part) const {
-    const Vec<A> d = load(g + at + c, part) * broadcast<A>(static_cast<A>(step.grad_scale));
+    const Vec<A> d = load(g + at + c, part) * broadcast<A>(step.grad_scale);
     if (rows) return d * broadcast<A>(factor) * load(col_factor + c, part);
     const Vec<A> root = sqrt(load(v + at + c, part));
     return d / (root > broadcast<A>(0) ? root : broadcast<A>(1));  // beyond the end of a row v is 0 and so is d
@@ -84,14 +82,14 @@ struct Adafactor {
     col_factor = factors.as<A>();
 
     double squares[2][most_blocks] = {};
-    const Vec<A> scale = broadcast<A>(static_cast<A>(step.grad_scale)), eps = broadcast<A>(static_cast<A>(step.eps));
+    const Vec<A> scale = broadcast<A>(step.grad_scale), eps = broadcast<A>(step.eps);
     each_row(6, [&](int64_t b, int64_t r, int64_t at, int64_t count) {
       const A factor = row_factor(r);
       Vec<A> uu{}, pp{};
       for_row<A>(count, [&](int64_t c, auto part) {
         if (!rows) {
           const Vec<A> d = load(g + at + c, part) * scale;
-          store(v + at + c, broadcast<A>(kept()) * load(v + at + c, part) + broadcast<A>(added()) * (d * d + eps), part);
+          store(v + at + c, broadcast<A>(step.kept) * load(v + at + c, part) + broadcast<A>(step.added) * (d * d + eps), part);
         }
         const Vec<A> d = u(factor, at, c, part), w = value(at + c, part);
         uu += d * d;
@@ -106,7 +104,7 @@ struct Adafactor {
     const auto count_all = static_cast<double>(n);
 
     const Vec<A> rate = broadcast<A>(static_cast<A>(adafactor_rate(step, total[0] / count_all, total[1] / count_all)));
-    const Vec<A> decay = broadcast<A>(static_cast<A>(step.lr * step.weight_decay));
+    const Vec<A> decay = broadcast<A>(step.weight_decay);
     each_row(6, [&](int64_t, int64_t r, int64_t at, int64_t count) {
       const A factor = row_factor(r);
       for_row<A>(count, [&](int64_t c, auto part) {
@@ -121,9 +119,10 @@ struct Adafactor {
 
 template <class P, class A>
 void adafactor_as(const Out& p, const Out& master, const View& g, const Out& rows, const Out& cols, const Out& v, const AdafactorStep& s) {
-  if (!(s.grad_scale - s.grad_scale == 0) || p.numel() == 0) return;
+  const AdafactorConstants<A> step = constants_of<A>(s);
+  if (step.skip || p.numel() == 0) return;
   const int64_t n = p.numel(), width = rows ? cols.numel() : width_of_flat, height = rows ? rows.numel() : (n + width - 1) / width;
-  Adafactor<P, A>{p.as<P>(), std::is_same_v<P, A> ? nullptr : master.as<A>(), g.as<A>(), rows.as<A>(), cols.as<A>(), v.as<A>(), n, height, width, s}.run();
+  Adafactor<P, A>{p.as<P>(), std::is_same_v<P, A> ? nullptr : master.as<A>(), g.as<A>(), rows.as<A>(), cols.as<A>(), v.as<A>(), n, height, width, step}.run();
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ void adamw_as(const Out& p, const Out& master, const View& g, const Out& m, cons
   M* pv = v.as<M>();
   A* pw = narrow ? master.as<A>() : nullptr;
   const A* pg = g.as<A>();
-  const AdamwConstants<A> c = adamw_constants<A>(s);
+  const AdamwConstants<A> c = constants_of<A>(s);
   if (c.skip) return;
   const Vec<A> b1 = broadcast<A>(c.beta1), b2 = broadcast<A>(c.beta2), a1 = broadcast<A>(c.one_minus_beta1), a2 = broadcast<A>(c.one_minus_beta2);
   const Vec<A> scale = broadcast<A>(c.grad_scale), eps = broadcast<A>(c.eps), root = broadcast<A>(c.eps_root);

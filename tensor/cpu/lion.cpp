@@ -11,14 +11,14 @@ constexpr int64_t grain = 1 << 15;  // elements per task
 // P: the stored parameter, A: everything that is computed.
 template <class P, class A>
 void lion_as(const Out& p, const Out& master, const View& g, const Out& m, const LionStep& s) {
-  if (!(s.grad_scale - s.grad_scale == 0)) return;
+  const LionConstants<A> c = constants_of<A>(s);
+  if (c.skip) return;
   P* pp = p.as<P>();
   A* pm = m.as<A>();
   A* pw = std::is_same_v<P, A> ? nullptr : master.as<A>();
   const A* pg = g.as<A>();
-  const auto constant = [](double x) { return broadcast<A>(static_cast<A>(x)); };
-  const Vec<A> b1 = constant(s.beta1), b2 = constant(s.beta2), a1 = constant(1 - s.beta1), a2 = constant(1 - s.beta2);
-  const Vec<A> scale = constant(s.grad_scale), lr = constant(s.lr), decay = constant(s.weight_decay), zero = constant(0), one = constant(1);
+  const Vec<A> b1 = broadcast<A>(c.beta1), b2 = broadcast<A>(c.beta2), a1 = broadcast<A>(c.one_minus_beta1), a2 = broadcast<A>(c.one_minus_beta2);
+  const Vec<A> scale = broadcast<A>(c.grad_scale), lr = broadcast<A>(c.lr), decay = broadcast<A>(c.weight_decay), zero = broadcast<A>(0), one = broadcast<A>(1);
   parallel_for(p.numel(), grain, 6, [&](int64_t begin, int64_t end) {
     for_row<A>(end - begin, [&](int64_t k, auto part) {
       const int64_t i = begin + k;

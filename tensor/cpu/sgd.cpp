@@ -10,11 +10,12 @@ constexpr int64_t grain = 1 << 15;  // elements per task
 
 template <class T>
 void sgd_as(const Out& p, const View& g, const Out& trace, const SgdStep& s) {
+  const SgdConstants<T> c = constants_of<T>(s);
+  if (c.skip) return;
   T* pp = p.as<T>();
   T* pt = trace.as<T>();
   const T* pg = g.as<T>();
-  const Vec<T> lr = broadcast<T>(static_cast<T>(s.lr)), momentum = broadcast<T>(static_cast<T>(s.momentum));
-  const Vec<T> scale = broadcast<T>(static_cast<T>(s.grad_scale));
+  const Vec<T> lr = broadcast<T>(c.lr), momentum = broadcast<T>(c.momentum), scale = broadcast<T>(c.grad_scale);
   parallel_for(p.numel(), grain, 4, [&](int64_t begin, int64_t end) {
     for_row<T>(end - begin, [&](int64_t k, auto part) {
       const int64_t i = begin + k;
@@ -23,7 +24,7 @@ void sgd_as(const Out& p, const View& g, const Out& trace, const SgdStep& s) {
       if (pt) {
         u = load(pt + i, part) * momentum + d;
         store(pt + i, u, part);
-        if (s.nesterov) u = d + momentum * u;
+        if (c.nesterov) u = d + momentum * u;
       }
       store(pp + i, load(pp + i, part) - lr * u, part);
     });

@@ -5,10 +5,12 @@
 
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/rows.h"
+#include "tensor/gpu/step_constants.h"
 
 namespace facet::gpu {
 namespace {
 
+using Constants = AdafactorConstants<float>;
 constexpr int threads = 256;
 constexpr int64_t most_strips = 64;      // of rows, for the columns' sums
 constexpr int64_t most_blocks = 4096;    // of rows, for sums of squares
@@ -21,7 +23,7 @@ struct Args {
   const float* g;
   float *rows, *cols, *v;  // rows and cols, or v
   int64_t n, height, width;
-  AdafactorStep step;
+  StepConstants<Constants> step;
   float* column_sums;  // [strips, width]
   double* squares;     // [blocks, 2]: of u and of the value
   double* scalars;     // the mean of rows; the rate
@@ -29,14 +31,12 @@ struct Args {
 
   __device__ int64_t count(int64_t r) const { return n - r * width < width ? n - r * width : width; }
 
-  __device__ float gradient(int64_t i) const { return g[i] * static_cast<float>(step.grad_scale); }
+  __device__ float gradient(const Constants& s, int64_t i) const { return g[i] * s.grad_scale; }
   __device__ float value(int64_t i) const { return master ? master[i] : widen(p[i]); }
-  __device__ void mix(float* moment, float mean) const {
-    *moment = static_cast<float>(step.decay) * *moment + static_cast<float>(1 - step.decay) * (mean + static_cast<float>(step.eps));
-  }
+  __device__ void mix(const Constants& s, float* moment, float mean) const { *moment = s.kept * *moment + s.added * (mean + s.eps); }
   __device__ float row_factor(int64_t r) const { return rows ? 1 / __builtin_sqrtf(rows[r] / static_cast<float>(scalars[0])) : 1; }
-  __device__ float u(float row_factor, int64_t i, int64_t c) const {
-    const float d = gradient(i);
+  __device__ float u(const Constants& s, float row_factor, int64_t i, int64_t c) const {
+    const float d = gradient(s, i);
     if (rows) return d * row_factor * (1 / __builtin_sqrtf(cols[c]));
     return v[i] > 0 ? d / __builtin_sqrtf(v[i]) : d;
   }
@@ -45,27 +45,31 @@ struct Args {
 template <class P>
 __global__ void __launch_bounds__(threads) row_means(Args<P> a) {
   FACET_SHARED(float, slots, [threads / 32]);
+  const Constants s = a.step.get();
+  if (s.skip) return;
   for (int64_t r = blockIdx.x; r < a.height; r += gridDim.x) {
     float sum = 0;
 #pragma unroll 4
     for (int64_t c = threadIdx.x; c < a.width; c += threads) {
-      const float d = a.gradient(r * a.width + c);
+      const float d = a.gradient(s, r * a.width + c);
       sum += d * d;
     }
     sum = block_sum<threads>(sum, slots);
-    if (threadIdx.x == 0) a.mix(a.rows + r, sum / static_cast<float>(a.width));
+    if (threadIdx.x == 0) a.mix(s, a.rows + r, sum / static_cast<float>(a.width));
   }
 }
 
 template <class P>
 __global__ void __launch_bounds__(threads) column_strips(Args<P> a) {
+  const Constants s = a.step.get();
+  if (s.skip) return;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x, begin = static_cast<int64_t>(blockIdx.y) * a.strip;
   if (c >= a.width) return;
   const int64_t end = begin + a.strip < a.height ? begin + a.strip : a.height;
   float sum = 0;
 #pragma unroll 8
   for (int64_t r = begin; r < end; ++r) {
-    const float d = a.gradient(r * a.width + c);
+    const float d = a.gradient(s, r * a.width + c);
     sum += d * d;
   }
   a.column_sums[static_cast<int64_t>(blockIdx.y) * a.width + c] = sum;
@@ -73,11 +77,13 @@ __global__ void __launch_bounds__(threads) column_strips(Args<P> a) {
 
 template <class P>
 __global__ void __launch_bounds__(threads) column_means(Args<P> a, int64_t strips) {
+  const Constants s = a.step.get();
+  if (s.skip) return;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (c >= a.width) return;
   double sum = 0;
-  for (int64_t s = 0; s < strips; ++s) sum += static_cast<double>(a.column_sums[s * a.width + c]);
-  a.mix(a.cols + c, static_cast<float>(sum / static_cast<double>(a.height)));
+  for (int64_t k = 0; k < strips; ++k) sum += static_cast<double>(a.column_sums[k * a.width + c]);
+  a.mix(s, a.cols + c, static_cast<float>(sum / static_cast<double>(a.height)));
 }
 
 template <class P>
@@ -94,6 +100,8 @@ __global__ void __launch_bounds__(threads) mean_of_rows(Args<P> a) {
 template <class P>
 __global__ void __launch_bounds__(threads) square_sums(Args<P> a) {
   FACET_SHARED(double, slots, [threads / 32]);
+  const Constants s = a.step.get();
+  if (s.skip) return;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * a.block, end = begin + a.block < a.height ? begin + a.block : a.height;
   double uu = 0, ww = 0;
   for (int64_t r = begin; r < end; ++r) {
@@ -103,10 +111,10 @@ __global__ void __launch_bounds__(threads) square_sums(Args<P> a) {
     for (int64_t c = threadIdx.x; c < count; c += threads) {
       const int64_t i = r * a.width + c;
       if (!a.rows) {
-        const float d = a.gradient(i);
-        a.mix(a.v + i, d * d);
+        const float d = a.gradient(s, i);
+        a.mix(s, a.v + i, d * d);
       }
-      const float d = a.u(factor, i, c), w = a.value(i);
+      const float d = a.u(s, factor, i, c), w = a.value(i);
       uu += static_cast<double>(d) * d;
       ww += static_cast<double>(w) * w;
     }
@@ -120,16 +128,20 @@ __global__ void __launch_bounds__(threads) square_sums(Args<P> a) {
 template <class P>
 __global__ void __launch_bounds__(threads) find_rate(Args<P> a, int64_t blocks) {
   FACET_SHARED(double, slots, [threads / 32]);
+  const Constants s = a.step.get();
+  if (s.skip) return;
   double uu = 0, ww = 0;
   for (int64_t b = threadIdx.x; b < blocks; b += threads) uu += a.squares[2 * b], ww += a.squares[2 * b + 1];
   uu = block_sum<threads>(uu, slots);
   ww = block_sum<threads>(ww, slots);
-  if (threadIdx.x == 0) a.scalars[1] = adafactor_rate(a.step, uu / static_cast<double>(a.n), ww / static_cast<double>(a.n));
+  if (threadIdx.x == 0) a.scalars[1] = adafactor_rate(s, uu / static_cast<double>(a.n), ww / static_cast<double>(a.n));
 }
 
 template <class P>
 __global__ void __launch_bounds__(threads) update(Args<P> a) {
-  const auto rate = static_cast<float>(a.scalars[1]), decay = static_cast<float>(a.step.lr * a.step.weight_decay);
+  const Constants s = a.step.get();
+  if (s.skip) return;
+  const auto rate = static_cast<float>(a.scalars[1]);
   for (int64_t r = blockIdx.x; r < a.height; r += gridDim.x) {
     const float factor = a.row_factor(r);
     const int64_t count = a.count(r);
@@ -137,7 +149,7 @@ __global__ void __launch_bounds__(threads) update(Args<P> a) {
     for (int64_t c = threadIdx.x; c < count; c += threads) {
       const int64_t i = r * a.width + c;
       float w = a.value(i);
-      w = w - (rate * a.u(factor, i, c) + decay * w);
+      w = w - (rate * a.u(s, factor, i, c) + s.weight_decay * w);
       if (a.master) a.master[i] = w;
       a.p[i] = narrow<P>(w);
     }
@@ -145,7 +157,7 @@ __global__ void __launch_bounds__(threads) update(Args<P> a) {
 }
 
 template <class P>
-void run(const Out& p, const Out& master, const View& g, const Out& rows, const Out& cols, const Out& v, const AdafactorStep& step) {
+void run(const Out& p, const Out& master, const View& g, const Out& rows, const Out& cols, const Out& v, const StepConstants<Constants>& step) {
   constexpr const char* op = "adafactor";
   const int64_t n = p.numel(), width = rows ? cols.numel() : width_of_flat, height = rows ? rows.numel() : (n + width - 1) / width;
   const int64_t strip = (height + most_strips - 1) / most_strips, strips = rows ? (height + strip - 1) / strip : 0;
@@ -168,8 +180,9 @@ void run(const Out& p, const Out& master, const View& g, const Out& rows, const 
 
 }  // namespace
 
-void adafactor(Out p, Out master, View g, Out rows, Out cols, Out v, const AdafactorStep& step) {
-  if (!(step.grad_scale - step.grad_scale == 0) || p.numel() == 0) return;
+void adafactor(Out p, Out master, View g, Out rows, Out cols, Out v, const AdafactorStep& s, const Constants* uploaded) {
+  if (p.numel() == 0) return;
+  const StepConstants<Constants> step{constants_of<float>(s), uploaded};
   if (p.dtype == DType::bf16) run<bf16>(p, master, g, rows, cols, v, step);
   else run<float>(p, master, g, rows, cols, v, step);
 }

@@ -3,6 +3,7 @@
 #include "tensor/kernels/adamw.h"
 
 #include "tensor/gpu/rows.h"
+#include "tensor/gpu/step_constants.h"
 
 namespace facet::gpu {
 namespace {
@@ -46,13 +47,12 @@ struct Update {
   const float* g;
   M *m, *v;
   int64_t n;
-  AdamwConstants<float> own;
-  const AdamwConstants<float>* constants;  // null: own
+  StepConstants<AdamwConstants<float>> step;
 };
 
 template <class P, class M, int N>
 __global__ void __launch_bounds__(threads) update(Update<P, M> a) {
-  const AdamwConstants<float> c = a.constants ? *a.constants : a.own;
+  const AdamwConstants<float> c = a.step.get();
   if (c.skip) return;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x) * N; i < a.n; i += static_cast<int64_t>(gridDim.x) * threads * N) {
     const Pack<float, N> g = load_pack<float, N>(a.g + i);
@@ -86,19 +86,11 @@ __global__ void __launch_bounds__(threads) update(Update<P, M> a) {
 }
 
 template <class P, class M>
-void run(const Out& p, const Out& master, const View& g, const Out& m, const Out& v, const AdamwConstants<float>& own,
-         const AdamwConstants<float>* constants) {
-  const Update<P, M> a{p.as<P>(), sizeof(P) == 2 ? master.as<float>() : nullptr, g.as<float>(), m.as<M>(), v.as<M>(), p.numel(), own, constants};
+void run(const Out& p, const Out& master, const View& g, const Out& m, const Out& v, const StepConstants<AdamwConstants<float>>& step) {
+  const Update<P, M> a{p.as<P>(), sizeof(P) == 2 ? master.as<float>() : nullptr, g.as<float>(), m.as<M>(), v.as<M>(), p.numel(), step};
   const bool fit = packable<P, 4>(p, a.n) && packable<float, 4>(master, a.n) && packable<float, 4>(g, a.n) && packable<M, 4>(m, a.n) && packable<M, 4>(v, a.n);
   if (fit) launch("adamw", update<P, M, 4>, blocks_for(a.n, threads * 4), threads, 0, a);
   else launch("adamw", update<P, M, 1>, blocks_for(a.n, threads), threads, 0, a);
-}
-
-void any(const Out& p, const Out& master, const View& g, const Out& m, const Out& v, const AdamwConstants<float>& own,
-         const AdamwConstants<float>* constants) {
-  const bool narrow = m.dtype == DType::bf16;
-  if (p.dtype == DType::bf16) (narrow ? run<bf16, bf16> : run<bf16, float>)(p, master, g, m, v, own, constants);
-  else (narrow ? run<float, bf16> : run<float, float>)(p, master, g, m, v, own, constants);
 }
 
 // ---- norms
@@ -133,8 +125,12 @@ void squares(const View& x, const Out& sums) {
 
 }  // namespace
 
-void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) { any(p, master, g, m, v, adamw_constants<float>(step), nullptr); }
-void adamw(Out p, Out master, View g, Out m, Out v, const AdamwConstants<float>* constants) { any(p, master, g, m, v, {}, constants); }
+void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& s, const AdamwConstants<float>* uploaded) {
+  const StepConstants<AdamwConstants<float>> step{constants_of<float>(s), uploaded};
+  const bool narrow = m.dtype == DType::bf16;
+  if (p.dtype == DType::bf16) (narrow ? run<bf16, bf16> : run<bf16, float>)(p, master, g, m, v, step);
+  else (narrow ? run<float, bf16> : run<float, float>)(p, master, g, m, v, step);
+}
 void sum_of_squares(View x, Out sums) {
   if (x.dtype == DType::f64) squares<double>(x, sums);
   else squares<float>(x, sums);

@@ -18,6 +18,7 @@
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"
+#include "tensor/kernels/update.h"
 #include "tensor/math.h"
 #include "tensor/view.h"
 
@@ -29,8 +30,31 @@ struct AdafactorStep {
   double eps = 1e-30, clip = 1, min_scale = 1e-3, weight_decay = 0, grad_scale = 1;
 };
 
+template <class A>
+struct AdafactorConstants {
+  double lr, clip, min_scale;
+  A kept, added;  ///< decay, 1 - decay
+  A eps;
+  A weight_decay;  ///< times lr
+  A grad_scale;
+  bool skip;
+};
+template <class A>
+FACET_INLINE AdafactorConstants<A> constants_of(const AdafactorStep& s) {
+  return {s.lr,
+          s.clip,
+          s.min_scale,
+          static_cast<A>(s.decay),
+          static_cast<A>(1 - s.decay),
+          static_cast<A>(s.eps),
+          static_cast<A>(s.lr * s.weight_decay),
+          static_cast<A>(s.grad_scale),
+          skips(s.grad_scale)};
+}
+
 /// What u is multiplied by, given the means of u^2 and p^2.
-FACET_INLINE double adafactor_rate(const AdafactorStep& s, double mean_u2, double mean_p2) {
+template <class A>
+FACET_INLINE double adafactor_rate(const AdafactorConstants<A>& s, double mean_u2, double mean_p2) {
   const double size = __builtin_sqrt(mean_p2), too_long = s.clip > 0 ? __builtin_sqrt(mean_u2) / s.clip : 1;
   return s.lr * (s.min_scale <= 0 ? 1 : size > s.min_scale ? size : s.min_scale) / (too_long > 1 ? too_long : 1);
 }
@@ -39,10 +63,11 @@ namespace cpu {
 extern const Kernel<void(Out p, Out master, View g, Out rows, Out cols, Out v, const AdafactorStep& step)> adafactor;
 }  // namespace cpu
 namespace gpu {
-void adafactor(Out p, Out master, View g, Out rows, Out cols, Out v, const AdafactorStep& step);
+void adafactor(Out p, Out master, View g, Out rows, Out cols, Out v, const AdafactorStep& step, const AdafactorConstants<float>* uploaded);
 }  // namespace gpu
-FACET_INLINE void adafactor(Out p, Out master, View g, Out rows, Out cols, Out v, const AdafactorStep& step) {
-  on_gpu("adafactor", p, master, g, rows, cols, v) ? gpu::adafactor(p, master, g, rows, cols, v, step)
+FACET_INLINE void adafactor(Out p, Out master, View g, Out rows, Out cols, Out v, const AdafactorStep& step,
+                            const AdafactorConstants<float>* uploaded = nullptr) {
+  on_gpu("adafactor", p, master, g, rows, cols, v) ? gpu::adafactor(p, master, g, rows, cols, v, step, uploaded)
                                                    : cpu::adafactor(p, master, g, rows, cols, v, step);
 }
 }  // namespace facet

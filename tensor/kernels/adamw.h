@@ -16,7 +16,7 @@
 // bf16 m and v are rounded by chance in the same way, always: to nearest, v would stand still wherever its change, a share 1 - beta2 of it,
 // is below half an ulp, 2^-9. Their r are those of counters i / 4 + 2^62 for m and i / 4 + 2^63 for v. p sees them before they are rounded.
 //
-// A grad_scale that is not finite (a gradient overflowed): nothing is written. In place by nature: p, master, m and v are read and written, and none may overlap another or g.
+// A grad_scale that is not finite: nothing is written. In place by nature: p, master, m and v are read and written, and none may overlap another or g.
 // Rounding: f32 throughout (f64 for f64), the step's constants are computed in f64 and rounded once. 28 bytes a parameter in f32, 20 with bf16 m and v.
 //
 // sum_of_squares: sums[i] = sum of x^2 over the i-th block of squares_block elements of a dense x (f32 or f64); sums f64. Adding
@@ -24,6 +24,7 @@
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"
+#include "tensor/kernels/update.h"
 #include "tensor/threefry.h"
 #include "tensor/view.h"
 
@@ -39,7 +40,6 @@ struct AdamwStep {
 /// The upper word of the counters that m's and v's roundings draw at.
 inline constexpr uint32_t adamw_draws_of_m = 1u << 30, adamw_draws_of_v = 1u << 31;
 
-/// What a step comes to: its constants in the type A that is computed in.
 template <class A>
 struct AdamwConstants {
   A beta1, beta2, one_minus_beta1, one_minus_beta2;
@@ -51,7 +51,7 @@ struct AdamwConstants {
   uint32_t key_hi, key_lo;  ///< of the step
 };
 template <class A>
-FACET_INLINE AdamwConstants<A> adamw_constants(const AdamwStep& s) {
+FACET_INLINE AdamwConstants<A> constants_of(const AdamwStep& s) {
   const auto power = [](double base, int64_t n) {
     double r = 1;
     for (; n > 0; n >>= 1, base *= base)
@@ -70,7 +70,7 @@ FACET_INLINE AdamwConstants<A> adamw_constants(const AdamwStep& s) {
           static_cast<A>(s.eps),
           static_cast<A>(s.eps_root),
           static_cast<A>(s.grad_scale),
-          !(s.grad_scale - s.grad_scale == 0),
+          skips(s.grad_scale),
           s.stochastic,
           hi,
           lo};
@@ -83,14 +83,11 @@ extern const Kernel<void(Out p, Out master, View g, Out m, Out v, const AdamwSte
 extern const Kernel<void(View x, Out sums)> sum_of_squares;
 }  // namespace cpu
 namespace gpu {
-void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step);
+void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step, const AdamwConstants<float>* uploaded);
 void sum_of_squares(View x, Out sums);
-
-/// The same with constants in device memory, where a captured graph finds those of the step that it is replayed for.
-void adamw(Out p, Out master, View g, Out m, Out v, const AdamwConstants<float>* constants);
 }  // namespace gpu
-FACET_INLINE void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step) {
-  on_gpu("adamw", p, master, g, m, v) ? gpu::adamw(p, master, g, m, v, step) : cpu::adamw(p, master, g, m, v, step);
+FACET_INLINE void adamw(Out p, Out master, View g, Out m, Out v, const AdamwStep& step, const AdamwConstants<float>* uploaded = nullptr) {
+  on_gpu("adamw", p, master, g, m, v) ? gpu::adamw(p, master, g, m, v, step, uploaded) : cpu::adamw(p, master, g, m, v, step);
 }
 FACET_INLINE void sum_of_squares(View x, Out sums) {
   on_gpu_any_dtype("sum_of_squares", x, sums) ? gpu::sum_of_squares(x, sums) : cpu::sum_of_squares(x, sums);

@@ -12,6 +12,7 @@
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"
+#include "tensor/kernels/update.h"
 #include "tensor/view.h"
 
 namespace facet {
@@ -20,13 +21,30 @@ struct LionStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.99, weight_decay = 0, grad_scale = 1;
 };
 
+template <class A>
+struct LionConstants {
+  A lr, beta1, beta2, one_minus_beta1, one_minus_beta2, weight_decay, grad_scale;
+  bool skip;
+};
+template <class A>
+FACET_INLINE LionConstants<A> constants_of(const LionStep& s) {
+  return {static_cast<A>(s.lr),
+          static_cast<A>(s.beta1),
+          static_cast<A>(s.beta2),
+          static_cast<A>(1 - s.beta1),
+          static_cast<A>(1 - s.beta2),
+          static_cast<A>(s.weight_decay),
+          static_cast<A>(s.grad_scale),
+          skips(s.grad_scale)};
+}
+
 namespace cpu {
 extern const Kernel<void(Out p, Out master, View g, Out m, const LionStep& step)> lion;
 }  // namespace cpu
 namespace gpu {
-void lion(Out p, Out master, View g, Out m, const LionStep& step);
+void lion(Out p, Out master, View g, Out m, const LionStep& step, const LionConstants<float>* uploaded);
 }  // namespace gpu
-FACET_INLINE void lion(Out p, Out master, View g, Out m, const LionStep& step) {
-  on_gpu("lion", p, master, g, m) ? gpu::lion(p, master, g, m, step) : cpu::lion(p, master, g, m, step);
+FACET_INLINE void lion(Out p, Out master, View g, Out m, const LionStep& step, const LionConstants<float>* uploaded = nullptr) {
+  on_gpu("lion", p, master, g, m) ? gpu::lion(p, master, g, m, step, uploaded) : cpu::lion(p, master, g, m, step);
 }
 }  // namespace facet

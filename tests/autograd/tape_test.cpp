@@ -40,6 +40,44 @@ Tensor plus(const Tensor& a, const Tensor& b) {
 }
 }  // namespace
 
+TEST_CASE("tape: a gradient is there when something was written, not when its memory is") {
+  const Tensor x = leaf(Tensor::full({3}, 2));
+  CHECK_FALSE(grad_memory(x));
+  zero_grad(x);
+  const void* const where = grad_memory(x).view().data;
+  REQUIRE(where);
+  CHECK_FALSE(grad_of(x));
+  for (int pass = 1; pass <= 2; ++pass) {
+    backward(scale(x, 3), Tensor::full({3}, 1));
+    CHECK(grad_of(x).to_vector() == std::vector<double>(3, 3 * pass));
+  }
+  zero_grad(x);
+  CHECK_FALSE(grad_of(x));
+  CHECK(grad_memory(x).view().data == where);
+  CHECK(grad_memory(x).to_vector() == std::vector<double>(3));
+  backward(x, Tensor::full({3}, 5));
+  CHECK(grad_of(x).to_vector() == std::vector<double>(3, 5));
+  CHECK(grad_of(x).view().data == where);
+  clear_grad(x);
+  CHECK_FALSE(grad_memory(x));
+
+  // A block that does not read x gives its memory back as it was.
+  const Tensor other = leaf(Tensor::full({3}, 1));
+  for (const bool reads : {false, true}) {
+    zero_grad(x);
+    const Tensor y = checkpoint([&](const Tensor& inner) { return reads ? plus(inner, other) : scale(other, 2); }, x);
+    backward(y, Tensor::full({3}, 1));
+    CHECK(static_cast<bool>(grad_of(x)) == reads);
+    CHECK(grad_memory(x).to_vector() == std::vector<double>(3, reads));
+  }
+
+  // What the tape does not see: a graph that is replayed.
+  set_grad_written(x, false);
+  CHECK_FALSE(grad_of(x));
+  set_grad_written(x, true);
+  CHECK(grad_of(x).to_vector() == std::vector<double>(3, 1));
+}
+
 TEST_CASE("tape: a residual stack needs no gradient copy and no addition") {
   Tensor x = leaf(Tensor::full({4}, 1));
   tape_stats() = {};

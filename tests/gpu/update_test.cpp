@@ -138,35 +138,84 @@ TEST_CASE("adamw: stochastic rounding is right on average, and keeps infinities 
   }
 }
 
-TEST_CASE("adamw: a gradient scale that is not finite leaves everything as it was") {
-  gpu::emulate(true);
-  AdamwStep s = step_3;
-  s.grad_scale = NAN;
-  for (const Device device : {Device::cpu, Device::gpu}) {
-    const Tensor one = Tensor::full({9}, 1).to(device), p = one.clone(), m = one.clone(), v = one.clone();
-    adamw(p.out(), {}, one.view(), m.out(), v.out(), s);
-    for (const Tensor& t : {p, m, v}) CHECK(bitwise_equal(t.to(Device::cpu), one.to(Device::cpu)));
-  }
+namespace {
+
+std::vector<Tensor> copies(const std::vector<Tensor>& list, Device device) {
+  std::vector<Tensor> all;
+  for (const Tensor& t : list) all.push_back(t.to(device).clone());
+  return all;
 }
 
-TEST_CASE("adamw: constants read from device memory are those given by the host, bit for bit") {
-  gpu::emulate(true);
+/// Calls f(op, matrices that an update reads and writes, steps, update(those, step, uploaded)) for every optimizer's kernel; the steps differ in
+/// all that can change from one to the next.
+template <class F>
+void each_update(F&& f) {
   Random r(3);
-  const int64_t n = 1001;
-  const Tensor g = r.normal({n}, DType::f32).to(Device::gpu), p = r.normal({n}, DType::bf16).to(Device::gpu), w = p.to(Device::cpu).to(DType::f32).to(Device::gpu);
-  const Tensor m = Tensor::zeros({n}, DType::f32, Device::gpu), v = Tensor::zeros({n}, DType::f32, Device::gpu);
-  const auto copies = [&] { return std::vector<Tensor>{p.clone(), w.clone(), m.clone(), v.clone()}; };
-  std::vector<Tensor> a = copies(), b = copies();
-  const gpu::Scratch constants(sizeof(AdamwConstants<float>));
-  for (int64_t t = 1; t <= 3; ++t) {
-    AdamwStep s = step_3;
-    s.t = t, s.lr = 0.1 / static_cast<double>(t), s.stochastic = true, s.key_hi = 7;
-    adamw(a[0].out(), a[1].out(), g.view(), a[2].out(), a[3].out(), s);
-    const auto of_step = adamw_constants<float>(s);
-    gpu::copy_to_device(constants.as<char>(), &of_step, sizeof of_step);
-    gpu::adamw(b[0].out(), b[1].out(), g.view(), b[2].out(), b[3].out(), constants.as<AdamwConstants<float>>());
-    for (size_t i = 0; i < a.size(); ++i) CHECK(bitwise_equal(a[i].to(Device::cpu), b[i].to(Device::cpu)));
-  }
+  const Shape shape = {7, 143};
+  const Tensor w = r.normal(shape, DType::f32).to(DType::bf16).to(DType::f32), v = r.uniform(shape, 0.5, 2, DType::f32);
+  const Tensor rows = r.uniform({7}, 0.5, 2, DType::f32), cols = r.uniform({143}, 0.5, 2, DType::f32), g = r.normal(shape, DType::f32);
+  const auto gradient = [=](const auto& t) { return g.to(t[0].device()); };
+  AdamwStep adam[3] = {step_3, step_3, step_3};
+  for (AdamwStep& s : adam) s.stochastic = true, s.t = 1 + (&s - adam), s.lr = 0.1 / static_cast<double>(s.t), s.key_hi = 7;
+  f("adamw", {w.to(DType::bf16), w, w, v}, adam, [=](const auto& t, const AdamwStep& s, const auto* uploaded) {
+    adamw(t[0].out(), t[1].out(), gradient(t).view(), t[2].out(), t[3].out(), s, uploaded);
+  });
+  LionStep by_sign[] = {{.lr = 0.1}, {.lr = 0.2, .beta1 = 0.8, .weight_decay = 0.1}, {.lr = 0.1, .beta2 = 0.9, .grad_scale = 0.5}};
+  f("lion", {w.to(DType::bf16), w, w}, by_sign, [=](const auto& t, const LionStep& s, const auto* uploaded) {
+    lion(t[0].out(), t[1].out(), gradient(t).view(), t[2].out(), s, uploaded);
+  });
+  SgdStep plain[] = {{.lr = 0.1, .momentum = 0.9}, {.lr = 0.2, .momentum = 0.8, .nesterov = true}, {.lr = 0.1, .grad_scale = 0.5}};
+  f("sgd", {w, w}, plain, [=](const auto& t, const SgdStep& s, const auto* uploaded) { sgd(t[0].out(), gradient(t).view(), t[1].out(), s, uploaded); });
+  AdafactorStep sized[] = {{.lr = 0.1}, {.lr = 0.2, .decay = 0.5, .eps = 1e-3, .clip = 0.4}, {.lr = 0.1, .decay = 0.6, .min_scale = 2, .weight_decay = 0.3, .grad_scale = 0.5}};
+  f("adafactor, factored", {w.to(DType::bf16), w, rows, cols}, sized, [=](const auto& t, const AdafactorStep& s, const auto* uploaded) {
+    adafactor(t[0].out(), t[1].out(), gradient(t).view(), t[2].out(), t[3].out(), {}, s, uploaded);
+  });
+  f("adafactor", {w, v}, sized, [=](const auto& t, const AdafactorStep& s, const auto* uploaded) {
+    adafactor(t[0].out(), {}, gradient(t).view(), {}, {}, t[1].out(), s, uploaded);
+  });
+}
+
+template <class Step>
+using ConstantsOf = decltype(constants_of<float>(Step{}));
+
+bool same(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Tensor& x, const Tensor& y) { return static_cast<bool>(bitwise_equal(x.to(Device::cpu), y.to(Device::cpu))); });
+}
+
+}  // namespace
+
+TEST_CASE("updates: a gradient scale that is not finite leaves everything as it was") {
+  gpu::emulate(true);
+  each_update([]<class Step, size_t n>(const char* op, const std::vector<Tensor>& start, Step (&steps)[n], const auto& update) {
+    INFO(op);
+    for (const Device device : {Device::cpu, Device::gpu})
+      for (const double scale : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+        const std::vector<Tensor> t = copies(start, device);
+        Step s = steps[0];
+        s.grad_scale = scale;
+        update(t, s, static_cast<const ConstantsOf<Step>*>(nullptr));
+        CHECK(same(t, start));
+      }
+  });
+}
+
+TEST_CASE("updates: constants read from device memory are those given by the host, bit for bit") {
+  gpu::emulate(true);
+  each_update([]<class Step, size_t n>(const char* op, const std::vector<Tensor>& start, Step (&steps)[n], const auto& update) {
+    INFO(op);
+    using Constants = ConstantsOf<Step>;
+    const std::vector<Tensor> a = copies(start, Device::gpu), b = copies(start, Device::gpu);
+    const gpu::Scratch there(sizeof(Constants));
+    for (const Step& s : steps) {
+      const std::vector<Tensor> before = copies(a, Device::cpu);
+      update(a, s, static_cast<const Constants*>(nullptr));
+      CHECK_FALSE(same(a, before));
+      const Constants of_step = constants_of<float>(s);
+      gpu::copy_to_device(there.as<char>(), &of_step, sizeof of_step);
+      update(b, steps[0], static_cast<const Constants*>(there.as<Constants>()));  // as recorded in the first step
+      CHECK(same(a, b));
+    }
+  });
 }
 
 TEST_CASE("sum_of_squares: gpu as cpu") {
