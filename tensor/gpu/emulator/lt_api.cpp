@@ -60,16 +60,16 @@ struct Algorithm {
   int parts;
   uint32_t scheme;  ///< how it adds up its parts
 };
-constexpr Algorithm algorithms[emulator::lt_algorithms] = {{0, 1, CUBLASLT_REDUCTION_SCHEME_NONE},
-                                    {0, 1, CUBLASLT_REDUCTION_SCHEME_NONE},
-                                    {4096, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE},
-                                    {64, 3, CUBLASLT_REDUCTION_SCHEME_INPLACE},
-                                    {1 << 20, 4, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE}};
+constexpr Algorithm first_algorithms[emulator::lt_alike] = {{0, 1, CUBLASLT_REDUCTION_SCHEME_NONE},
+                                                            {4096, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE},
+                                                            {64, 3, CUBLASLT_REDUCTION_SCHEME_INPLACE},
+                                                            {1 << 20, 4, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE}};
+const Algorithm& algorithm(uint64_t i) { return first_algorithms[i < emulator::lt_alike ? i : emulator::lt_whole]; }
 constexpr uint64_t mark = 0xfacef00d00000000u;
 
 const Algorithm* known(const cublasLtMatmulAlgo_t* a) {
-  if (!a || (a->data[0] & ~uint64_t{0xff}) != mark || (a->data[0] & 0xff) >= std::size(algorithms)) return nullptr;
-  return &algorithms[a->data[0] & 0xff];
+  if (!a || (a->data[0] & ~uint64_t{0xff}) != mark || (a->data[0] & 0xff) >= emulator::lt_algorithms) return nullptr;
+  return &algorithm(a->data[0] & 0xff);
 }
 
 cublasStatus_t create(cublasLtHandle_t* handle) {
@@ -88,13 +88,13 @@ cublasStatus_t heuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixL
                  CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
     aligned |= static_cast<uint64_t>(get(uint32_t{}, a)) << (16 * shift++);
   *count = 0;
-  for (size_t i = 0; i < std::size(algorithms) && *count < most; ++i) {
-    if (algorithms[i].workspace_bytes > workspace || (algorithms[i].scheme & ~schemes)) continue;
+  for (uint64_t i = 0; i < emulator::lt_algorithms && *count < most; ++i) {
+    if (algorithm(i).workspace_bytes > workspace || (algorithm(i).scheme & ~schemes)) continue;
     cublasLtMatmulHeuristicResult_t& r = results[(*count)++];
     r = {};
     r.algo.data[0] = mark | i;
     r.algo.data[1] = aligned;
-    r.workspaceSize = algorithms[i].workspace_bytes;
+    r.workspaceSize = algorithm(i).workspace_bytes;
     r.state = CUBLAS_STATUS_SUCCESS;
   }
   return *count ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
@@ -111,7 +111,7 @@ cublasStatus_t algo_check(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrix
 
 cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a, cublasLtMatrixLayout_t a_layout,
                       const void* b, cublasLtMatrixLayout_t b_layout, const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
-                      cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace, size_t workspace_bytes, cudaStream_t) {
+                      cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* chosen, void* workspace, size_t workspace_bytes, cudaStream_t) {
   if (handle != reinterpret_cast<cublasLtHandle_t>(&handle_place)) wrong("the handle is another one");
   auto get = [&](cublasLtMatmulDescAttributes_t which, const char* what) { return read<int32_t>(api.desc_get, desc, which, what); };
   if (get(CUBLASLT_MATMUL_DESC_COMPUTE_TYPE, "compute type") != CUBLAS_COMPUTE_32F) wrong("sums are not f32 as they are");
@@ -134,16 +134,16 @@ cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const 
   if (g.a.batch != g.d.batch || g.b.batch != g.d.batch) wrong("batch counts differ");
   if (g.d.batch > 1 && g.d.batch_step == 0) wrong("the results of a batch lie on each other");
 
-  const Algorithm* found = known(algorithm);
+  const Algorithm* found = known(chosen);
   if (!found) return CUBLAS_STATUS_INVALID_VALUE;
   int shift = 0;
   for (const void* pointer : {a, b, c, static_cast<const void*>(d)}) {
-    const uint64_t asked = algorithm->data[1] >> (16 * shift++) & 0xffff;
+    const uint64_t asked = chosen->data[1] >> (16 * shift++) & 0xffff;
     if (asked && reinterpret_cast<uintptr_t>(pointer) % asked) wrong(fmt::format("an address is not aligned to {} bytes as was promised", asked));
   }
   if (workspace_bytes < found->workspace_bytes) return CUBLAS_STATUS_INVALID_VALUE;
   if (found->workspace_bytes && (!workspace || reinterpret_cast<uintptr_t>(workspace) % 16)) return CUBLAS_STATUS_INVALID_VALUE;
-  emulator::lt_used() |= 1u << (found - algorithms);
+  emulator::lt_used() |= 1u << (chosen->data[0] & 0xff);
   g.parts = found->parts;
   g.workspace = workspace, g.workspace_bytes = workspace_bytes;
   emulator::enqueue_product(g);
