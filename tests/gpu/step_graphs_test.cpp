@@ -192,7 +192,9 @@ TEST_CASE("step graphs: what a step of a model launches outside of graphs") {
   gpu::emulate(true);
   const Batch b = batch_of(plain_tokens(randint(key(2), {2, 8}, 0, small_config().vocab)));
   const std::vector<Batch> batches = {b, b};
-  for (const Rule& rule : rules()) {
+  const std::vector<Rule> all_rules = rules();
+  for (const size_t i : {0, 1, 4, 6, 7}) {  // AdamW for both dtypes, the others once: a model costs a second
+    const Rule& rule = all_rules[i];
     std::vector<Tensor> want;
     for (const bool graphs : {false, true}) {
       const auto model = small_model(rule.dtype);
