@@ -82,6 +82,8 @@ Probe probe(Conformance&, const ProbeSize&);
 bool has_bounds(const Conformance&);
 
 void conform_ops(Conformance&);
+/// What NVIDIA's libraries compute, against the own kernels.
+void conform_libraries(Conformance&);
 void conform_model(Conformance&);
 void conform_train(Conformance&);
 void conform_decode(Conformance&);

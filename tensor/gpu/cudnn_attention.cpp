@@ -7,8 +7,7 @@
 
 #include "tensor/error.h"
 #include "tensor/gpu/cudnn_attention_graph.h"
-#include "tensor/gpu/gemm.h"
-#include "tensor/gpu/lt_choice.h"
+#include "tensor/gpu/measured_choice.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/size_classes.h"
@@ -193,48 +192,9 @@ bool cudnn_attention_backward(const AttentionInputs& x, const View& y, const Vie
 
 namespace {
 
-constexpr uint64_t by_cudnn = 1, by_own = 2;
-
 LtChoices& choices() {
   static LtChoices c(lt_choices_path(gpu::device().name, cudnn_version(), "cudnn"));
   return c;
-}
-
-/// Fastest of three after one that warms up.
-template <class F>
-double seconds_of(F&& f) {
-  f();
-  double best = 0;
-  for (int i = 0; i < 3; ++i) {
-    Timer timer;
-    timer.start();
-    f();
-    const double t = timer.seconds();
-    best = i == 0 || t < best ? t : best;
-  }
-  return best;
-}
-
-/// `library` returns false where it has no engine. Both write the same outputs.
-template <class Library, class Own>
-void by_choice(const LtKey& key, Library&& library, Own&& own) {
-  if (const LtChoice* c = choices().find(key)) {
-    if (c->algorithm[0] == by_cudnn && library()) return;
-    return own();
-  }
-  if (tuning() != Tuning::on || capturing()) return own();
-  LtChoice c;
-  c.algorithm[0] = by_own;
-  if (library()) {
-    const double theirs = seconds_of(library), ours = seconds_of(own);
-    c.algorithm[0] = theirs < ours ? by_cudnn : by_own;
-    c.seconds = theirs < ours ? theirs : ours;
-    if (theirs < ours) library();
-  } else {
-    own();
-  }
-  choices().add(key, c);
-  choices().save();
 }
 
 }  // namespace
@@ -245,20 +205,22 @@ size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t 
   const LtChoice* const known = choices().find_if([&](const LtKey& k) {
     return std::equal(k.v.begin(), k.v.begin() + problem_numbers, like.v.begin());
   });
-  if (known ? known->algorithm[0] != by_cudnn : tuning() != Tuning::on) return 0;
+  if (known ? known->algorithm[0] != static_cast<uint64_t>(ComputedBy::library) : tuning() != Tuning::on) return 0;
   return size_classes::rounded(static_cast<size_t>(cudnn_backward_workspace(B, T, H, K, Dh, deterministic()))) +
          size_classes::rounded(static_cast<size_t>(B * H * T) * sizeof(float));
 }
 
 void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out)) {
   if (cudnn_attention_refuses(x, y, lse) || !cudnn_why_not().empty()) return own(x, y, lse);
-  by_choice(forward_key(x, y, lse), [&] { return cudnn_attention_forward(x, y, lse); }, [&] { own(x, y, lse); });
+  const MeasuredChoice<2> choice{"attention", "cuDNN", {y, lse}, attention_nearness};
+  choice.compute(choices(), forward_key(x, y, lse), [&] { return cudnn_attention_forward(x, y, lse); }, [&] { own(x, y, lse); });
 }
 void attention_backward_by_choice(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
                                   const Out& dv, void (*own)(const AttentionInputs&, View, View, View, Out, Out, Out)) {
   if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || !cudnn_why_not().empty()) return own(x, y, lse, dy, dq, dk, dv);
-  by_choice(backward_key(x, y, dy, dq, dk, dv), [&] { return cudnn_attention_backward(x, y, lse, dy, dq, dk, dv); },
-            [&] { own(x, y, lse, dy, dq, dk, dv); });
+  const MeasuredChoice<3> choice{"attention backward", "cuDNN", {dq, dk, dv}, attention_backward_nearness};
+  choice.compute(choices(), backward_key(x, y, dy, dq, dk, dv), [&] { return cudnn_attention_backward(x, y, lse, dy, dq, dk, dv); },
+                 [&] { own(x, y, lse, dy, dq, dk, dv); });
 }
 
 #endif

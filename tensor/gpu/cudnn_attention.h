@@ -16,6 +16,7 @@
 #pragma once
 #include <string>
 
+#include "tensor/gpu/nearness.h"
 #include "tensor/kernels/attention.h"
 
 namespace facet::gpu {
@@ -41,12 +42,14 @@ int64_t cudnn_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t K, int
 /// measurement preferred them.
 size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, int64_t window);
 
+/// How near they must be, as the GPU's attention is to the CPU's (tests/contracts/device.cpp).
+inline constexpr Nearness attention_nearness{2e-5, 3e-2}, attention_backward_nearness{5e-5, 5e-2};
 /// The own kernels, which cuDNN's results are compared with. Operands must not be empty.
 void own_attention_forward(const AttentionInputs& x, Out y, Out lse);
 void own_attention_backward(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv);
 
-/// Computes by cuDNN where that was measured to be faster than `own`, else by `own`. Measured at the first call of a problem (as Tuning says,
-/// gemm.h; never while a graph is captured) and stored beside the choices of cuBLASLt.
+/// Computes by cuDNN where its results agree with those of `own` and it was measured to be faster, else by `own`. Compared and measured at the
+/// first call of a problem (measured_choice.h) and stored beside the choices of cuBLASLt.
 void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out));
 void attention_backward_by_choice(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
                                   const Out& dv, void (*own)(const AttentionInputs&, View, View, View, Out, Out, Out));
