@@ -15,6 +15,15 @@ bool side_by_side(std::span<const Tensor> w);
 /// that are not side by side cost a product each, and so do the gradients of some that train beside others that do not.
 Tensor linear_joined(const Tensor& x, std::span<const Tensor> w);
 
+/// y[.., column : column + O] += scale x w^T: x [.., I], w [O, I].
+struct ColumnTerm {
+  int64_t column;
+  Tensor x, w;
+  double scale = 1;
+};
+/// y [.., C] with its terms, as add_linear() adds one to all columns: what adapters give to the outputs of linear_joined().
+Tensor add_linear_columns(Tensor y, std::span<const ColumnTerm> terms);
+
 /// geglu(x[.., :F], x[.., F:]): x [.., 2F] -> [.., F]. Its gradient is one tensor too, ready for the products behind it.
 Tensor geglu_halves(const Tensor& x);
 

@@ -77,6 +77,16 @@ Out Sink::dst(DType kernel_writes) {
   return own_.dst();
 }
 
+Out Sink::window() {
+  if (slot_ && !private_ && !slot_->grad) {
+    slot_->grad = static_cast<Node&>(*from_->node).place(from_->output);
+    if (slot_->grad) return slot_->grad.out(false);
+  }
+  return dst();
+}
+
+Out Sink::window(DType kernel_writes) { return slot_ && slot_->dtype == kernel_writes ? window() : dst(kernel_writes); }
+
 Out Sink::zeroed() {
   if (!slot_) return {};
   GradSlot& s = private_ ? own_ : *slot_;
@@ -242,7 +252,7 @@ struct Backward {
     pool_vector<Tensor> dy(n.outputs.size());
     for (size_t i = 0; i < dy.size(); ++i) {
       dy[i] = std::exchange(n.outputs[i].grad, {});
-      if (dy[i] && !dy[i].contiguous()) {  // the one place where an expanded or permuted gradient is made dense
+      if (dy[i] && !dy[i].contiguous() && !n.placed()) {  // the one place where an expanded or permuted gradient is made dense
         ++tape_stats().dense;
         dy[i] = dy[i].clone();
       }
@@ -251,8 +261,9 @@ struct Backward {
     for (size_t i = 0; i < dx.size(); ++i) {
       const Edge& e = n.inputs[i];
       if (!e.node) continue;
-      GradSlot& slot = static_cast<Node&>(*e.node).outputs[e.output];
+      GradSlot& slot = e.slot();
       dx[i].slot_ = &slot;
+      dx[i].from_ = &e;
       dx[i].own_.shape = slot.shape;
       dx[i].own_.dtype = slot.dtype;
       dx[i].own_.device = slot.device;
@@ -267,8 +278,7 @@ struct Backward {
     n.release_saved();
     for (const Edge& e : n.inputs) {
       if (!e.node) continue;
-      Node& producer = static_cast<Node&>(*e.node);
-      if (producer.outputs[e.output].grad) queue(e.node);
+      if (e.slot().grad) queue(e.node);
     }
     n.inputs.clear();
   }

@@ -31,6 +31,8 @@ struct GradSlot {
 struct Edge {
   Ref<Opaque> node;
   uint16_t output = 0;
+
+  GradSlot& slot() const;  ///< of a node that is there
 };
 
 /// One per input of a node, alive while that node's backward runs.
@@ -43,6 +45,10 @@ class Sink {
   Out dst();
   /// For a kernel that writes `kernel_writes` only: the slot itself, or a private buffer merged after the node.
   Out dst(DType kernel_writes);
+  /// The same two for a kernel that takes strides: where the value is a window on another (a part of split), inside the gradient of the whole, if
+  /// nobody has written yet. Then split finds its gradient complete and copies nothing.
+  Out window();
+  Out window(DType kernel_writes);
   /// The region [begin, end) of dimension `dim`; the whole is zeroed on first use.
   Out part(int dim, int64_t begin, int64_t end);
   /// Whole gradient, zeroed on first use, always "+=": for scatters. In the slot's dtype.
@@ -58,6 +64,7 @@ class Sink {
  private:
   friend struct Backward;
   GradSlot* slot_ = nullptr;
+  const Edge* from_ = nullptr;  ///< whose slot it is
   bool private_ = false;  ///< another input of this node shares the slot: collect apart, merge afterwards
   GradSlot own_;
 };
@@ -78,10 +85,15 @@ struct Node : Opaque {
   /// Whether recompute(output) works: the same bits as forward gave, at elementwise cost, from what the node saved.
   virtual bool recomputes(uint16_t /*output*/) const { return false; }
   virtual Tensor recompute(uint16_t output) const;
+  /// Where in the gradient of its input that of an output may be written, which is made for that when it is first asked for. Absent: nowhere, or
+  /// the place was given away before.
+  virtual Tensor place(uint16_t /*output*/) { return {}; }
+  /// Whether some were given away: then backward takes gradients of any layout.
+  virtual bool placed() const { return false; }
 };
 
 /// The only node template: F is the op's struct of saved tensors with operator()(Grads, Sinks), and, where an output can be had again
-/// cheaply, recomputes(output) and recompute(output).
+/// cheaply, recomputes(output) and recompute(output), and, where outputs are windows on the input, placed() and place(output, node).
 template <class F>
 struct NodeOf final : Node {
   std::optional<F> f;
@@ -97,7 +109,18 @@ struct NodeOf final : Node {
       if (f) return f->recompute(output);
     return Node::recompute(output);
   }
+  Tensor place(uint16_t output) override {
+    if constexpr (requires { f->placed(); })
+      if (f) return f->place(output, *this);
+    return {};
+  }
+  bool placed() const override {
+    if constexpr (requires { f->placed(); }) return f && f->placed();
+    return false;
+  }
 };
+
+inline GradSlot& Edge::slot() const { return static_cast<Node&>(*node).outputs[output]; }
 
 /// A value without history that wants a gradient; outputs[0].grad is the gradient.
 struct Leaf final : Node {};

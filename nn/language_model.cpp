@@ -1,11 +1,10 @@
 #include "nn/language_model.h"
 
-#include <optional>
+#include <map>
 
 #include "autograd/ops.h"
 #include "nn/lora.h"
 #include "nn/tap.h"
-#include "tensor/gpu/side_by_side.h"
 #include "tensor/pool_vector.h"
 
 namespace facet {
@@ -50,34 +49,23 @@ Tokens Tokens::on(Device device, int64_t vocab) const {
   return {ids.to(device), positions.to(device), segments ? segments.to(device) : Tensor{}, device == Device::gpu && is_plain()};
 }
 
-namespace {
-bool continues(const Tensor& a, const Tensor& b) { return a.rank() == 2 && b.rank() == 2 && a.dim(1) == b.dim(1) && a.dtype() == b.dtype(); }
-}  // namespace
-
 void LanguageModel::to(Device device) {
   const DType weights = head().value().dtype();
   if (device == Device::gpu && weights == DType::f64) fail(Kind::usage, "--dtype f64: f64 is for the CPU (it checks gradients there); use f32 or bf16");
   struct Find : Visitor {
-    Device device;
-    pool_vector<Parameter*> base, adapters;
-    explicit Find(Device d) : device(d) {}
-    void parameter(const std::string& path, Parameter& p) override { (is_adapter(path) ? adapters : base).push_back(&p); }
-    void buffer(Tensor& t) override { t = t.to(device); }
-    void enter(const std::string&, Module& m) override {
-      if (LoraSlot* slot = adapters_at(m)) slot->visit_idle(*this);
+    pool_vector<Parameter*> base;
+    std::map<std::string, pool_vector<LoraFactors*>> adapters;
+    void parameter(const std::string& path, Parameter& p) override {
+      if (!is_adapter(path)) base.push_back(&p);
     }
-  } find(device);
+    void enter(const std::string&, Module& m) override {
+      if (LoraSlot* slot = adapters_at(m))
+        for (const auto& [name, factors] : slot->all()) adapters[name].push_back(factors.get());
+    }
+  } find;
   find("", *this);
-  for (Parameter* p : find.adapters) p->reset(beside_weights(p->value(), weights, device), p->trains());
-  // Matrices that follow one another and have rows of one length, such as q, k and v, come to lie side by side: one for products.
-  for (size_t i = 0; i < find.base.size();) {
-    const auto bytes = [&](size_t k) { return static_cast<size_t>(find.base[k]->value().numel() * size_of(find.base[k]->value().dtype())); };
-    size_t end = i + 1, total = bytes(i);
-    for (; end < find.base.size() && continues(find.base[i]->value(), find.base[end]->value()); ++end) total += bytes(end);
-    std::optional<gpu::SideBySide> row;
-    if (device == Device::gpu && end > i + 1) row.emplace(total);
-    for (; i < end; ++i) find.base[i]->reset(find.base[i]->value().detach().to(device), find.base[i]->trains());
-  }
+  move_side_by_side(find.base, device);
+  for (const auto& [name, factors] : find.adapters) settle_beside_weights(factors, weights, device);
 }
 
 DType LanguageModel::compute() const {

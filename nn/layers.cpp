@@ -8,57 +8,22 @@
 #include "tensor/pool_vector.h"
 
 namespace facet {
+namespace {
 
-Tensor Weight::apply(const Tensor& x) const {
-  pool_vector<Tensor> w;
-  factors(w);
-  pool_vector<Tensor> products = linear(x, w);
-  return combine(x, products);
+pool_vector<const Weight*> weights_of(std::initializer_list<const Linear*> layers) {
+  pool_vector<const Weight*> list;
+  for (const Linear* l : layers) list.push_back(l->weight.get());
+  return list;
 }
+
+}  // namespace
 
 Linear::Linear(int64_t inputs, int64_t outputs, DType dtype)
     : weight(std::make_unique<DenseWeight>(Tensor::zeros({outputs, inputs}, dtype))) {}
 
 std::string Linear::describe() const { return fmt::format("Linear {} -> {}", weight->inputs(), weight->outputs()); }
 
-namespace {
-
-// The weights of layers that are nothing but matrices, and lie side by side; else none.
-pool_vector<Tensor> joined_weights(std::initializer_list<const Linear*> layers) {
-  pool_vector<Tensor> w;
-  for (const Linear* l : layers) {
-    const Tensor* plain = l->weight->plain();
-    if (!plain) return {};
-    w.push_back(*plain);
-  }
-  return side_by_side(w) ? w : pool_vector<Tensor>();
-}
-
-}  // namespace
-
-pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers) {
-  pool_vector<Tensor> y;
-  if (const auto joined = joined_weights(layers); !joined.empty()) {
-    std::vector<int64_t> sizes;
-    for (const Tensor& m : joined) sizes.push_back(m.dim(0));
-    for (Tensor& part : split(linear_joined(x, joined), sizes, -1)) y.push_back(std::move(part));
-    return y;
-  }
-  pool_vector<Tensor> w;
-  pool_vector<size_t> ends;
-  for (const Linear* l : layers) {
-    l->weight->factors(w);
-    ends.push_back(w.size());
-  }
-  pool_vector<Tensor> products = linear(x, w);
-  size_t begin = 0;
-  for (const Linear* l : layers) {
-    const size_t end = ends[y.size()];
-    y.push_back(l->weight->combine(x, {products.data() + begin, end - begin}));
-    begin = end;
-  }
-  return y;
-}
+pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers) { return apply_together(x, weights_of(layers)); }
 
 Embedding::Embedding(int64_t vocab, int64_t width, DType dtype) : weight(Tensor::zeros({vocab, width}, dtype)) {}
 
@@ -96,7 +61,7 @@ Tensor GatedMlp::operator()(const Tensor& x) const {
   const Tensor *gate = gate_proj.weight->plain(), *up = up_proj.weight->plain();
   if (gate && up && !grad_enabled() && !tapping()) return down_proj(linear_geglu(x, *gate, *up));  // the same bits at once
   if (!tapping())
-    if (const auto joined = joined_weights({&gate_proj, &up_proj}); !joined.empty()) return down_proj(geglu_halves(linear_joined(x, joined)));
+    if (const Tensor both = apply_joined(x, weights_of({&gate_proj, &up_proj}))) return down_proj(geglu_halves(both));
   const auto y = apply_together(x, {&gate_proj, &up_proj});  // 2 x [.., F]
   tap("gate", y[0]), tap("up", y[1]);
   return down_proj(geglu(y[0], y[1]));                       // [.., D]

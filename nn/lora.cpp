@@ -107,14 +107,11 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
   // Numbers are drawn on the CPU, and rounded to what the device keeps when all is made of them.
   const Device device = model_.device();
   const DType weights = model_.head().value().dtype();
+  pool_vector<LoraFactors*> added;
   for (size_t i = 0; i < all.size(); ++i) {
     if (!chosen[i]) continue;
     const Place& p = all[i];
     auto f = std::make_unique<LoraFactors>();
-    const auto settle = [&] {
-      for (Parameter* part : {&f->a, &f->b, &f->magnitude})
-        if (part->value()) part->reset(beside_weights(part->value(), weights, device), true);
-    };
     const int64_t r = o.rank_at(p.path);
     f->scale = o.scale(p.path);
     f->salt = crc32c(p.path.data(), p.path.size());
@@ -124,8 +121,7 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
       f->of_table = true;
       f->a = Parameter(Tensor::zeros({w.dim(0), r}, t));
       f->b = Parameter(normal(fold_in(key, f->salt), {w.dim(1), r}).to(t));
-      settle();
-      p.table->adapters.add(name, std::move(f));
+      added.push_back(&p.table->adapters.add(name, std::move(f)));
       continue;
     }
     if (!p.slot()) p.linear->weight = std::make_unique<LoraWeight>(std::move(p.linear->weight));
@@ -143,9 +139,9 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
       f->row_squares = row_squares(w[0]);
       f->magnitude = Parameter(adapted_row_norms(w[0], *f).detach());
     }
-    settle();
-    weight.adapters.add(name, std::move(f));
+    added.push_back(&weight.adapters.add(name, std::move(f)));
   }
+  settle_beside_weights(added, weights, device);
   options_[name] = o;
   use(name);
   for (Parameter* p : parameters(model_))

@@ -9,19 +9,18 @@
 namespace facet {
 namespace {
 
-// The key of the mask of what A sees; absent when A sees all of x.
-std::optional<Key> mask_key(const LoraFactors& f) {
-  const auto key = f.dropout > 0 ? dropout_key() : std::nullopt;
-  return key ? std::optional(fold_in(*key, f.salt)) : std::nullopt;
-}
+// What is left of x.
+Tensor masked(const Tensor& x, const LoraFactors& f) { return dropout(x, f.dropout, fold_in(*dropout_key(), f.salt)); }
 
 }  // namespace
+
+bool LoraFactors::sees_all() const { return !(dropout > 0 && dropout_key()); }
+Tensor LoraFactors::narrowed(const Tensor& x) const { return linear(sees_all() ? x : masked(x, *this), a.value()); }
 
 void LoraFactors::visit(Visitor& v) {
   v(of_table ? "lora_embedding_A" : "lora_A.weight", a);
   v(of_table ? "lora_embedding_B" : "lora_B.weight", b);
   if (magnitude.value()) v("lora_magnitude_vector", magnitude);
-  if (row_squares) v.buffer(row_squares);
 }
 
 LoraFactors* LoraSlot::find(const std::string& adapter) const {
@@ -39,11 +38,6 @@ void LoraSlot::visit(Visitor& v) {
   if (active_) active_->visit(v);
 }
 
-void LoraSlot::visit_idle(Visitor& v) {
-  for (const auto& [name, factors] : all_)
-    if (factors.get() != active_) factors->visit(v);
-}
-
 LoraSlot* adapters_at(Module& m) {
   if (auto* table = dynamic_cast<Embedding*>(&m)) return &table->adapters;
   auto* linear = dynamic_cast<Linear*>(&m);
@@ -56,33 +50,36 @@ Tensor beside_weights(const Tensor& value, DType weights, Device device) {
   return (device == Device::gpu && weights == DType::bf16 ? v.to(DType::bf16) : v).to(device);
 }
 
+void settle_beside_weights(std::span<LoraFactors* const> adapter, DType weights, Device device) {
+  pool_vector<Parameter*> a;
+  for (LoraFactors* f : adapter) {
+    for (Parameter* p : {&f->a, &f->b, &f->magnitude})
+      if (p->value()) p->reset(beside_weights(p->value(), weights, device), p->trains());
+    if (f->row_squares) f->row_squares = f->row_squares.to(device);
+    a.push_back(&f->a);
+  }
+  move_side_by_side(a, device);
+}
+
 void LoraWeight::factors(pool_vector<Tensor>& list) const {
   base->factors(list);
   const LoraFactors* f = adapters.active();
-  if (f && !mask_key(*f)) list.push_back(f->a.value());
+  if (f && f->sees_all()) list.push_back(f->a.value());
 }
 
 Tensor LoraWeight::combine(const Tensor& x, std::span<Tensor> products) const {
   const LoraFactors* f = adapters.active();
   if (!f) return base->combine(x, products);
-  const auto key = mask_key(*f);
-  Tensor y = base->combine(x, key ? products : products.first(products.size() - 1));
-  if (!f->magnitude.value()) {
-    const Tensor t = key ? linear(dropout(x, f->dropout, *key), f->a.value()) : std::move(products.back());  // [.., r]
-    return add_linear(std::move(y), t, f->b.value(), f->scale);
-  }
+  const bool all = f->sees_all();
+  Tensor y = base->combine(x, all ? products.first(products.size() - 1) : products);
+  if (!f->magnitude.value()) return add_linear(std::move(y), all ? std::move(products.back()) : f->narrowed(x), f->b.value(), f->scale);
   pool_vector<Tensor> w;
   base->factors(w);
-  const Tensor norms = [&] {
-    const NoGrad constant;
-    return adapted_row_norms(w[0], *f);
-  }();
-  // The norms' f32 is kept until the factor is one number: on a GPU m and y may be bf16.
-  const Tensor c = cast(div(cast(f->magnitude.value(), norms.dtype()), norms), y.dtype());  // [O]
-  if (!key) return mul(add_linear(std::move(y), products.back(), f->b.value(), f->scale), c);
+  const Tensor c = row_factors(w[0], *f, y.dtype());
+  if (all) return mul(add_linear(std::move(y), products.back(), f->b.value(), f->scale), c);
   // The adapted part sees what is left of x, the base all of it (PEFT): W x + (c (W + s B A) - W) dropout(x).
   w.push_back(f->a.value());
-  const pool_vector<Tensor> left = linear(dropout(x, f->dropout, *key), w);
+  const pool_vector<Tensor> left = linear(masked(x, *f), w);
   return add(sub(y, left[0]), mul(add_linear(left[0], left[1], f->b.value(), f->scale), c));
 }
 
@@ -108,6 +105,14 @@ Tensor adapted_row_norms(const Tensor& w, const LoraFactors& f) {
   const Tensor gram = linear(a, a);                         // [r, r]
   const Tensor cross = sum(mul(add(mul(wa, 2 * f.scale), mul(linear(b, gram), f.scale * f.scale)), b), {1});
   return sqrt(maximum(add(f.row_squares, cross), Tensor::zeros({1}, cross.dtype(), cross.device())));
+}
+
+Tensor row_factors(const Tensor& w, const LoraFactors& f, DType d) {
+  const Tensor norms = [&] {
+    const NoGrad constant;
+    return adapted_row_norms(w, f);
+  }();
+  return cast(div(cast(f.magnitude.value(), norms.dtype()), norms), d);
 }
 
 }  // namespace facet

@@ -19,6 +19,8 @@ struct LoraFactors final : Module {
   bool of_table = false;
   void visit(Visitor&) override;
   int64_t rank() const { return b.value().dim(1); }
+  bool sees_all() const;                   ///< no dropout is in force
+  Tensor narrowed(const Tensor& x) const;  ///< A's product with what it sees of x, [.., r]
 };
 
 /// The adapters at one place; at most one is in use.
@@ -29,7 +31,7 @@ class LoraSlot {
   LoraFactors& add(const std::string& adapter, std::unique_ptr<LoraFactors>);
   void use(const std::string& adapter);  ///< none of that name here: the base alone
   void visit(Visitor&);                  ///< the active one
-  void visit_idle(Visitor&);             ///< the others
+  const auto& all() const { return all_; }
 
  private:
   std::vector<std::pair<std::string, std::unique_ptr<LoraFactors>>> all_;
@@ -44,6 +46,8 @@ struct LoraWeight final : Weight {
 
   void factors(pool_vector<Tensor>&) const override;
   Tensor combine(const Tensor& x, std::span<Tensor> products) const override;
+  const Tensor* matrix() const override { return base->plain(); }
+  const LoraFactors* adapter() const override { return adapters.active(); }
   int64_t inputs() const override { return base->inputs(); }
   int64_t outputs() const override { return base->outputs(); }
   DType compute() const override { return base->compute(); }
@@ -55,9 +59,14 @@ LoraSlot* adapters_at(Module&);
 /// What an adapter's parameter is kept in beside weights of such a dtype: on the GPU in what the products there read (an optimizer keeps the
 /// f32 values), else as it is.
 Tensor beside_weights(const Tensor& value, DType weights, Device);
+/// Moves an adapter's parts there, given in the model's order. The A that follow one another and read rows of one length, as q's, k's and v's, come
+/// to lie side by side.
+void settle_beside_weights(std::span<LoraFactors* const>, DType weights, Device);
 
 /// ||W||^2 of every row, and ||W + s B A||_row [O] from it without forming the sum: W A^T is [O, r].
 Tensor row_squares(const Tensor& w);
 Tensor adapted_row_norms(const Tensor& w, const LoraFactors&);
+/// DoRA's c = m / ||W + s B A||_row [O]; the norms' f32 is kept until it is one number: on a GPU m and the outputs may be bf16.
+Tensor row_factors(const Tensor& w, const LoraFactors&, DType);
 
 }  // namespace facet

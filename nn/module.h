@@ -36,8 +36,6 @@ class Visitor {
   }
 
   virtual void parameter(const std::string& path, Parameter&) = 0;
-  /// A constant worked out from parameters: not stored, but it moves with them.
-  virtual void buffer(Tensor&) {}
   virtual void enter(const std::string& /*path*/, Module&) {}
   virtual void leave(const std::string& /*path*/, Module&) {}
 

@@ -36,8 +36,8 @@ struct AttentionGrad {
     if (!dx[0] && !dx[1] && !dx[2]) return;
     const auto given = [](const Saved& s) { return s ? s.get() : Tensor{}; };
     const AttentionMask mask{q_positions.get(), given(k_positions), given(q_segments), given(k_segments), window, causal, plain};
-    attention_backward(inputs_of(q.get(), k.get(), v.get(), mask, scale, cap), y.view(), lse.view(), dy[0].view(), dx[0].dst(),
-                       dx[1].dst(), dx[2].dst());
+    attention_backward(inputs_of(q.get(), k.get(), v.get(), mask, scale, cap), y.view(), lse.view(), dy[0].view(), dx[0].window(),
+                       dx[1].window(), dx[2].window());
   }
 };
 

@@ -15,8 +15,8 @@ struct NormRopeGrad {
   void operator()(Grads dy, Sinks dx) {
     const DType t = dy[0].dtype();
     const RopeRows rows = rows_for(table, positions.get(), t);
-    if (w) norm_rope_backward(dy[0].view(), x.view(), w.view(), rstd.view(), positions.view(), rows, dx[0].dst(t), dx[1].dst(acc_dtype(t)));
-    else norm_rope_backward(dy[0].view(), {}, {}, {}, positions.view(), rows, dx[0].dst(t), {});
+    if (w) norm_rope_backward(dy[0].view(), x.view(), w.view(), rstd.view(), positions.view(), rows, dx[0].window(t), dx[1].dst(acc_dtype(t)));
+    else norm_rope_backward(dy[0].view(), {}, {}, {}, positions.view(), rows, dx[0].window(t), {});
   }
   bool recomputes(uint16_t) const { return static_cast<bool>(x); }
   Tensor recompute(uint16_t) const { return norm_rope(x.get(), w.get(), eps, positions.get(), table); }

@@ -1,4 +1,5 @@
 // Views where the layout allows; their gradients are views too, or a copy into the right region of the input's.
+#include <algorithm>
 #include <array>
 #include <numeric>
 
@@ -22,7 +23,17 @@ Out window(Out o, int d, int64_t begin, int64_t n, int64_t step = 1) {
 }
 
 struct ReshapeGrad {
-  Shape shape;
+  Shape shape;  // of x
+  bool in_place = false;
+
+  bool placed() const { return in_place; }
+  Tensor place(uint16_t, const Node& n) {
+    const Edge& x = n.inputs[0];
+    const Shape& y = n.outputs[0].shape;
+    const Tensor of_x = static_cast<Node&>(*x.node).place(x.output);
+    in_place = of_x && of_x.reshapes(y);
+    return in_place ? of_x.reshape(y) : Tensor{};
+  }
   void operator()(Grads dy, Sinks dx) { dx[0].pass(dy[0].reshape(shape)); }
 };
 
@@ -62,16 +73,30 @@ struct ConcatGrad {
 struct SplitGrad {
   int dim;
   pool_vector<int64_t> sizes;
+  Tensor whole = {};                 // dx, once somebody writes a part of it in place
+  pool_vector<uint16_t> given = {};  // those parts; one that is read in two ways has one place, and a gradient of its own for the other way
+
+  bool placed() const { return static_cast<bool>(whole); }
+  Tensor place(uint16_t output, const Node& n) {
+    const GradSlot& x = n.inputs[0].slot();
+    if (x.dtype != n.outputs[output].dtype || std::find(given.begin(), given.end(), output) != given.end()) return {};
+    if (!whole) whole = Tensor::empty(x.shape, x.dtype, x.device);
+    given.push_back(output);
+    const int64_t begin = std::accumulate(sizes.begin(), sizes.begin() + output, int64_t{0});
+    return whole.slice(dim, begin, begin + sizes[output]);
+  }
   void operator()(Grads dy, Sinks dx) {
     if (!dx[0]) return;
-    const Out whole = dx[0].dst();
+    const Tensor made = std::move(whole);
+    const Out to = made ? made.out() : dx[0].dst();
     int64_t begin = 0;
     for (size_t i = 0; i < sizes.size(); ++i) {  // the parts cover everything, so nothing is zeroed that is written anyway
-      const Out part = window(whole, dim, begin, sizes[i]);
-      if (dy[i]) copy(dy[i].view(), part);
-      else if (!part.accumulate) fill(part, 0);
+      const Out part = window(to, dim, begin, sizes[i]);
+      if (!dy[i] && !part.accumulate) fill(part, 0);
+      if (dy[i] && dy[i].view().data != part.data) copy(dy[i].view(), part);
       begin += sizes[i];
     }
+    if (made) dx[0].pass(made);
   }
 };
 

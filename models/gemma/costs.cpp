@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <array>
 
-#include "autograd/joined_ops.h"
 #include "autograd/ops/linear_loss.h"
 #include "models/gemma/model.h"
 #include "tensor/gpu/cudnn_attention.h"
@@ -35,11 +34,6 @@ Cost cost_of(const Linear& l) {
   c.dropped = f->dropout > 0 ? I : 0;
   c.trains = c.trains || f->a.trains();
   return c;
-}
-
-bool joined(const Linear& a, const Linear& b) {
-  const Tensor *w = a.weight->plain(), *v = b.weight->plain();
-  return w && v && side_by_side(std::array{*w, *v});
 }
 
 template <class F>
@@ -120,7 +114,8 @@ double Gemma::activation_bytes(double tokens, Recompute r) const {
     // or, the product gone, that of what both read, with its norm computed again, or with the f32 sum that a bf16 one is rounded from where
     // gate and up are two products.
     const bool product_kept = r != Recompute::norms && trains(m.down_proj);
-    const double sum = on_gpu && compute() == DType::bf16 && !joined(m.gate_proj, m.up_proj) ? bytes(2 * static_cast<double>(config.width)) : r == Recompute::norms ? D : 0;
+    const std::array<const Weight*, 2> gates = {m.gate_proj.weight.get(), m.up_proj.weight.get()};
+    const double sum = on_gpu && compute() == DType::bf16 && !joined(gates) ? bytes(2 * static_cast<double>(config.width)) : r == Recompute::norms ? D : 0;
     beside = std::max({beside, product_kept ? 0 : F, D + sum - (product_kept ? F : 0)});
   }
   // The most is in use either in the feed-forward block of the last layer, or in the head: the last norm's input and output, the gradient,

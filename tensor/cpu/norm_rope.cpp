@@ -83,7 +83,7 @@ void backward(const View& dy, const View& x, const View& w, const View& rstd, co
       const A* const cosine = table.row<A>(s.position(positions, token));
       for (int64_t h = 0; h < s.h; ++h) {
         const T* const dy1 = dy.as<T>() + s.at(dy, token) + h * dy.stride.dim[2];
-        T* const dx1 = dx ? dx.as<T>() + (token * s.h + h) * s.d : nullptr;
+        T* const dx1 = dx ? dx.as<T>() + s.at(dx, token) + h * dx.stride.dim[2] : nullptr;
         // dn of element i and of its partner i + Dh/2
         const auto turned_back = [&](int64_t i, auto part, Vec<T>& a, Vec<T>& b) __attribute__((always_inline)) {
           const Vec<T> c = load(cosine + i, part), n = load(cosine + s.half + i, part);

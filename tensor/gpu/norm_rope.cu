@@ -12,7 +12,7 @@ namespace {
 
 template <class T>
 struct Turn {
-  Heads heads;
+  Heads heads, y_heads;
   int lanes;  // of a head
   const T* x;
   Weights w;
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(row_threads) turn_heads(Turn<T> a) {
     if (a.rstd && lane == 0 && valid) a.rstd[r] = root;
     head.scale(root, a.w);
   }
-  if (valid) head.turn_into(a.y + r * a.heads.d, a.sign, a.accumulate);
+  if (valid) head.turn_into(a.y + a.y_heads.at(r), a.sign, a.accumulate);
 }
 
 // Heads that do not fit packs: a warp a head, one pair at a time.
@@ -45,16 +45,16 @@ __global__ void __launch_bounds__(row_threads) turn_heads_any(Turn<T> a) {
   const int64_t r = static_cast<int64_t>(blockIdx.x) * (row_threads / 32) + warp_id();
   if (r >= a.heads.n) return;
   const float root = turn_by_warp<norm>(a.x + a.heads.at(r), a.w, a.eps, table_row(a.table, a.positions[r / a.heads.h]), a.sign, a.heads.d,
-                                        a.y + r * a.heads.d, a.accumulate);
+                                        a.y + a.y_heads.at(r), a.accumulate);
   if (norm && a.rstd && lane_id() == 0) a.rstd[r] = root;
 }
 
 template <class T, bool norm>
 void turn(const char* op, const View& x, const View& w, double eps, float sign, const View& positions, const RopeRows& table, const Out& y,
           const Out& rstd) {
-  const Heads heads(x);
-  const int lanes = aligned16(x.data) && aligned16(y.data) ? lanes_of<T>(heads) : 0;
-  const Turn<T> a{heads, lanes,         x.as<T>(),    Weights(w),       static_cast<float>(eps), sign, positions.as<int32_t>(),
+  const Heads heads(x), y_heads(y);
+  const int lanes = aligned16(x.data) && aligned16(y.data) && lanes_of<T>(y_heads) ? lanes_of<T>(heads) : 0;
+  const Turn<T> a{heads, y_heads, lanes,        x.as<T>(),        Weights(w), static_cast<float>(eps), sign, positions.as<int32_t>(),
                   table, y.as<T>(), y.accumulate, rstd.as<float>()};
   if (lanes) launch(op, turn_heads<T, norm>, blocks_for(heads.n * lanes, row_threads, INT32_MAX), row_threads, 0, a);
   else launch(op, turn_heads_any<T, norm>, blocks_for(heads.n, row_threads / 32, INT32_MAX), row_threads, 0, a);
@@ -64,7 +64,7 @@ void turn(const char* op, const View& x, const View& w, double eps, float sign, 
 
 template <class T>
 struct Back {
-  Heads heads, dy_heads;
+  Heads heads, dy_heads, dx_heads;
   RowBlocks blocks;
   int lanes;
   const T *dy, *x;
@@ -118,8 +118,9 @@ __global__ void __launch_bounds__(row_threads) turn_heads_back(Back<T> a) {
     if (!valid) continue;
 #pragma unroll
     for (int k = 0; k < N; ++k) u[k] = (u[k] - widen(xu[k]) * mean) * root, v[k] = (v[k] - widen(xv[k]) * mean) * root;
-    put_pack(a.dx + r * d + i, u, a.accumulate);
-    put_pack(a.dx + r * d + j, v, a.accumulate);
+    T* const dx = a.dx + a.dx_heads.at(r);
+    put_pack(dx + i, u, a.accumulate);
+    put_pack(dx + j, v, a.accumulate);
   }
   if (!a.partial) return;
   // Over the groups of a warp by shuffles, then over the warps in order.
@@ -167,11 +168,12 @@ __global__ void __launch_bounds__(32) turn_heads_back_any(Back<T> a) {
     }
     if (!a.dx) continue;
     const float mean = warp_sum(dot) / static_cast<float>(a.heads.d) * root * root;
+    T* const dx = a.dx + a.dx_heads.at(r);
     for (int64_t i = threadIdx.x; i < half; i += 32) {
       float u, v;
       dn(i, u, v);
-      put(a.dx + r * a.heads.d + i, (u * (1 + a.w.at(i)) - widen(x[i]) * mean) * root, a.accumulate);
-      put(a.dx + r * a.heads.d + half + i, (v * (1 + a.w.at(half + i)) - widen(x[half + i]) * mean) * root, a.accumulate);
+      put(dx + i, (u * (1 + a.w.at(i)) - widen(x[i]) * mean) * root, a.accumulate);
+      put(dx + half + i, (v * (1 + a.w.at(half + i)) - widen(x[half + i]) * mean) * root, a.accumulate);
     }
   }
 }
@@ -179,13 +181,14 @@ __global__ void __launch_bounds__(32) turn_heads_back_any(Back<T> a) {
 template <class T>
 void backward(const View& dy, const View& x, const View& w, const View& rstd, const View& positions, const RopeRows& table, const Out& dx,
               const Out& dw) {
-  const Heads heads(x), dy_heads(dy);
-  const int lanes = aligned16(x.data) && aligned16(dy.data) && aligned16(dx.data) && lanes_of<T>(dy_heads) ? lanes_of<T>(heads) : 0;
+  const Heads heads(x), dy_heads(dy), dx_heads = dx ? Heads(dx) : heads;
+  const bool packs = aligned16(x.data) && aligned16(dy.data) && aligned16(dx.data) && lanes_of<T>(dy_heads) && lanes_of<T>(dx_heads);
+  const int lanes = packs ? lanes_of<T>(heads) : 0;
   const int threads = lanes ? row_threads : 32, groups = lanes ? row_threads / lanes : 1;
   const RowBlocks blocks(heads.n, groups, threads);
   const Scratch scratch(dw ? static_cast<size_t>(blocks.count * heads.d) * sizeof(float) : 0);
-  const Back<T> a{heads,           dy_heads,                blocks, lanes,      dy.as<T>(),    x.as<T>(),                             Weights(w),
-                  rstd.as<float>(), positions.as<int32_t>(), table,  dx.as<T>(), dx.accumulate, dw ? scratch.as<float>() : nullptr};
+  const Back<T> a{heads,      dy_heads,         dx_heads,                blocks, lanes,      dy.as<T>(),    x.as<T>(),
+                  Weights(w), rstd.as<float>(), positions.as<int32_t>(), table,  dx.as<T>(), dx.accumulate, dw ? scratch.as<float>() : nullptr};
   launch("norm_rope_backward", lanes ? turn_heads_back<T> : turn_heads_back_any<T>, static_cast<unsigned>(blocks.count), threads, 0, a);
   if (dw) add_partials("norm_rope_backward", a.partial, blocks.count, heads.d, heads.d, dw);
 }

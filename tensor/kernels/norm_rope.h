@@ -10,8 +10,8 @@
 // Shapes: x, y, dy, dx [B, T, H, Dh], Dh even; w, dw [Dh]; positions i32 [B, T]; rstd [B*T*H]; table rows of Dh numbers.
 // Dtypes: x, y, dy, dx of one dtype T (f32, bf16, f64); rstd, dw and the table in the accumulation type of T; w any floating
 // dtype. Computed in the accumulation type, rounded once (not between norm and rotation).
-// Layouts: Dh contiguous in x and dy, their leading strides free (x may be a slice of a fused projection); positions dense; w any
-// stride; y, dx, dw, rstd dense. Null rstd, dx or dw: skipped; without w there is no dw, and backward reads neither x nor rstd.
+// Layouts: Dh contiguous in x, dy and dx, their leading strides free (x may be a slice of a fused projection, dx of its gradient);
+// positions dense; w any stride; y, dw, rstd dense. Null rstd, dx or dw: skipped; without w there is no dw, and backward reads neither x nor rstd.
 // No aliasing. Order of sums as in rms_norm.
 #pragma once
 #include "tensor/cpu/tier.h"

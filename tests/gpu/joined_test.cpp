@@ -1,9 +1,11 @@
-// q, k, v and gate, up as one product each: where their weights and gradients lie, what a layer of a training step launches, and that the
-// numbers are those of separate products.
+// q, k, v and gate, up as one product each, with adapters and without: where their weights and gradients lie, what a layer of a training step
+// launches, and that the numbers are those of separate products.
 #include "autograd/joined_ops.h"
 
 #include "autograd/ops.h"
 #include "nn/body_graphs.h"
+#include "nn/dropout.h"
+#include "nn/lora.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/gpu/side_by_side.h"
@@ -21,7 +23,7 @@ std::vector<std::vector<Tensor>> groups(const Gemma& model, bool gradients) {
   const auto add = [&](std::initializer_list<const Linear*> layers) {
     std::vector<Tensor> group;
     for (const Linear* l : layers) {
-      const Tensor& w = *l->weight->plain();
+      const Tensor& w = *l->weight->matrix();
       group.push_back(gradients ? grad_of(w) : w.detach());
     }
     list.push_back(std::move(group));
@@ -128,11 +130,14 @@ TEST_CASE("joined products: losses and gradients are those of separate ones, som
 }
 
 TEST_CASE("joined products: recorded steps in bf16 have the bits of eager ones, and of a second run") {
+  const bool adapted = GENERATE(false, true);
   const std::vector<Batch> batches = {some_batch(), some_batch(3)};
   std::vector<double> losses;
   std::vector<double> values;
   for (const bool graphs : {false, true, true}) {
     const auto model = on_gpu(DType::bf16);
+    std::optional<Adapters> adapters;
+    if (adapted) adapters.emplace(*model).add("x", {.rank = 4}, key(1));
     if (graphs) model->graphs = std::make_shared<BodyGraphs>(*model);
     const auto now = train(*model, batches, 4);
     if (graphs) CHECK((model->graphs->replays() == 6 && model->graphs->loss_replays() == 5));  // other labels, the same rows
@@ -147,20 +152,30 @@ TEST_CASE("joined products: recorded steps in bf16 have the bits of eager ones, 
 
 namespace {
 
-/// Kernels of a layer in forward and backward, of a pass over `rows` rows.
-int64_t launches_of_layer(bool apart) {
-  const auto of = [apart](int64_t layers) {
+void training_pass(Gemma& model) {
+  const Batch b = some_batch();
+  accumulate_sft(model, {&b, 1});
+}
+void few_rows_without_gradients(Gemma& model) {
+  const NoGrad off;
+  model.hidden(plain_tokens(Tensor::full({1, 4}, 3, DType::i32)));
+}
+
+/// Kernels of a layer in a pass.
+int64_t launches_of_layer(bool apart, const LoraOptions* adapter = nullptr, void (*pass)(Gemma&) = training_pass) {
+  const auto of = [&](int64_t layers) {
     GemmaConfig c = small_config();
     c.layers = layers, c.kinds = pattern(layers, 0);
     Gemma model(c, DType::bf16);
     model.init(key(7));
+    std::optional<Adapters> adapters;
+    if (adapter) adapters.emplace(model).add("x", *adapter, key(1));
     model.to(Device::gpu);
     if (apart) set_apart(model);
-    const Batch b = some_batch();
-    accumulate_sft(model, {&b, 1});  // tables and gradients are there
+    pass(model);  // tables and gradients are there
     gpu::synchronize();
     const int64_t before = gpu::emulator::counters().launches;
-    accumulate_sft(model, {&b, 1});
+    pass(model);
     gpu::synchronize();
     return gpu::emulator::counters().launches - before;
   };
@@ -171,8 +186,150 @@ int64_t launches_of_layer(bool apart) {
 
 TEST_CASE("joined products: how many kernels a layer launches in a training pass") {
   gpu::emulate(true);
-  // Separate: 7 products forward, 2 x 7 backward, and two sums of dx that are rounded afterwards. Joined: 4 and 8; the gradients of q, k and v
-  // are copied side by side (3).
+  // Separate: 7 products forward, 2 x 7 backward, and two sums of dx that are rounded afterwards. Joined: 4 and 8.
   CHECK(launches_of_layer(true) == 47);
-  CHECK(launches_of_layer(false) == 39);
+  CHECK(launches_of_layer(false) == 36);
+}
+
+// ---- adapters
+
+namespace {
+
+/// The A of an adapter, those that read one x together.
+std::vector<std::vector<Tensor>> groups_of_a(const Adapters& adapters, const std::string& name, bool gradients) {
+  std::vector<std::vector<Tensor>> list;
+  for (int64_t layer = 0; layer < adapters.model().layers(); ++layer)
+    for (const char* inputs : {"self_attn.q_proj self_attn.k_proj self_attn.v_proj", "mlp.gate_proj mlp.up_proj"}) {
+      list.emplace_back();
+      for (const auto& [path, f] : adapters.factors(name)) {
+        const std::string of_layer = fmt::format("layers.{}.", layer);
+        if (path.starts_with(of_layer) && std::string_view(inputs).find(path.substr(of_layer.size())) != std::string_view::npos)
+          list.back().push_back(gradients ? f->a.grad() : f->a.value().detach());
+      }
+    }
+  return list;
+}
+
+bool all_a_side_by_side(const Adapters& adapters, const std::string& name, bool gradients) {
+  for (const auto& group : groups_of_a(adapters, name, gradients))
+    if (!side_by_side(group)) return false;
+  return true;
+}
+
+/// What all variants agree on: the model on a device, an adapter of which every part says something, a pass with masks of dropout.
+struct Adapted {
+  std::unique_ptr<Gemma> model;
+  Adapters adapters;
+  std::vector<Tensor> gradients;
+  double loss = 0;
+
+  Adapted(DType dtype, const LoraOptions& o, Device device, bool apart) : model(small_model(dtype)), adapters(*model) {
+    gpu::emulate(true);
+    adapters.add("x", o, key(1));
+    for (const auto& [path, f] : adapters.factors("x")) {
+      Parameter& p = f->of_table ? f->a : f->b;
+      p.reset(mul(normal(fold_in(key(3), f->salt), p.value().shape()), 0.2), true);
+    }
+    model->to(device);
+    if (apart) set_apart(*model);
+    const DropoutScope scope(key(11));
+    const Tensor h = model->hidden(plain_tokens(randint(key(2), {2, 9}, 0, small_config().vocab)));
+    const Tensor y = sum(mul(h, normal(key(13), h.shape()).to(h.dtype()).to(device)));
+    loss = y.item();
+    backward(y);
+    for (Parameter* p : parameters(*model)) {
+      CHECK(p->trains() == static_cast<bool>(p->grad()));
+      if (p->trains()) gradients.push_back(p->grad().to(Device::cpu));
+    }
+  }
+};
+
+std::vector<LoraOptions> kinds_of_adapters() {
+  const LoraOptions plain{.rank = 4};
+  std::vector<LoraOptions> list(8, plain);
+  list[1].rslora = true, list[1].targets = {"all-linear", "embedding"};
+  list[2].ranks = {{"layers.0.self_attn.k_proj", 7}, {"layers.1.mlp.up_proj", 1}}, list[2].alphas = {{"layers.0.self_attn.v_proj", 3.5}};
+  list[3].targets = {"q", "v", "up"};
+  list[4].dropout = 0.4;
+  list[5].dora = true;
+  list[6].dora = true, list[6].dropout = 0.4;
+  list[7].dora = true, list[7].targets = {"k", "gate", "layers.1.self_attn.q_proj"};
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("joined adapters: the A that read one x lie side by side, whenever they were added, and so do their gradients") {
+  for (const bool early : {true, false}) {
+    INFO((early ? "added before" : "added after") << " the model moved");
+    gpu::emulate(true);
+    const auto model = small_model(DType::bf16);
+    Adapters adapters(*model);
+    if (!early) model->to(Device::gpu);
+    adapters.add("few", {.rank = 2, .targets = {"q", "v", "gate", "up"}}, key(4));
+    adapters.add("all", {.rank = 4, .targets = {"all-linear", "embedding"}}, key(1));
+    if (early) model->to(Device::gpu);
+    for (const char* name : {"few", "all"}) {
+      CHECK(groups_of_a(adapters, name, false).size() == 6);
+      CHECK(all_a_side_by_side(adapters, name, false));
+      adapters.use(name);
+      CHECK(all_side_by_side(*model, false));
+      const Batch b = some_batch();
+      train(*model, {b}, 3);
+      CHECK(all_a_side_by_side(adapters, name, false));
+      accumulate_sft(*model, {&b, 1});
+      CHECK(all_a_side_by_side(adapters, name, true));
+    }
+  }
+}
+
+TEST_CASE("joined adapters: losses and gradients are those of separate products, whatever the adapters are") {
+  int kind = 0;
+  for (const LoraOptions& o : kinds_of_adapters()) {
+    INFO("kind " << kind++);
+    const Adapted cpu(DType::f32, o, Device::cpu, false), exact(DType::f32, o, Device::gpu, false);
+    CHECK(exact.loss == Approx(cpu.loss).epsilon(1e-5));
+    REQUIRE(exact.gradients.size() == cpu.gradients.size());
+    for (size_t i = 0; i < cpu.gradients.size(); ++i) CHECK(nmse_within(exact.gradients[i], cpu.gradients[i], 1e-8));
+    const Adapted joined(DType::bf16, o, Device::gpu, false), apart(DType::bf16, o, Device::gpu, true);
+    CHECK(joined.loss == Approx(apart.loss).epsilon(5e-3));
+    for (size_t i = 0; i < joined.gradients.size(); ++i) CHECK(nmse_within(joined.gradients[i], apart.gradients[i], 3e-3));
+  }
+}
+
+TEST_CASE("joined adapters: one that says nothing yet changes no bit of the base, recorded or not, however many rows") {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const int64_t length : {3, 9}) {
+      INFO(name_of(dtype) << ", " << 2 * length << " rows");
+      const auto model = on_gpu(dtype);
+      Adapters adapters(*model);
+      adapters.add("x", {.rank = 4, .dropout = 0.5}, key(1));
+      const DropoutScope scope(key(5));
+      const Tokens tokens = plain_tokens(randint(key(2), {2, length}, 0, small_config().vocab));
+      const Tensor recorded = model->hidden(tokens).detach();
+      const NoGrad off;
+      CHECK(bitwise_equal(model->hidden(tokens).to(Device::cpu), recorded.to(Device::cpu)));
+      const AdapterOff base(adapters);
+      CHECK(bitwise_equal(model->hidden(tokens).to(Device::cpu), recorded.to(Device::cpu)));
+    }
+}
+
+TEST_CASE("joined adapters: how many kernels a layer launches in a training pass") {
+  gpu::emulate(true);
+  const LoraOptions all{.rank = 4}, some{.rank = 4, .targets = {"q", "v"}}, dora{.rank = 4, .dora = true};
+  // Of 7 projections, W and A forward and for dx, dA, dt, dB and t B^T: 7 x 8 products apart, and two sums of dx in f32, rounded afterwards. Joined
+  // W, A and dA are 4 each.
+  CHECK(launches_of_layer(true, &all) == 76);
+  CHECK(launches_of_layer(false, &all) == 59);
+  CHECK(launches_of_layer(true, &some) == 46);
+  CHECK(launches_of_layer(false, &some) == 35);
+  CHECK(launches_of_layer(false, &dora) < launches_of_layer(true, &dora));
+}
+
+TEST_CASE("joined adapters: in decoding, a kernel reads A beside its W") {
+  gpu::emulate(true);
+  const LoraOptions all{.rank = 8};
+  // 2 for W and A of q, k and v and their 3 sums; 2 for o and 2 for down; 1 and 2 for gate and up; and GeGLU, two norms with sums, two turns and
+  // attention.
+  CHECK(launches_of_layer(false, &all, few_rows_without_gradients) == 18);
 }

@@ -1,3 +1,4 @@
+#include "autograd/joined_ops.h"
 #include "autograd/ops.h"
 #include "tests/contracts/ops/list.h"
 
@@ -32,7 +33,33 @@ Contracts add_linear_contracts() {
   Contract fresh = contract("add_linear: into the memory of a fresh y");
   fresh.fused = [](const Tensors& x) { return add_linear(mul(x[0], 3), x[1], x[2], scale); };
   fresh.composite = [](const Tensors& x) { return add(mul(x[0], 3), mul(linear(x[1], x[2]), scale)); };
-  return {copy, fresh};
+  // Terms for some columns, whose x are themselves parts of a row and so is what is added to.
+  Contract columns;
+  columns.name = "add_linear_columns";
+  columns.samples = 12;
+  columns.inputs = [](Random& r, int sample) -> Tensors {
+    const int64_t rank = 1 + sample % 5, outputs = awkward_size(sample), more = awkward_size(sample + 3);
+    const Shape rows = sample % 2 ? Shape{2, 3} : Shape{7};
+    const auto of_width = [&](int64_t width) {
+      Shape s = rows;
+      s.push(width);
+      return s;
+    };
+    return {r.normal(of_width(outputs + 3 + more)), r.normal(of_width(2 * rank + 1)), with_layout(r.normal({outputs, rank}), all_layouts[static_cast<size_t>(sample) % 4]),
+            r.normal({more, rank + 1})};
+  };
+  columns.fused = [](const Tensors& x) {
+    const auto part = split(x[1], {x[2].dim(1), x[3].dim(1)}, -1);
+    const ColumnTerm terms[] = {{0, part[0], x[2], scale}, {x[2].dim(0) + 3, part[1], x[3], 0.5}};
+    return add_linear_columns(mul(x[0], 3), terms);
+  };
+  columns.composite = [](const Tensors& x) {
+    const int64_t r = x[2].dim(1), O = x[2].dim(0), more = x[3].dim(0);
+    const Tensor y = mul(x[0], 3);
+    return concat({add(slice(y, -1, 0, O), mul(linear(slice(x[1], -1, 0, r), x[2]), scale)), slice(y, -1, O, O + 3),
+                   add(slice(y, -1, O + 3, O + 3 + more), mul(linear(slice(x[1], -1, r, x[1].dim(-1)), x[3]), 0.5))}, -1);
+  };
+  return {copy, fresh, columns};
 }
 
 }  // namespace facet::test

@@ -51,6 +51,36 @@ AttentionMask mask_of(const Tensors& x) {
 }
 double cap_of(const Tensors& x) { return x[7].at({2}) / 10; }
 
+// q, k and v as parts of one row, as a joined projection makes them: their gradients go straight into the row's.
+Contract attention_of_parts() {
+  struct Sample { int64_t B, T; int32_t H, K, D, window; };
+  static const Sample samples[] = {{1, 2, 1, 1, 1, 0}, {2, 5, 4, 1, 3, 0}, {1, 7, 4, 4, 14, 3}, {2, 13, 4, 1, 24, 5}, {1, 17, 3, 3, 7, 0}, {1, 140, 2, 1, 6, 0}, {1, 9, 8, 2, 33, 0}, {2, 67, 2, 1, 64, 20}};
+  Contract c;
+  c.name = "attention: parts of a row";
+  c.kind = Arithmetic::attention;
+  c.samples = static_cast<int>(std::size(samples));
+  c.inputs = [](Random& r, int i) -> Tensors {
+    const Sample& s = samples[i];
+    return {r.normal({s.B, s.T, (s.H + 2 * s.K) * s.D}), counting(s.B, s.T), ints({s.H, s.K, s.D, s.window}, {4})};
+  };
+  const auto of_parts = [](const auto& f) {
+    return [f](const Tensors& x) {
+      const int64_t B = x[0].dim(0), T = x[0].dim(1);
+      const auto setting = [&](int64_t i) { return static_cast<int64_t>(x[2].at({i})); };
+      const int64_t H = setting(0), K = setting(1), D = setting(2);
+      const auto part = split(x[0], {H * D, K * D, K * D}, -1);
+      AttentionMask m;
+      m.q_positions = x[1];
+      m.window = setting(3);
+      return f(reshape(part[0], {B, T, H, D}), reshape(part[1], {B, T, K, D}), reshape(part[2], {B, T, K, D}), m, 1 / std::sqrt(static_cast<double>(D)), 0.0);
+    };
+  };
+  c.fused = of_parts([](const auto&... x) { return attention(x...); });
+  c.composite = of_parts([](const auto&... x) { return twin(x...); });
+  c.host = {2};
+  return c;
+}
+
 }  // namespace
 
 Contracts attention_contracts() {
@@ -87,7 +117,7 @@ Contracts attention_contracts() {
   c.fused = [](const Tensors& x) { return attention(x[0], x[1], x[2], mask_of(x), 1 / std::sqrt(x[0].dim(3)), cap_of(x)); };
   c.composite = [](const Tensors& x) { return twin(x[0], x[1], x[2], mask_of(x), 1 / std::sqrt(x[0].dim(3)), cap_of(x)); };
   c.host = {7};
-  return {c};
+  return {c, attention_of_parts()};
 }
 
 }  // namespace facet::test

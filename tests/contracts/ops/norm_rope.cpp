@@ -64,6 +64,28 @@ Contract contract(bool norm) {
   return c;
 }
 
+// Some heads of a row that is split: dx goes straight into the row's gradient, between heads that get none.
+Contract contract_of_part(bool norm) {
+  Contract c = contract(norm);
+  c.name += ": part of a row";
+  c.inputs = [inputs = c.inputs](Random& r, int sample) -> Tensors {
+    Tensors x = inputs(r, sample);
+    const Shape s = x[0].shape();
+    x[0] = r.normal({s[0], s[1], s[2] + 3, s[3]});
+    return x;
+  };
+  const auto of_part = [](const Function& f) {
+    return [f](const Tensors& x) {
+      Tensors y = x;
+      y[0] = split(x[0], {1, x[0].dim(2) - 3, 2}, 2)[1];
+      return f(y);
+    };
+  };
+  c.fused = of_part(c.fused);
+  c.composite = of_part(c.composite);
+  return c;
+}
+
 // q, k, v, positions [, w_q, w_k] -> turned q, then the rings of keys, values and positions, which start empty.
 constexpr int64_t ring_length = 5;
 
@@ -130,6 +152,8 @@ Contract write_contract(bool norm) {
 
 }  // namespace
 
-Contracts norm_rope_contracts() { return {contract(true), contract(false), write_contract(true), write_contract(false)}; }
+Contracts norm_rope_contracts() {
+  return {contract(true), contract(false), contract_of_part(true), contract_of_part(false), write_contract(true), write_contract(false)};
+}
 
 }  // namespace facet::test
