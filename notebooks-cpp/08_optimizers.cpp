@@ -570,7 +570,7 @@ plain.drop_gradients();
 
 // %%
 NB_CELL
-const int train_steps = nb::quick() ? 50 : 120;
+const int train_steps = nb::steps(120, 50);
 struct Learned {
   nb::Curve loss;
   double end = 0;
@@ -613,9 +613,9 @@ for (const Learned* l : {&learned[0], &learned[1], &learned[2], &learned[3], &sc
 const double guessing = std::log(static_cast<double>(letters));
 const auto is_learning = [&](const Learned& l) { return l.end < guessing - 1; };
 nb::check(std::abs(learned[0].loss.y[0] - guessing) < 0.3, "all begin near the logarithm of the vocabulary");
-nb::check(std::all_of(std::begin(learned), std::end(learned), is_learning), "all four learn");
-nb::check(!is_learning(scaled[0]), "at a hundredth of the loss momentum, at the same rate, does not");
-nb::check(std::abs(scaled[1].end - learned[1].end) < 0.1, "Adam does not notice");
+nb::check_learned(std::all_of(std::begin(learned), std::end(learned), is_learning), "all four learn");
+nb::check_learned(!is_learning(scaled[0]), "at a hundredth of the loss momentum, at the same rate, does not");
+nb::check_learned(std::abs(scaled[1].end - learned[1].end) < 0.1, "Adam does not notice");
 
 // %% [markdown]
 // ## What goes wrong

@@ -133,7 +133,7 @@ const auto fresh = [&] {
   model->to(nb::device());
   return model;
 };
-const int64_t steps = nb::quick() ? 60 : 250;
+const int64_t steps = nb::steps(250, 60);
 const Schedule schedule{Schedule::Shape::cosine, 10, steps};
 const double peak = 1e-2;
 
@@ -161,10 +161,11 @@ nb::plot({loss, {"log V", {0, last_step}, {std::log(V), std::log(V)}}, {"letters
          {"Loss", "step", "nats per letter"});
 nb::plot({norm, rate}, {"Norm of the gradients, and the rate", "step", ""});
 if (!nb::quick()) nb::plot({speed}, {"Speed", "step", "tokens per second"});  // a clock's figure: no two runs draw it alike
-const double at_end = std::accumulate(loss.y.end() - 10, loss.y.end(), 0.0) / 10;
+const int last = std::min<int>(10, std::ssize(loss.y));
+const double at_end = std::accumulate(loss.y.end() - last, loss.y.end(), 0.0) / last;
 fmt::print("loss {:.3f} at first (log V {:.3f}), {:.3f} at the end; counting letters gives {:.3f}\n", loss.y[0], std::log(V), at_end, unigram);
 nb::check(std::abs(loss.y[0] - std::log(V)) < 0.3, "the first loss is that of knowing nothing");
-nb::check(at_end < unigram - 0.2, "the last is below that of counting letters: the model reads");
+nb::check_learned(at_end < unigram - 0.2, "the last is below that of counting letters: the model reads");
 
 // %% [markdown]
 // ## The first test of any trainer
@@ -178,13 +179,13 @@ auto pupil = fresh();
 AdamW by_heart({{.parameters = parameters(*pupil)}}, AdamWOptions{.beta2 = 0.99});
 const Batch one = make_batch(text, {100, 2000}, {20, 24});
 nb::Curve memory{"one batch", {}, {}};
-for (int step = 0; step < 150; ++step) {
+for (int step = 0; step < nb::steps(150); ++step) {
   memory.x.push_back(step);
   memory.y.push_back(add_gradients(*pupil, one, 1.0 / static_cast<double>(one.counted)));
   by_heart.step(1e-2);
 }
 nb::plot({memory}, {"Learning one batch by heart", "step", "nats per letter", false, true});
-nb::check(memory.y.back() < 0.01, "the loss of one batch goes below 0.01");
+nb::check_learned(memory.y.back() < 0.01, "the loss of one batch goes below 0.01");
 
 // %% [markdown]
 // ## Accumulation, right and wrong
@@ -282,11 +283,11 @@ const auto gradient_of = [&](uint64_t seed, int64_t rows) {
   add_gradients(*model, b, 1.0 / static_cast<double>(b.counted));
   return gradients_of(*model);
 };
-const std::vector<double> reference = gradient_of(99, nb::quick() ? 256 : 1024);
+const std::vector<double> reference = gradient_of(99, nb::brief() ? 64 : nb::quick() ? 256 : 1024);
 nb::Curve noise{"relative noise", {}, {}, true}, law{"1/√B", {}, {}}, agreement{"cosine with the large batch", {}, {}};
 for (int64_t rows : {1, 2, 4, 8, 16, 32}) {
   double squared = 0, angle = 0;
-  const int tries = nb::quick() ? 5 : 12;
+  const int tries = nb::brief() ? 2 : nb::quick() ? 5 : 12;
   for (int t = 0; t < tries; ++t) {
     const auto g = gradient_of(1000 + static_cast<uint64_t>(t), rows);
     squared += std::pow(relative_difference(g, reference), 2) / tries;
@@ -316,7 +317,7 @@ const auto run_with_bad_batch = [&](bool bad) {
   AdamW o({{.parameters = parameters(*m)}}, AdamWOptions{.beta2 = 0.99});
   std::vector<double> losses;
   for (int64_t step = 0; step < 60; ++step) {
-    Batch b = batch_of(text, 1, step, 16);
+    Batch b = batch_of(text, 1, step, nb::brief() ? 1 : 16);
     if (bad && step == 45) {  // each label becomes another letter
       std::vector<int32_t> wrong;
       for (double id : b.labels.to_vector()) wrong.push_back(id < 0 ? -1 : static_cast<int32_t>(static_cast<int64_t>(id + 17) % V));
@@ -344,8 +345,8 @@ nb::plot({{"loss above the median of 20 steps, in MAD", at, strangeness}}, {"How
 const size_t strangest = std::max_element(strangeness.begin(), strangeness.end()) - strangeness.begin();
 fmt::print("strangest step {:.0f}: {:.0f} deviations; the runs are {:.3f} nats apart ten steps later\n", at[strangest], strangeness[strangest],
            std::abs(spiked[56] - smooth[56]));
-nb::check(at[strangest] == 45 && strangeness[strangest] > 8, "the broken batch stands out by more than eight deviations");
-nb::check(std::abs(spiked[59] - smooth[59]) < 0.3, "and the run recovers: clipping and Adam bounded what it could do");
+nb::check_learned(at[strangest] == 45 && strangeness[strangest] > 8, "the broken batch stands out by more than eight deviations");
+nb::check_learned(std::abs(spiked[59] - smooth[59]) < 0.3, "and the run recovers: clipping and Adam bounded what it could do");
 
 // %% [markdown]
 // A loss that is *not a number* is another matter. It must never reach the weights: the library skips the step, keeps the moments, and after ten in a row ends the run with its last checkpoint.
@@ -362,7 +363,7 @@ struct Trainer {
   std::unique_ptr<AdamW> optimizer;
   explicit Trainer(std::unique_ptr<Gemma> m) : model(std::move(m)), optimizer(std::make_unique<AdamW>(std::vector<ParameterGroup>{{.parameters = parameters(*model)}})) {}
   double step(const Ids& text, int64_t n) {
-    const Batch b = batch_of(text, 7, n, 8);
+    const Batch b = batch_of(text, 7, n, nb::brief() ? 1 : 8);
     const double l = add_gradients(*model, b, 1.0 / static_cast<double>(b.counted));
     optimizer->step(3e-3);
     return l;

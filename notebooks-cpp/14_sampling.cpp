@@ -143,7 +143,7 @@ model.init(key(1));
 model.to(nb::device());
 AdamW optimizer({{.parameters = parameters(model)}}, AdamWOptions{.beta2 = 0.99});
 const int64_t length = 32, rows = 12;
-const int steps = nb::quick() ? 200 : 500;
+const int steps = nb::steps(500, 200);
 nb::Curve loss{"loss", {}, {}};
 for (int step = 0; step < steps; ++step) {
   const Tensor from = randint(fold_in(key(2), static_cast<uint32_t>(step)), {rows}, 0, static_cast<int64_t>(text.size()) - length - 1);
@@ -160,7 +160,7 @@ for (int step = 0; step < steps; ++step) {
   optimizer.step(1e-2 * std::min(1.0, (step + 1) / 10.0) * (1 - 0.9 * step / steps));
 }
 nb::plot({loss}, {"Learning from prose", "step", "nats per token"});
-nb::check(loss.y.back() < loss.y.front() - 1.5, "the model has learned something about the text");
+nb::check_learned(loss.y.back() < loss.y.front() - 1.5, "the model has learned something about the text");
 
 const auto logits_after = [&](const std::string& prompt) {
   Generator generator(model, 1, 64);
@@ -180,7 +180,7 @@ std::string sure_text, unsure_text;
 {
   const Ids start(text.begin(), text.begin() + 60);
   double least = 1e9, most = 0;
-  for (size_t n = 10; n < start.size(); ++n) {
+  for (size_t n = nb::brief() ? 50 : 10; n < start.size(); ++n) {
     const std::string prompt = tokenizer.decode(std::span(start).first(n));
     const auto l = logits_after(prompt);
     const double h = entropy(softmax_of(l, 1));
@@ -197,7 +197,7 @@ for (const auto& [where, l] : {std::pair{sure_text, sure}, {unsure_text, unsure}
 }
 nb::check(same(softmax_of(sure, 1), candidates(sure, {})) && same(softmax_of(unsure, 1), candidates(unsure, {})),
           "softmax by hand is the library's");
-nb::check(entropy(softmax_of(unsure, 1)) > 2 * entropy(softmax_of(sure, 1)), "one place is at least twice as open as the other");
+nb::check_learned(entropy(softmax_of(unsure, 1)) > 2 * entropy(softmax_of(sure, 1)), "one place is at least twice as open as the other");
 
 // %% [markdown]
 // ## One number decides
@@ -231,7 +231,7 @@ nb::check(agree >= tries - 2, "the token under the uniform number, by hand and b
 
 // %%
 NB_CELL
-const int64_t draws = nb::quick() ? 20'000 : 100'000;
+const int64_t draws = nb::brief() ? 4'000 : nb::quick() ? 20'000 : 100'000;
 const auto counts_at = [&](double temperature) {
   std::vector<int64_t> counts(static_cast<size_t>(V), 0);
   const int64_t block = 1000;
@@ -263,7 +263,7 @@ for (size_t i = 0; i < 15; ++i) {
 nb::bars(labels, {said, found}, {fmt::format("The fifteen likeliest tokens and how often {} draws took them", draws), "token", ""});
 fmt::print("{:+.1f} standard deviations from chance; at temperature 1.1 {:+.0f}\n", fair, unfair);
 nb::check(std::abs(fair) < 5, "frequencies are the probabilities");
-nb::check(unfair > 10, "and the test would have noticed a temperature of 1.1");
+nb::check_learned(unfair > 10, "and the test would have noticed a temperature of 1.1");
 
 // %% [markdown]
 // There is another way to draw, without sums: add to each logit an independent number from Gumbel's distribution, `-log(-log u)`, and take the largest.
@@ -273,7 +273,7 @@ nb::check(unfair > 10, "and the test would have noticed a temperature of 1.1");
 // %%
 NB_CELL
 std::vector<int64_t> wins(static_cast<size_t>(V), 0);
-const int64_t races = draws / 10;
+const int64_t races = nb::brief() ? draws : draws / 10;
 const Tensor winners = categorical(key(9), Tensor::from(unsure, {1, V}).expand({races, V}).clone());
 for (int32_t id : winners.data<int32_t>()) ++wins[id];
 const double by_race = surprise(wins, probability, races);
@@ -345,7 +345,7 @@ for (const auto& [name, l] : {std::pair{"sure", sure}, {"unsure", unsure}}) {
             fmt::format("all three cuts, {}: by hand and by the library", name));
 }
 nb::table({"the model is", "top-k 10 keeps (mass)", "top-p 0.9", "min-p 0.1"}, kept);
-nb::check(top_p(softmax_of(unsure, 1), 0.9).size() > 3 * top_p(softmax_of(sure, 1), 0.9).size(),
+nb::check_learned(top_p(softmax_of(unsure, 1), 0.9).size() > 3 * top_p(softmax_of(sure, 1), 0.9).size(),
           "top-p keeps more than three times as many where the model is unsure");
 
 // %% [markdown]
@@ -359,10 +359,10 @@ nb::check(same(min_p(top_p(top_k(softmax_of(unsure, 1.5), 30), 0.8), 0.05), cand
 std::vector<double> nucleus;
 for (double t : temperatures) nucleus.push_back(static_cast<double>(candidates(unsure, {.temperature = t, .top_p = 0.9}).size()));
 nb::plot({{"top-p 0.9", temperatures, nucleus}}, {"Tokens in the nucleus over temperature", "temperature", "tokens", true, true});
-nb::check(std::is_sorted(nucleus.begin(), nucleus.end()) && nucleus.back() > 2 * nucleus.front(), "the hotter, the wider the nucleus");
+nb::check_learned(std::is_sorted(nucleus.begin(), nucleus.end()) && nucleus.back() > 2 * nucleus.front(), "the hotter, the wider the nucleus");
 Distribution other_order = softmax_of(unsure, 1);  // top-p first, temperature after
 other_order = top_p(other_order, 0.8);
-nb::check(other_order.size() != candidates(unsure, {.temperature = 1.5, .top_p = 0.8}).size(), "top-p before temperature would be another set");
+nb::check_learned(other_order.size() != candidates(unsure, {.temperature = 1.5, .top_p = 0.8}).size(), "top-p before temperature would be another set");
 
 // %% [markdown]
 // ## Going round in circles
@@ -373,7 +373,7 @@ nb::check(other_order.size() != candidates(unsure, {.temperature = 1.5, .top_p =
 // %%
 NB_CELL
 const auto written = [&](SamplingOptions o, uint64_t seed = 0) {
-  return generate(model, {encode_prompt(tokenizer, "The old")}, {.sampling = o, .max_new = 200, .seed = seed, .ignore_stop = true})[0];
+  return generate(model, {encode_prompt(tokenizer, "The old")}, {.sampling = o, .max_new = nb::brief() ? 20 : 200, .seed = seed, .ignore_stop = true})[0];
 };
 const double no_penalty = repeated(written({.temperature = 0}).tokens);
 std::vector<std::string> penalty_names;
@@ -387,11 +387,11 @@ loops.values.push_back(repeated(written({}).tokens));
 nb::bars(penalty_names, {loops}, {"Share of trigrams that occurred before, 200 tokens", "repetition penalty", ""});
 for (double t : {0.0, 1.0}) {
   const Ids ids = written({.temperature = t}).tokens;
-  fmt::print("temperature {}: {}\n", t, tokenizer.decode(std::span(ids).first(60)));
+  fmt::print("temperature {}: {}\n", t, tokenizer.decode(std::span(ids).first(std::min<size_t>(60, ids.size()))));
 }
 fmt::print("repeated trigrams: {:.2f}\n", fmt::join(loops.values, ", "));
-nb::check(no_penalty > 0.1 && no_penalty > 5 * loops.values[4], "greedy text repeats itself, many times as much as sampled text");
-nb::check(loops.values[3] < 0.3 * no_penalty && loops.values[4] < 0.3 * no_penalty, "a penalty, or chance, breaks the circle");
+nb::check_learned(no_penalty > 0.1 && no_penalty > 5 * loops.values[4], "greedy text repeats itself, many times as much as sampled text");
+nb::check_learned(loops.values[3] < 0.3 * no_penalty && loops.values[4] < 0.3 * no_penalty, "a penalty, or chance, breaks the circle");
 
 // %% [markdown]
 // The trap: dividing when positive and multiplying when negative is not a change of probabilities, it is a change of *logits*, and logits have no zero. Add 5 to
@@ -412,7 +412,7 @@ const double before = likeliest[0].probability + likeliest[1].probability + like
 fmt::print("the three likeliest have {:.3f}; seen before, penalty 1.3: {:.3f}; the same with all logits + 5: {:.3f}\n", before,
            share_of_seen(unsure), share_of_seen(shifted));
 nb::check(std::abs(entropy(softmax_of(shifted, 1)) - entropy(softmax_of(unsure, 1))) < 1e-5, "a constant does not change softmax");
-nb::check(share_of_seen(unsure) < before && std::abs(share_of_seen(shifted) - share_of_seen(unsure)) > 0.02,
+nb::check_learned(share_of_seen(unsure) < before && std::abs(share_of_seen(shifted) - share_of_seen(unsure)) > 0.02,
           "but it changes what the penalty does");
 
 // %% [markdown]
@@ -431,7 +431,7 @@ const auto told = [&](SamplingOptions o) {  // per token, over some texts
   Told sum;
   int64_t n = 0;
   const int64_t texts = o.temperature == 0 ? 1 : 8;
-  generate(model, std::vector<Ids>(texts, encode_prompt(tokenizer, "The old")), {.sampling = o, .max_new = 100, .seed = 5, .ignore_stop = true},
+  generate(model, std::vector<Ids>(texts, encode_prompt(tokenizer, "The old")), {.sampling = o, .max_new = nb::brief() ? 10 : 100, .seed = 5, .ignore_stop = true},
            [&](int64_t, const Draw& d) {
              sum.log_prob += d.log_prob;
              sum.entropy += d.entropy;
@@ -443,7 +443,7 @@ const auto told = [&](SamplingOptions o) {  // per token, over some texts
 const Told typical = told({}), greedy = told({.temperature = 0});
 fmt::print("log-probability per token: sampled {:.2f} (entropy on the way {:.2f}), greedy {:.2f}\n", typical.log_prob, typical.entropy, greedy.log_prob);
 nb::check(std::abs(typical.log_prob + typical.entropy) < 0.25, "a sampled text is as likely as its entropy says");
-nb::check(greedy.log_prob > typical.log_prob + 0.3, "a greedy one is far likelier than any typical one");
+nb::check_learned(greedy.log_prob > typical.log_prob + 0.3, "a greedy one is far likelier than any typical one");
 
 // %% [markdown]
 // ## Who else is in the batch does not matter

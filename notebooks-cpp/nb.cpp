@@ -1,5 +1,6 @@
 #include "notebooks-cpp/nb.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -17,9 +18,9 @@
 namespace nb {
 
 struct State {
-  bool records = false, quick = false;
+  bool records = false, quick = false, brief = false;
   facet::Device device = facet::Device::cpu;
-  int held = 0, failed = 0;
+  int held = 0, failed = 0, left_out = 0;
   int pictures = 0;
 };
 inline State& state() {
@@ -67,9 +68,10 @@ void start(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
       const std::string arg = argv[i];
       if (arg == "--quick") state().quick = true;
+      else if (arg == "--brief") state().quick = state().brief = true;
       else if (arg == "--records") state().records = true;
       else if (arg == "--device" && i + 1 < argc) open_device(argv[++i]);
-      else facet::fail(facet::Kind::usage, "usage: {} [--quick] [--device cpu|cuda] [--records]", argv[0]);
+      else facet::fail(facet::Kind::usage, "usage: {} [--quick|--brief] [--device cpu|cuda] [--records]", argv[0]);
     }
   } catch (const facet::Error& e) {
     std::fprintf(stderr, "%s\n", e.what());
@@ -81,6 +83,7 @@ int finish() {
   const State& s = state();
   if (s.records) record("end", std::to_string(s.held) + " " + std::to_string(s.failed));
   else std::printf("\n%d checks hold, %d do not\n", s.held, s.failed);
+  if (s.left_out && !s.records) std::printf("%d more were left out: they are about models that have learned (--brief)\n", s.left_out);
   return s.failed ? 1 : 0;
 }
 
@@ -89,6 +92,8 @@ void cell(int line) {
 }
 
 bool quick() { return state().quick; }
+bool brief() { return state().brief; }
+int steps(int whole, int quick) { return brief() ? std::min(quick, 2) : nb::quick() ? quick : whole; }
 facet::Device device() { return state().device; }
 
 bool check(bool holds, const std::string& claim) {
@@ -102,6 +107,15 @@ bool check(bool holds, const std::string& claim) {
     std::printf("%s  %s\n", holds ? "    ok" : "FAILED", claim.c_str());
     std::fflush(stdout);
   }
+  return holds;
+}
+
+bool check_learned(bool holds, const std::string& claim) {
+  if (!brief()) return check(holds, claim);
+  ++state().left_out;
+  std::cout.flush();
+  std::printf("  left out  %s\n", claim.c_str());
+  std::fflush(stdout);
   return holds;
 }
 

@@ -24,18 +24,25 @@
 
 namespace nb {
 
-/// Reads --quick, --device cpu|cuda and --records. Ends the program with exit code 2 on anything else, with 5 and a message when
+/// Reads --quick, --brief, --device cpu|cuda and --records. Ends the program with exit code 2 on anything else, with 5 and a message when
 /// there is no GPU to compute on.
 void start(int argc, char** argv);
 /// The exit code: 0 when every check held.
 int finish();
 void cell(int line);
-/// True with --quick: fewer steps and points, the same checks.
+/// True with --quick: fewer steps and points, the same checks. --brief is at least as quick.
 bool quick();
+/// True with --brief: everything is computed, on a few rows, and no model learns. That takes seconds where a GPU is emulated.
+bool brief();
+/// How many steps a model is trained for: `whole`, with --quick `quick`, with --brief never more than two.
+int steps(int whole, int quick);
+inline int steps(int whole) { return steps(whole, whole); }
 /// Of --device: where a lesson makes its f32 tensors. What needs f64, gradient checks above all, stays on the CPU: the GPU has none.
 facet::Device device();
 /// A claim of the lesson. A false one is shown red and makes finish() return 1; the program goes on. Returns `holds`.
 bool check(bool holds, const std::string& claim);
+/// A claim about what training leads to. As check(); a brief run, whose models have learned nothing, leaves it out and counts it.
+bool check_learned(bool holds, const std::string& claim);
 
 struct Curve {
   std::string name;

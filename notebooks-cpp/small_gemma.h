@@ -23,11 +23,12 @@ inline facet::GemmaConfig small_gemma(int64_t vocab) {
   return c;
 }
 
-/// Another model with the same values, all of which train.
+/// Another model with the same values, all of which train, where the first one is.
 inline std::unique_ptr<facet::Gemma> copy_of(facet::Gemma& from) {
   auto to = std::make_unique<facet::Gemma>(from.config);
   const auto source = facet::parameters(from), target = facet::parameters(*to);
-  for (size_t i = 0; i < source.size(); ++i) target[i]->reset(source[i]->value().detach().clone(), true);
+  for (size_t i = 0; i < source.size(); ++i) target[i]->reset(source[i]->value().detach().to(facet::Device::cpu).clone(), true);
+  to->to(from.device());  // on a GPU weights of one input lie side by side, and so take the same products
   return to;
 }
 
