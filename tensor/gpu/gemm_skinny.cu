@@ -99,12 +99,12 @@ __device__ inline void load_x(Words (&to)[terms], const void* x, int64_t element
 constexpr int mma_warps = 8;
 
 // Each block: 8 * tiles outputs; with `geglu` half of them of the first weight, half of the second. Loads of `ahead` steps are in flight at
-// once. With one tile there are few blocks, often one for a processor, and then its eight warps alone must keep the 25 KB under way that the memory
-// wants: eight loads of 512 bytes each are 32 KB. Two tiles have four of them, four tiles eight.
+// once. There may be but one block for a processor, and then its eight warps alone must keep the 25 KB under way that the memory wants: eight loads of
+// 512 bytes each are 32 KB. With x in f32, which takes three times the registers, there are four, or eight with four tiles.
 // (1) ptxas would spread the loads between the products and keep three or four under way; it moves none across a barrier of the warp.
 template <int terms, int tiles, bool geglu = false>
 __global__ __launch_bounds__(mma_warps * 32) void gemm_skinny_mma(Skinny s) {
-  constexpr int ahead = tiles > 1 ? 2 : terms > 1 ? 4 : 8, outputs = 8 * tiles;  // terms: x in f32 takes three times the registers
+  constexpr int ahead = terms > 1 && tiles == 1 ? 4 : 8 / tiles, outputs = 8 * tiles;
   FACET_SHARED(float, sums, [mma_warps * outputs * skinny_rows]);
   constexpr int own = geglu ? outputs / 2 : outputs;  // of one weight
   const int mine = geglu ? 0 : which(s);

@@ -80,9 +80,8 @@ __global__ void __launch_bounds__(threads) stats_kernel(Rows r, T* z, const int3
     }
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {
-      const int64_t c = first + u * threads * W, left = end - c;
+      const int64_t c = first + u * threads * W, left = end - c;  // none left: logits of -inf, which add nothing
       float(&v)[W] = both[u];
-      if (left <= 0) break;
       if (bound != 0 || in != 1) {
 #pragma unroll
         for (int j = 0; j < W; ++j) v[j] = widen(narrow<T>(bound != 0 ? bound * math::tanh(v[j] * in) : v[j] * in));

@@ -66,6 +66,17 @@ TEST_CASE("gpu sample: ranked draws of more tokens than fit into shared memory",
   }
 }
 
+TEST_CASE("gpu sample: of equal scores the first is the largest, also where a thread has seen several", "[emulated]") {
+  gpu::emulate(true);
+  Tensor z = Tensor::full({1, 1300}, 0.5);
+  for (int64_t i = 0; i < 3; ++i) z.out().as<float>()[i] = 0;
+  const Tensor stats = Tensor::empty({1, 5}), ids = Tensor::empty({1}, DType::i32, Device::gpu);
+  logit_stats(z.out(), Tensor::zeros({1}, DType::i32).view(), 0, 1, false, stats.out());
+  const Tensor gz = z.to(Device::gpu), gstats = stats.to(Device::gpu);
+  first_largest(gz.view(), gstats.view(), ids.out());
+  CHECK(ids.to(Device::cpu).view().as<int32_t>()[0] == 3);
+}
+
 TEST_CASE("gpu sample: penalties, forbidden tokens, what is told", "[emulated]") {
   gpu::emulate(true);
   Random r(2);
