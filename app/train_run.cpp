@@ -167,8 +167,7 @@ void prepare_model(const TrainSettings& s, uint64_t seed, ModelFolder& folder, C
   if (!s.train.empty() || !s.freeze.empty())
     console.note("{} of {} parameters train", grouped(static_cast<uint64_t>(count_parameters(model, true))), grouped(static_cast<uint64_t>(count_parameters(model))));
   model.recompute = recompute_of(s.recompute);
-  const bool drops = s.adapter != "none" && s.lora.dropout > 0;  // masks are drawn by keys of the host, which a replay would not change
-  if (model.device() == Device::gpu && !drops) model.graphs = std::make_shared<BodyGraphs>(model);
+  if (model.device() == Device::gpu) model.graphs = std::make_shared<BodyGraphs>(model);
 }
 
 double learning_rate(const TrainSettings& s, Module& model) {

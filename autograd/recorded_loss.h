@@ -11,10 +11,10 @@ namespace facet {
 
 class RecordedLoss {
  public:
-  /// HeadTask::run() of a task with rows: gradients are written into dh and added to dw (absent: w is frozen). A number of rows that is new is launched,
-  /// so that products choose their algorithms; when it comes again it is recorded, and replayed from then on: the same bits. The answers
-  /// are on the GPU and stay until the next call.
-  Tensor run(const HeadTask&, const Tensor& dh, const Tensor& dw);
+  /// HeadTask::run() of a task with rows: gradients are written into dh and added to dw (absent: w is frozen; both absent: values alone). A number of
+  /// rows that is new is launched, so that products choose their algorithms; when it comes again it is recorded, and replayed from then on: the
+  /// same bits. The answers are on the GPU and stay until the next call.
+  Tensor run(const HeadTask&, const Tensor& dh = {}, const Tensor& dw = {});
   void reset() { entries_.clear(), arena_.reset(); }
   /// Passes that were replayed.
   int64_t replays() const { return replays_; }

@@ -4,7 +4,9 @@
 
 #include "autograd/anomaly.h"
 #include "autograd/ops.h"
+#include "autograd/recorded_dropout.h"
 #include "autograd/recorded_loss.h"
+#include "nn/dropout.h"
 #include "nn/tap.h"
 #include "tensor/gpu/graph.h"
 
@@ -16,9 +18,10 @@ constexpr size_t most_shapes = 1;   // each keeps the memory of its pass beside 
 
 struct BodyGraphs::Entry {
   Shape shape;
-  bool segments, plain;
+  bool segments, plain, drops;
   int seen = 0;
   Tokens tokens;            // what the graphs read
+  Tensor key;               // of a DropoutScope, its words
   Tensor h, leaf, dh;       // dh: what the backward graph reads
   std::shared_ptr<gpu::Arena> arena;
   gpu::Graph forward, backward;
@@ -34,14 +37,17 @@ BodyGraphs::BodyGraphs(LanguageModel& m) : model_(m) {}
 BodyGraphs::~BodyGraphs() = default;
 
 BodyGraphs::Entry& BodyGraphs::entry(const Tokens& t) {
-  const bool plain = t.is_plain();  // what is recorded for plain rows is right for those alone
-  const auto same = [&](const auto& e) { return e->shape == t.ids.shape() && e->segments == static_cast<bool>(t.segments) && e->plain == plain; };
+  const bool plain = t.is_plain(), drops = dropout_key().has_value();  // of these, what is recorded is right for its own kind alone
+  const auto same = [&](const auto& e) {
+    return e->shape == t.ids.shape() && e->segments == static_cast<bool>(t.segments) && e->plain == plain && e->drops == drops;
+  };
   const auto found = std::find_if(entries_.begin(), entries_.end(), same);
   if (found != entries_.end()) return **found;
   entries_.push_back(std::make_unique<Entry>());
   entries_.back()->shape = t.ids.shape();
   entries_.back()->segments = static_cast<bool>(t.segments);
   entries_.back()->plain = plain;
+  entries_.back()->drops = drops;
   return *entries_.back();
 }
 
@@ -55,17 +61,20 @@ bool BodyGraphs::gradients_moved(const Entry& e) const {
   return !std::ranges::equal(trained(), e.gradients, [](const Parameter* p, const Entry::Gradient& g) { return p->grad_memory().view().data == g.where; });
 }
 
-void BodyGraphs::record_forward(Entry& e) {
+void BodyGraphs::record(Entry& e) {
   e.arena = std::make_shared<gpu::Arena>();
   e.gradients.clear();
   for (Parameter* p : trained()) {
     if (!p->grad_memory()) p->zero_grad();
     e.gradients.push_back({p->grad_memory().view().data});
   }
-  e.forward.record(e.arena, [&] { e.h = model_.hidden(e.tokens); });
+  e.forward.record(e.arena, [&] {
+    const DropoutScope scope(e.drops ? std::optional(DropoutKey(e.key)) : std::nullopt);
+    e.h = model_.hidden(e.tokens);
+  });
   e.leaf = leaf(e.h, e.h.dtype());
   e.dh = Tensor::empty(e.h.shape(), e.h.dtype(), Device::gpu);
-  e.backward.reset();
+  record_backward(e);  // at once: the tape belongs to the tokens of now, which may have no row that carries loss
 }
 
 Tensor BodyGraphs::forward(const Tokens& tokens) {
@@ -85,11 +94,13 @@ Tensor BodyGraphs::forward(const Tokens& tokens) {
     const auto full = std::count_if(entries_.begin(), entries_.end(), [](const auto& x) { return x->forward.recorded(); });
     if (static_cast<size_t>(full) >= most_shapes) return model_.hidden(tokens);
     e.tokens = tokens.on(Device::gpu, model_.vocab());
-    record_forward(e);
+    if (e.drops) e.key = words_of(dropout_key()->key).to(Device::gpu);
+    record(e);
   } else {
     tokens.check(model_.vocab());
     e.tokens.ids.set(tokens.ids), e.tokens.positions.set(tokens.positions);
     if (tokens.segments) e.tokens.segments.set(tokens.segments);
+    if (e.drops) e.key.set(words_of(dropout_key()->key));
   }
   e.forward.replay();
   ++replays_;
@@ -121,7 +132,6 @@ void BodyGraphs::record_backward(Entry& e) {
 }
 
 void BodyGraphs::replay_backward(Entry& e) {
-  if (!e.backward.recorded()) record_backward(e);
   e.backward.replay();
   const std::vector<Parameter*> list = trained();
   for (size_t i = 0; i < list.size(); ++i)
@@ -133,11 +143,13 @@ Tensor BodyGraphs::run(const HeadTask& task, const Tensor& h) {
   Entry& e = *std::exchange(now_, nullptr);
   if (task.rows.empty()) return task.loss.side;
   const Parameter& head = model_.head();
-  const Tensor answers = HeadTask::answers(e.loss.run(task, e.dh, head.grad_memory()));
+  const Tensor answers = task.answers(e.loss.run(task, e.dh, head.grad_memory()));
   if (head.trains()) set_grad_written(head.value(), true);
   replay_backward(e);
   return answers;
 }
+
+Tensor BodyGraphs::values(const HeadTask& task) { return now_ && !task.rows.empty() ? task.answers(now_->loss.run(task)) : task.values(); }
 
 int64_t BodyGraphs::loss_replays() const {
   int64_t n = 0;
@@ -146,6 +158,8 @@ int64_t BodyGraphs::loss_replays() const {
 }
 
 Tensor TrainingPass::run(const HeadTask& task) const { return graphs_ ? graphs_->run(task, h) : task.run_backward(h, model_.head().value()); }
+
+Tensor TrainingPass::values(const HeadTask& task) const { return graphs_ ? graphs_->values(task) : task.values(); }
 
 double TrainingPass::cross_entropy(const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options) const {
   return total_loss(run(cross_entropy_task(h, model_.head().value(), labels, weights, options)));

@@ -7,13 +7,16 @@
 // or
 //   pass.run(task);                     // another loss of the head's rows made of kernels, and all gradients
 // or
+//   pass.values(one), pass.run(other);  // a loss that the host makes of what the first task answers (log_prob_task())
+// or
 //   loss(pass.h);                       // any loss of the hidden rows [B, T, D]; runs its backward pass down to h
 //   pass.finish();                      // from h on; nothing to do after an eager pass
 //
 // One shape is recorded, the first to come often enough: packed rows all have it. On the CPU, under taps or an Anomaly, and the first times a shape comes,
 // passes run eagerly; replaying gives the same bits. Gradients of parameters must keep their addresses (Optimizer::keep_gradients); where
 // they do not, the shape is recorded anew. A parameter that the recorded pass does not write has no gradient after a replayed one, as after an eager one.
-// Dropout draws by keys of the host and refuses to be recorded: models that drop are not for this.
+// The key of the DropoutScope that a pass is made in is written to the device like its tokens, so each replay drops what the eager pass would have
+// dropped.
 #pragma once
 #include <memory>
 #include <vector>
@@ -35,6 +38,8 @@ class BodyGraphs {
   void backward();
   /// The loss of h, which forward() returned, and backward(). The task's answers, on the CPU: waits for the head, not for the body's backward pass.
   Tensor run(const HeadTask&, const Tensor& h);
+  /// A task's answers alone, on the CPU; run() or backward() may follow. Waits.
+  Tensor values(const HeadTask&);
   /// Passes that were replayed so far, and of their losses those that were, too.
   int64_t replays() const { return replays_; }
   int64_t loss_replays() const;
@@ -43,7 +48,7 @@ class BodyGraphs {
   struct Entry;
   Entry& entry(const Tokens&);
   std::vector<Parameter*> trained() const;
-  void record_forward(Entry&);
+  void record(Entry&);
   bool gradients_moved(const Entry&) const;
   void record_backward(Entry&);
   void replay_backward(Entry&);
@@ -66,6 +71,8 @@ class TrainingPass {
   double cross_entropy(const Tensor& labels, const Tensor& weights, const CrossEntropyOptions&) const;
   /// HeadTask::run_backward() of a task over h and the model's head, and finish().
   Tensor run(const HeadTask&) const;
+  /// HeadTask::values() of a task over h and the model's head; the pass goes on.
+  Tensor values(const HeadTask&) const;
 
  private:
   LanguageModel& model_;

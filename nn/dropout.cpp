@@ -1,14 +1,19 @@
 #include "nn/dropout.h"
 
-#include <utility>
+#include "autograd/ops.h"
+#include "autograd/recorded_dropout.h"
 
 namespace facet {
 namespace {
-thread_local std::optional<Key> current;
+thread_local std::optional<DropoutKey> current;
 }
 
-DropoutScope::DropoutScope(std::optional<Key> k) : before_(std::exchange(current, k)) {}
+DropoutScope::DropoutScope(std::optional<DropoutKey> k) : before_(std::exchange(current, std::move(k))) {}
 DropoutScope::~DropoutScope() { current = before_; }
-std::optional<Key> dropout_key() { return current; }
+std::optional<DropoutKey> dropout_key() { return current; }
+
+Tensor dropout(const Tensor& x, double p, const DropoutKey& k, uint32_t salt) {
+  return k.words ? dropout(x, p, k.words, salt) : dropout(x, p, fold_in(k.key, salt));
+}
 
 }  // namespace facet

@@ -10,7 +10,7 @@ namespace facet {
 namespace {
 
 // What is left of x.
-Tensor masked(const Tensor& x, const LoraFactors& f) { return dropout(x, f.dropout, fold_in(*dropout_key(), f.salt)); }
+Tensor masked(const Tensor& x, const LoraFactors& f) { return dropout(x, f.dropout, *dropout_key(), f.salt); }
 
 }  // namespace
 

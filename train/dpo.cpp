@@ -1,33 +1,33 @@
 #include "train/dpo.h"
 
+#include <algorithm>
 #include <cmath>
 
-#include "autograd/ops.h"
+#include "autograd/ops/linear_loss.h"
 #include "nn/body_graphs.h"
 #include "nn/dropout.h"
-#include "tensor/gpu/waits.h"
 #include "tensor/trace.h"
 #include "train/sft.h"
 
 namespace facet {
 namespace {
 
-// Log-probability of every label [B*T], 0 where there is none; on the tape.
-Tensor token_log_probs(LanguageModel& model, const Tensor& h, const Batch& b) {
-  const int64_t rows = h.shape().rows();
-  return linear_log_probs(reshape(h, {rows, h.dim(-1)}), model.head().value(), b.labels.reshape({rows}), model.final_cap());
+LinearHead head_of(const LanguageModel& model, const Tensor& h, const Batch& b) {
+  return {"dpo", h, model.head().value(), b.labels, {.cap = model.final_cap(), .exact = true}};
 }
 
-double value(const Tensor& t, int64_t i) { return t.dtype() == DType::f64 ? t.data<double>()[static_cast<size_t>(i)] : t.data<float>()[static_cast<size_t>(i)]; }
+// In what statistics are kept: so the reference's are the bits that a file of them was made of.
+HeadTask asking(const LinearHead& head) { return log_prob_task(head, head.acc); }
 
-// Sums in f64 and in the order of the tokens, so that they do not depend on where in a batch an example stands.
-LogProbs sums(const Tensor& of_tokens, const Dataset& data, const Batch& b) {
-  const gpu::MaySync wait;  // the loss is a function of these sums
-  const Tensor log_probs = of_tokens.detach().to(Device::cpu);
+double value(const Tensor& t, size_t i) { return t.dtype() == DType::f64 ? t.data<double>()[i] : t.data<float>()[i]; }
+
+// Of the task's answers. Sums in f64 and in the order of the tokens, so that they do not depend on where in a batch an example stands.
+LogProbs sums(const HeadTask& task, const Tensor& answers, const Dataset& data, const Batch& b) {
   LogProbs r;
   for (size_t i = 0; i < b.places.size(); ++i) {
     double sum = 0;
-    for (int64_t at = b.places[i].begin; at < b.places[i].end; ++at) sum += value(log_probs, at);
+    const auto end = std::ranges::lower_bound(task.rows, b.places[i].end);
+    for (auto at = std::ranges::lower_bound(task.rows, b.places[i].begin); at != end; ++at) sum += value(answers, static_cast<size_t>(at - task.rows.begin()));
     // NaN is a broken model, for the loop's guard. A row of zero probability is the row's fault.
     if (std::isinf(sum))
       fail(Kind::data, "{}:{}: the log-probability of \"{}\" is {}; leave the row out", data.path(), data[b.examples[i]].line,
@@ -74,7 +74,9 @@ void take_means(DpoFigures& f) {
 
 LogProbs completion_log_probs(LanguageModel& model, const Dataset& data, const Batch& b) {
   const NoGrad off;
-  return sums(token_log_probs(model, model.hidden({b.ids, b.positions, b.segments}), b), data, b);
+  const Tensor h = model.hidden({b.ids, b.positions, b.segments});
+  const HeadTask task = asking(head_of(model, h, b));
+  return sums(task, task.values(), data, b);
 }
 
 void reference_pass(LanguageModel& model, const Dataset& data, int64_t batch, bool share, int32_t pad_id, LogProbs& all,
@@ -126,24 +128,17 @@ DpoStep accumulate_dpo(LanguageModel& model, const Dataset& data, std::span<cons
     const DropoutScope scope(dropout ? std::optional(fold_in(*dropout, static_cast<uint32_t>(m))) : std::nullopt);
     std::optional<Phase> phase(std::in_place, "forward");
     const TrainingPass pass(model, {b.ids, b.positions, b.segments});
-    const Tensor log_probs = token_log_probs(model, pass.h, b);
-    const Tensor dy = Tensor::zeros(log_probs.shape(), log_probs.dtype());
-    const Tensor labels = b.labels.reshape({b.labels.numel()});
-    const auto spread = [&](const Batch::Place& place, double slope) {
-      const Out out = dy.out();
-      for (int64_t at = place.begin; at < place.end; ++at) {
-        if (labels.data<int32_t>()[static_cast<size_t>(at)] < 0) continue;
-        if (out.dtype == DType::f64) out.as<double>()[at] = slope;
-        else out.as<float>()[at] = static_cast<float>(slope);
-      }
-    };
-    for_each_pair(data, b, sums(log_probs, data, b), fixed, o, step.figures, [&](size_t i, const DpoLoss& r) {
+    const LinearHead head = head_of(model, pass.h, b);
+    const HeadTask task = asking(head);
+    const LogProbs policy = sums(task, pass.values(task), data, b);
+    pool_vector<double> slopes(static_cast<size_t>(head.N));
+    const auto spread = [&](const Batch::Place& place, double slope) { std::fill(slopes.begin() + place.begin, slopes.begin() + place.end, slope); };
+    for_each_pair(data, b, policy, fixed, o, step.figures, [&](size_t i, const DpoLoss& r) {
       spread(b.places[i], r.chosen_slope / static_cast<double>(pairs));
       spread(b.places[i + 1], r.rejected_slope / static_cast<double>(pairs));
     });
     phase.emplace("backward");
-    backward(log_probs, dy.to(log_probs.device()));
-    pass.finish();
+    pass.run(log_prob_gradient_task(head, slopes));
   }
   take_means(step.figures);
   return step;

@@ -216,12 +216,8 @@ struct HeadPass {
   /// Calls f(number of the token, its log-probability) for every token in order.
   template <class F>
   void values(F f) const {
-    const LinearHead& head = task.head;
-    const Tensor log_probs = Tensor::zeros({head.N}, DType::f64, head.device);
-    head.run(task.rows, [&](const RowBlock& block, const Out& stats) { log_prob_rows(stats, block.rows, {}, block.scale, log_probs.out()); });
-    const gpu::MaySync wait;  // ratios of whole answers are made from these
-    const Tensor here = log_probs.to(Device::cpu);
-    for (const int64_t n : task.rows) f(token(n), here.data<double>()[static_cast<size_t>(n)]);
+    const Tensor log_probs = pass.values(log_prob_task(task.head, DType::f64));
+    for (size_t i = 0; i < task.rows.size(); ++i) f(token(task.rows[i]), log_probs.data<double>()[i]);
   }
   /// The gradients, unless under NoGrad, of what `known(number)` says of every token; then f(PolicyResult) for every token in order.
   template <class Known, class F>

@@ -55,7 +55,7 @@ std::vector<Batch> some_batches(const Conformance& c, int64_t vocab) {
 struct Run {
   DType dtype = DType::f32;
   Device device = Device::gpu;
-  bool lora = false, graphs = false;
+  bool lora = false, graphs = false;  ///< lora: an adapter that drops
 };
 struct Learned {
   Curve losses;
@@ -68,7 +68,7 @@ Learned supervised(const Conformance& c, const Run& r) {
   std::unique_ptr<Adapters> adapters;
   if (r.lora) {
     adapters = std::make_unique<Adapters>(*model);
-    adapters->add("conformance", {.rank = 4, .alpha = 8}, key(c.seed + 5));
+    adapters->add("conformance", {.rank = 4, .alpha = 8, .dropout = 0.1}, key(c.seed + 5));
   }
   model->to(r.device);
   const std::vector<Batch> batches = some_batches(c, model->vocab());
@@ -76,6 +76,7 @@ Learned supervised(const Conformance& c, const Run& r) {
   Learned result;
   result.losses = learn(*model, c.tiny ? 8 : 20, [&](int64_t step) {
     const Batch& b = batches[static_cast<size_t>(step) % batches.size()];
+    const DropoutScope scope(fold_in(key(c.seed), static_cast<uint32_t>(step)));
     return batch_loss(*model, b, 1.0 / static_cast<double>(b.supervised));
   }, r.graphs);
   WeightHash hash;
@@ -91,8 +92,9 @@ Outcome same_bits(const Learned& a, const Learned& b, const char* good) {
   return {a.weights == b.weights, a.weights == b.weights ? good : "the losses agree, the weights after the last step do not"};
 }
 
-Curve dpo_curve(const Conformance& c, Device device) {
+Curve dpo_curve(const Conformance& c, Device device, bool graphs = false) {
   const auto model = small_model(c, DType::f32, device);
+  if (graphs) model->graphs = std::make_shared<BodyGraphs>(*model);
   Dataset data(Task::preference);
   const int64_t pairs = c.tiny ? 2 : 8, prompt = c.tiny ? 4 : 24, answer = c.tiny ? 4 : 24;
   const Tensor ids = randint(fold_in(key(c.seed), 9), {pairs, prompt + 2 * answer}, 3, model->vocab());
@@ -118,7 +120,7 @@ Curve dpo_curve(const Conformance& c, Device device) {
   };
   return learn(*model, c.tiny ? 3 : 20, [&](int64_t step) {
     return accumulate_dpo(*model, data, loader.at(step), reference, {}).figures.loss;
-  });
+  }, graphs);
 }
 
 // Completions are drawn on the device too: one other token and the curves part.
@@ -159,7 +161,7 @@ void conform_train(Conformance& c) {
   const auto curve = [&](DType dtype, Device device, bool lora) { return supervised(c, {dtype, device, lora, false}).losses; };
   c.check("supervised, f32, CPU against GPU",
           [&] { return compare_curves(curve(DType::f32, Device::gpu, false), curve(DType::f32, Device::cpu, false), 1e-3); });
-  c.check("LoRA, f32, CPU against GPU",
+  c.check("LoRA with dropout, f32, CPU against GPU",
           [&] { return compare_curves(curve(DType::f32, Device::gpu, true), curve(DType::f32, Device::cpu, true), 1e-3); });
   // On the GPU activations are bf16 as well, on the CPU they are f32: a band, not an equality.
   c.check("supervised, bf16, GPU against f32 on the CPU",
@@ -168,15 +170,17 @@ void conform_train(Conformance& c) {
     const Run r{DType::bf16};
     return same_bits(supervised(c, r), supervised(c, r), "losses and weights agree in every bit");
   });
-  c.check("bf16, recorded graphs = eager", [&] {
-    const Learned eager = supervised(c, {DType::bf16}), graphs = supervised(c, {.dtype = DType::bf16, .graphs = true});
-    Outcome o = same_bits(graphs, eager, "losses and weights agree in every bit");
-    o.detail += fmt::format("; {} passes replayed", graphs.replays);
-    o.figures = {{"replays", static_cast<double>(graphs.replays)}};
-    o.ok = o.ok && graphs.replays > 0;
-    return o;
-  });
+  for (const bool lora : {false, true})
+    c.check(lora ? "LoRA with dropout, bf16, recorded graphs = eager" : "bf16, recorded graphs = eager", [&] {
+      const Learned eager = supervised(c, {.dtype = DType::bf16, .lora = lora}), graphs = supervised(c, {.dtype = DType::bf16, .lora = lora, .graphs = true});
+      Outcome o = same_bits(graphs, eager, "losses and weights agree in every bit");
+      o.detail += fmt::format("; {} passes replayed", graphs.replays);
+      o.figures = {{"replays", static_cast<double>(graphs.replays)}};
+      o.ok = o.ok && graphs.replays > 0;
+      return o;
+    });
   c.check("preferences, f32, CPU against GPU", [&] { return compare_curves(dpo_curve(c, Device::gpu), dpo_curve(c, Device::cpu), 1e-3); });
+  c.check("preferences, f32, recorded graphs = eager", [&] { return compare_curves(dpo_curve(c, Device::gpu, true), dpo_curve(c, Device::gpu), 0); });
   c.check("rewards, f32, CPU against GPU", [&] {
     double gap = 0, ignored = 0;
     Outcome o = compare_curves(grpo_curve(c, Device::gpu, gap), grpo_curve(c, Device::cpu, ignored), 1e-3);

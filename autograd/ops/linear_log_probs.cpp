@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "autograd/ops.h"
 #include "autograd/ops/linear_loss.h"
 
@@ -26,6 +28,22 @@ struct LinearLogProbsGrad {
 };
 
 }  // namespace
+
+HeadTask log_prob_task(const LinearHead& head, DType dtype) {
+  const auto kernel = [](const std::array<double, 6>&, const RowBlock& b, const Out& stats, const Out& side) { log_prob_rows(stats, {}, {}, b.scale, side); };
+  HeadTask t{head, head.rows([](int64_t) { return true; }), {}};
+  t.loss = {kernel, {}, Tensor::zeros({head.count(std::ssize(t.rows))}, dtype)};
+  return t;
+}
+
+HeadTask log_prob_gradient_task(const LinearHead& head, std::span<const double> slopes) {
+  const auto kernel = [](const std::array<double, 6>&, const RowBlock& b, const Out& stats, const Out& side) { log_prob_rows(stats, {}, side, b.scale, {}); };
+  const auto slope = [&](int64_t n) { return slopes[static_cast<size_t>(n)]; };
+  HeadTask t{head, head.rows([&](int64_t n) { return slope(n) != 0; }), {}};
+  t.loss = {kernel, {}, Tensor::zeros({head.count(std::ssize(t.rows))}, DType::f64), false};
+  std::ranges::transform(t.rows, t.loss.side.out().as<double>(), slope);
+  return t;
+}
 
 Tensor linear_log_probs(const Tensor& h, const Tensor& w, const Tensor& labels, double cap, double temperature) {
   const OpScope scope("linear_log_probs");

@@ -112,7 +112,8 @@ struct SideLoss {
   using Kernel = void (*)(const std::array<double, 6>& numbers, const RowBlock&, const Out& stats, const Out& side);
   Kernel kernel = nullptr;  ///< side: the block's part
   std::array<double, 6> numbers{};
-  Tensor side;  ///< f64 [count, ..], on the CPU before the pass
+  Tensor side;  ///< [count, ..], on the CPU before the pass
+  bool answers = true;  ///< false: `side` is only read, and nobody waits for it
 };
 
 /// A head, the rows that carry loss, and the loss. Borrows h, w and the labels.
@@ -125,8 +126,10 @@ struct HeadTask {
   void run(const Tensor& list, const Tensor& side, Out dh, Out dw) const;
   /// As root of the tape (LinearHead::run_backward). The answers, on the CPU.
   Tensor run_backward(const Tensor& h, const Tensor& w) const;
-  /// What a pass has written, on the CPU. Waits.
-  static Tensor answers(const Tensor& side);
+  /// The answers alone, on the CPU: no gradient, nothing for the tape.
+  Tensor values() const;
+  /// What a pass has written into `side`, on the CPU: waits. Absent where the loss does not answer.
+  Tensor answers(const Tensor& side) const;
 };
 
 struct CrossEntropyOptions;
@@ -134,6 +137,13 @@ struct CrossEntropyOptions;
 HeadTask cross_entropy_task(const Tensor& h, const Tensor& w, const Tensor& labels, const Tensor& weights, const CrossEntropyOptions&);
 /// The sum of the losses that it answers with.
 double total_loss(const Tensor& losses);
+
+// A loss of log-probabilities that the host makes of all of them (a pair's margin, a sequence's ratio) takes two passes over the head: one
+// that answers with them, and one that is told the loss's derivatives.
+/// Answers with the log-probabilities of all labels, as f32 or f64.
+HeadTask log_prob_task(const LinearHead&, DType);
+/// The gradient alone, of a loss with derivative slopes[n] by the log-probability of row n's label. Rows where it is 0 cost nothing.
+HeadTask log_prob_gradient_task(const LinearHead&, std::span<const double> slopes);
 
 /// Rows of logits held at a time for n rows and V words of `bytes` bytes: a function of these numbers and the kind of device alone. On the
 /// GPU a 32nd of its memory, at most 16,384 rows: dw is read and written once per block, which 4,096 rows make cheap beside the products.

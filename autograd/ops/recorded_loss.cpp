@@ -4,7 +4,7 @@
 
 namespace facet {
 namespace {
-constexpr size_t most_graphs = 64;  // four octaves of numbers of rows
+constexpr size_t most_graphs = 128;  // four octaves of numbers of rows, of losses that take two passes
 }
 
 RecordedLoss::Entry* RecordedLoss::entry(const HeadTask& t) {
@@ -23,7 +23,7 @@ RecordedLoss::Entry* RecordedLoss::entry(const HeadTask& t) {
 }
 
 Tensor RecordedLoss::run(const HeadTask& t, const Tensor& dh, const Tensor& dw) {
-  const Out to_dh = dh.out(), to_dw = dw ? dw.out(true) : Out{};
+  const Out to_dh = dh ? dh.out() : Out{}, to_dw = dw ? dw.out(true) : Out{};
   const Tensor list = t.head.listed(t.rows);
   Entry* const e = entry(t);
   if (!e) {

@@ -29,7 +29,7 @@ void cross_entropy_rows(Out stats, View weights, View dy, const CrossEntropyForm
 void log_prob_rows(Out stats, View rows, View dy, double scale, Out log_probs) {
   each_row(stats, [&](int64_t r, auto* s) {
     const LogitRow z = row_of_stats(s);
-    const int64_t n = rows.as<int32_t>()[r];
+    const int64_t n = rows ? rows.as<int32_t>()[r] : r;
     if (n >= 0 && log_probs) {
       if (log_probs.dtype == DType::f64) log_probs.as<double>()[n] = z.label - z.lse;
       else log_probs.as<float>()[n] = static_cast<float>(z.label - z.lse);

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(threads) log_prob_kernel(Stats stats, const in
                                                            DType of_log_probs) {
   stats.mine([&](int64_t r, float* s) {
     const LogitRow z = row_of_stats(s);
-    const int64_t n = rows[r];
+    const int64_t n = rows ? rows[r] : r;
     if (log_probs && n >= 0) store_any(log_probs, of_log_probs, n, z.label - z.lse);
     if (!dy) return;
     const double d = n >= 0 ? load_any<double>(dy, of_dy, n) : 0;

@@ -117,8 +117,8 @@ FACET_INLINE RowGrad policy_row(const PolicyForm& f, const LogitRow& z, double* 
 namespace cpu {
 /// weights [C], absent: 1. dy one number, f32 or f64, absent: 1. losses [C], may be the window of the weights.
 void cross_entropy_rows(Out stats, View weights, View dy, const CrossEntropyForm&, double scale, Out losses);
-/// Row r of the statistics is row rows[r] (i32 [C]) of dy [N], f32 or f64, absent: no coefficients, and of log_probs [N], f32 or f64, absent: not told.
-/// rows[r] = -1: dy is 0, and nothing is told.
+/// Row r of the statistics is row rows[r] (i32 [C], absent: r) of dy [N], f32 or f64, absent: no coefficients, and of log_probs [N], f32 or f64,
+/// absent: not told. rows[r] = -1: dy is 0, and nothing is told.
 void log_prob_rows(Out stats, View rows, View dy, double scale, Out log_probs);
 /// tokens [C, 6]: PolicyToken, replaced by PolicyResult.
 void policy_rows(Out stats, Out tokens, const PolicyForm&, double scale);

@@ -5,6 +5,7 @@
 #include "tensor/gpu/runtime.h"
 #include "tests/gpu/tiny_model.h"
 #include "tests/train/small.h"
+#include "train/dpo.h"
 
 using namespace facet;
 using namespace facet::test;
@@ -110,18 +111,66 @@ TEST_CASE("recorded loss: a policy loss of other tokens in every pass") {
   }
 }
 
-TEST_CASE("recorded loss: what a pass of preferences launches outside of graphs") {
-  const auto model = on_gpu(DType::bf16, true);
-  for (Parameter* p : parameters(*model)) p->zero_grad();
-  for (uint32_t step = 0; step < 4; ++step) {
-    gpu::synchronize();
-    const int64_t before = gpu::emulator::counters().lone_launches;
-    const Batch b = masked(step, 30, step);
-    const TrainingPass pass(*model, {b.ids, b.positions, {}});
-    const Tensor log_probs = linear_log_probs(pass.h, model->head().value(), b.labels);
-    backward(log_probs, Tensor::full(log_probs.shape(), 0.1).to(Device::gpu));  // the host makes it of sums of the log-probabilities
-    pass.finish();
-    gpu::synchronize();
-    if (step == 3) CHECK(gpu::emulator::counters().lone_launches - before == 14);
+TEST_CASE("recorded loss: pairs: the bits of eager passes, nothing launched outside of graphs, no margin before the first update") {
+  const Dataset data = small_pairs();
+  const Loader loader(data, {.batch = 2, .accum = 2, .pad_to = 12});  // a pair a pass, always [2, 12]
+  constexpr int64_t frozen = 3, steps = 5;  // steps without an update, which learn nothing; all
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const DpoLossOptions options{.form = dtype == DType::f32 ? PreferenceLoss::sigmoid : PreferenceLoss::ipo};
+    const auto start = on_gpu(dtype, false);
+    const Reference reference = [&](const Batch& b) { return completion_log_probs(*start, data, b); };
+    std::vector<double> figures, values;
+    for (const bool graphs : {false, true}) {
+      const auto model = on_gpu(dtype, graphs);
+      AdamW optimizer({{.parameters = parameters(*model)}});
+      optimizer.keep_gradients(true);
+      std::vector<double> now;
+      int64_t lone = 0;
+      for (int64_t step = 0; step < steps; ++step) {
+        const std::vector<Batch> micro = loader.at(step);
+        std::vector<LogProbs> of_start;
+        for (const Batch& b : micro) of_start.push_back(reference(b));
+        gpu::synchronize();
+        const int64_t before = gpu::emulator::counters().lone_launches, waited = gpu::syncs();
+        size_t at = 0;
+        const DpoFigures f = accumulate_dpo(*model, data, micro, [&](const Batch&) { return of_start[at++]; }, options).figures;
+        if (step < frozen) optimizer.drop_gradients();
+        else optimizer.step(1e-3, optimizer.clip(1.0).scale);
+        CHECK(gpu::syncs() - waited == (step < frozen ? 2 : 3));  // two lots of log-probabilities, and a norm
+        gpu::synchronize();
+        lone = gpu::emulator::counters().lone_launches - before;
+        if (step <= frozen) CHECK((f.chosen_reward == 0 && f.rejected_reward == 0));
+        now.insert(now.end(), {f.loss, f.chosen_reward, f.rejected_reward, f.chosen_log_prob});
+      }
+      if (graphs) {
+        CHECK(lone == 0);
+        CHECK(model->graphs->replays() == 2 * (steps - 1));
+        CHECK(model->graphs->loss_replays() == 2 * (2 * (steps - 1) - 1));  // log-probabilities and gradient, each launched once
+      }
+      const std::vector<double> end = all_values(*model);
+      if (figures.empty()) figures = now, values = end;
+      CHECK(now == figures);
+      CHECK((end == values));
+      CHECK(std::abs(now.back() - now[2]) > 0.01);  // it has learned
+    }
+  }
+}
+
+TEST_CASE("recorded loss: a first recorded pass without a row that carries loss") {
+  std::vector<double> losses, values;
+  for (const bool graphs : {false, true}) {
+    const auto model = on_gpu(DType::f32, graphs);
+    AdamW optimizer({{.parameters = parameters(*model)}});
+    optimizer.keep_gradients(true);
+    std::vector<double> now;
+    for (const int64_t learned : {99, 99, 0, 99, 99}) {
+      now.push_back(batch_loss(*model, masked(static_cast<uint32_t>(now.size()), learned), 0.1));
+      optimizer.step(1e-3);
+    }
+    if (graphs) CHECK(model->graphs->replays() == 3);
+    const std::vector<double> end = all_values(*model);
+    if (losses.empty()) losses = now, values = end;
+    CHECK(now == losses);
+    CHECK((end == values));
   }
 }

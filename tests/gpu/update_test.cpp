@@ -299,7 +299,7 @@ TEST_CASE("dropout: gpu as cpu, the mask bit for bit") {
       k.limits = same_bits;
       k.shift = sample % 5 == 4;
       if (sample % 4 == 1) k.out[0].start = r.normal(s, t), k.out[0].add = true, k.limits = t == DType::f32 ? f32_elementwise : bf16_forward;
-      k.body = [](const Views& in, const Outs& out) { dropout(in[0], 12, 34, 0.7, out[0]); };
+      k.body = [](const Views& in, const Outs& out) { dropout(in[0], {12, 34}, 0.7, out[0]); };
       check_kernel(k);
     }
   }
