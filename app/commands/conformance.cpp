@@ -1,6 +1,7 @@
 // One prepared run that tells whether everything is right on this machine's GPU, and how fast it is.
 #include <chrono>
 #include <ctime>
+#include <functional>
 
 #include <nlohmann/json.hpp>
 
@@ -86,29 +87,34 @@ int run(Settings& s, Options&, Console& console) {
     if (!limit) limit = probe(c, probed);
     return *limit;
   };
-  std::string lost;
-  try {
-    if (wanted("ops")) {
-      conform_ops(c);
-      if (!s.checks_only) time_moves(c, limits());
+  const auto seconds_so_far = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  const auto record = [&] { return record_of(s, c, date, seconds_so_far()).dump(1); };
+  bool lost = false;
+  const auto part = [&](const char* name, const std::function<void()>& f) {
+    if (lost || !wanted(name)) return;
+    try {
+      f();
+    } catch (const std::exception& e) {
+      lost = device_is_lost();  // nothing that follows would mean anything; any other failure ends a part alone
+      c.add({name, lost ? "the device" : "the rest of it", Verdict::failed, e.what(), {}, 0});
     }
-    if (wanted("model")) conform_model(c);
-    if (wanted("train")) {
-      conform_train(c);
-      if (!s.checks_only) time_training(c, limits());
-    }
-    if (wanted("decode")) {
-      conform_decode(c);
-      if (!s.checks_only) time_decoding(c, limits());
-    }
-  } catch (const Error& e) {  // after an error of the device nothing that follows would mean anything
-    lost = e.what();
-    c.add({"", "the device", Verdict::failed, lost, {}, 0});
-  }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const auto record = record_of(s, c, date, seconds);
-  if (!s.record.empty()) write_file_atomically(s.record, record.dump(1) + "\n");
-  if (console.json()) console.line("{}", record.dump(1));
+    if (!s.record.empty()) write_file_atomically(s.record, record() + "\n");  // whatever happens to the rest of the run
+  };
+  part("ops", [&] {
+    conform_ops(c);
+    if (!s.checks_only) time_moves(c, limits());
+  });
+  part("model", [&] { conform_model(c); });
+  part("train", [&] {
+    conform_train(c);
+    if (!s.checks_only) time_training(c, limits());
+  });
+  part("decode", [&] {
+    conform_decode(c);
+    if (!s.checks_only) time_decoding(c, limits());
+  });
+  const double seconds = seconds_so_far();
+  if (console.json()) console.line("{}", record());
   const int64_t failed = c.count(Verdict::failed);
   const std::string totals = fmt::format("{} passed, {} failed, {} measured in {:.0f} s", c.count(Verdict::passed), failed,
                                          c.count(Verdict::measured), seconds);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 
 #include "tensor/error.h"
 #include "tensor/gpu/runtime.h"
@@ -27,7 +28,10 @@ void weigh(Outcome& o, const std::string& figure, const Bound& b) {
   o.figures.emplace_back(figure + "_goal", b.goal);
 }
 
-bool has_bounds(const Conformance& c) { return !c.tiny && gpu::device().name.find("H200") != std::string::npos; }
+bool has_bounds(const Conformance& c) {
+  const gpu::DeviceInfo& d = gpu::device();
+  return !c.tiny && d.name.find(" H200") != std::string::npos && d.processors == 132;  // whole, and no Grace Hopper ("GH200")
+}
 
 void Conformance::begin(const std::string& section) {
   section_ = section;
@@ -49,22 +53,29 @@ void Conformance::run(const std::string& name, const std::function<Outcome()>& f
   const auto begin = std::chrono::steady_clock::now();
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
   console.status(fmt::format("  {} ...", name));
+  std::exception_ptr end;
   try {
     Outcome o = f();
     if (!o.ok) found.verdict = Verdict::failed;
     found.detail = std::move(o.detail);
     found.figures = std::move(o.figures);
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {
     found.detail = e.what();
     found.verdict = Verdict::failed;
-    if (e.kind() == Kind::environment) {
-      found.seconds = seconds();
-      add(std::move(found));
-      throw;
-    }
+    if (device_is_lost()) end = std::current_exception();
   }
   found.seconds = seconds();
   add(std::move(found));
+  if (end) std::rethrow_exception(end);
+}
+
+bool device_is_lost() {
+  try {
+    gpu::synchronize();
+    return false;
+  } catch (const Error&) {
+    return true;
+  }
 }
 
 int64_t Conformance::count(Verdict v) const {

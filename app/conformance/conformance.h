@@ -52,7 +52,7 @@ class Conformance {
   const uint64_t seed;
 
   void begin(const std::string& section);
-  /// One check. What it throws is its failure, but for Error(Kind::environment): then the device itself is lost.
+  /// One check. What it throws is its failure; where the device is lost with it, it is thrown again, since no other check can run.
   void check(const std::string& name, const std::function<Outcome()>&);
   /// One figure, with the same care.
   void measure(const std::string& name, const std::function<Outcome()>&);
@@ -77,6 +77,9 @@ struct ProbeSize {
   int64_t copy_mb = 2048;
 };
 Probe probe(Conformance&, const ProbeSize&);
+
+/// After an error: whether it was one of those that no later call survives.
+bool device_is_lost();
 
 /// Bounds are for one kind of GPU, at full size.
 bool has_bounds(const Conformance&);

@@ -15,7 +15,14 @@ namespace {
 
 void run(Conformance& c, const test::Contract& contract, const test::DeviceOptions& options) {
   c.console.status(fmt::format("  {} ...", contract.name));
-  const test::DeviceResult r = test::run_on_device(contract, options);
+  test::DeviceResult r;
+  try {
+    r = test::run_on_device(contract, options);
+  } catch (const Error& e) {  // refused by the device, which the other operations may not be
+    if (device_is_lost()) throw;
+    r.name = contract.name;
+    r.failures.push_back(e.what());
+  }
   Finding f{"ops", r.name, Verdict::passed, fmt::format("{} comparisons, the worst at {:.3f} of its limit", r.ran, r.worst), {}, r.seconds};
   if (r.left_out > 0) f.detail += fmt::format(", {} too large for the emulator", r.left_out);
   f.figures = {{"comparisons", r.ran}, {"worst_share_of_limit", r.worst}};

@@ -92,11 +92,13 @@ struct Session {
     else if (gpu::device().emulated) why_not = "the GPU is emulated, cuDNN needs a real one";
     else why_not = cudnn_library_why_not();
     if (!why_not.empty()) return;
-    if (const cudnnStatus_t s = cudnn::api().create(&handle); s != CUDNN_STATUS_SUCCESS)
-      why_not = fmt::format("cuDNN does not start: {}; own kernels compute attention", cudnn::api().error_string(s));
-    if (!why_not.empty()) return;
-    cudnn::check(cudnn::api().set_stream(handle, static_cast<cudaStream_t>(stream())), "setting the stream");
-    device = cudnn::device_of(handle);
+    try {
+      cudnn::check(cudnn::api().create(&handle), "starting");
+      cudnn::check(cudnn::api().set_stream(handle, static_cast<cudaStream_t>(stream())), "setting the stream");
+      device = cudnn::device_of(handle);
+    } catch (const Error& e) {
+      why_not = fmt::format("{} Own kernels compute attention", e.what());
+    }
   }
 };
 Session& session() {
@@ -140,7 +142,7 @@ using Problems = std::unordered_map<LtKey, Problem<G>, LtKeyHash>;
 
 template <class G, class Make>
 const Problem<G>& problem(const LtKey& key, Make&& make) {
-  static Problems<G> all;
+  static Problems<G>& all = *new Problems<G>;  // plans hold code of the driver's, which may be gone when statics are destroyed
   const auto found = all.find(key);
   if (found != all.end()) return found->second;
   Problem<G> p{make(), std::nullopt};
@@ -199,8 +201,14 @@ LtChoices& choices() {
 
 }  // namespace
 
+namespace {
+/// A plan is compiled for each shape, which takes most of a second. Shorter rows, whose number of tokens often varies from batch to batch, are too
+/// small a part of a step to earn that back.
+constexpr int64_t least_tokens = 512;
+}  // namespace
+
 size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, int64_t window) {
-  if (Dh % 8 || Dh > 256 || B * T == 0 || !cudnn_why_not().empty()) return 0;
+  if (Dh % 8 || Dh > 256 || B == 0 || T < least_tokens || !cudnn_why_not().empty()) return 0;
   const LtKey like = problem_key(2, B, T, H, K, Dh, window);
   const LtChoice* const known = choices().find_if([&](const LtKey& k) {
     return std::equal(k.v.begin(), k.v.begin() + problem_numbers, like.v.begin());
@@ -211,13 +219,14 @@ size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t 
 }
 
 void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out)) {
-  if (cudnn_attention_refuses(x, y, lse) || !cudnn_why_not().empty()) return own(x, y, lse);
+  if (cudnn_attention_refuses(x, y, lse) || x.q.shape[1] < least_tokens || !cudnn_why_not().empty()) return own(x, y, lse);
   const MeasuredChoice<2> choice{"attention", "cuDNN", {y, lse}, attention_nearness};
   choice.compute(choices(), forward_key(x, y, lse), [&] { return cudnn_attention_forward(x, y, lse); }, [&] { own(x, y, lse); });
 }
 void attention_backward_by_choice(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
                                   const Out& dv, void (*own)(const AttentionInputs&, View, View, View, Out, Out, Out)) {
-  if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || !cudnn_why_not().empty()) return own(x, y, lse, dy, dq, dk, dv);
+  if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || x.q.shape[1] < least_tokens || !cudnn_why_not().empty())
+    return own(x, y, lse, dy, dq, dk, dv);
   const MeasuredChoice<3> choice{"attention backward", "cuDNN", {dq, dk, dv}, attention_backward_nearness};
   choice.compute(choices(), backward_key(x, y, dy, dq, dk, dv), [&] { return cudnn_attention_backward(x, y, lse, dy, dq, dk, dv); },
                  [&] { own(x, y, lse, dy, dq, dk, dv); });

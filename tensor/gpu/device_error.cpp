@@ -1,5 +1,6 @@
 #include "tensor/gpu/device_error.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -20,6 +21,8 @@ void fail_call(const char* op, const std::string& call, const char* text, const 
                                   "The last checkpoint is intact."
                                 : "");
 }
+
+void warn(const std::string& what) { std::fprintf(stderr, "facet: warning: %s\n", what.c_str()); }
 
 bool waits_for_launches() {
   static const bool waits = [] {

@@ -18,6 +18,9 @@ std::string after_operation();
 /// `text` of this `name`; with after_operation().
 [[noreturn]] void fail_call(const char* op, const std::string& call, const char* text, const char* name, Failure);
 
+/// Something went another way than was hoped, and goes on: "facet: warning: ..." on standard error.
+void warn(const std::string& what);
+
 /// FACET_GPU_SYNC: the host waits for every launch, so that an error is found at the operation that made it. Nothing is recorded then
 /// (tensor/gpu/graph.h): inside of a replayed graph there is nothing to wait for.
 bool waits_for_launches();

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "tensor/error.h"
@@ -166,6 +167,17 @@ void check(cublasStatus_t s, const char* op, const char* what) {
   if (s != CUBLAS_STATUS_SUCCESS) fail(Kind::environment, "{}: cuBLASLt: {} failed: {}.{}", op, what, library().api.status(s), after_operation());
 }
 
+/// Whether it does not take a problem, which own kernels then compute. That it has no algorithm is its right; any other refusal is told, once.
+bool refuses(cublasStatus_t s, const char* op) {
+  if (s == CUBLAS_STATUS_NOT_SUPPORTED) return true;
+  if (s != CUBLAS_STATUS_INVALID_VALUE && s != CUBLAS_STATUS_ARCH_MISMATCH) return false;
+  static bool told = false;
+  if (!std::exchange(told, true))
+    warn(fmt::format("{}: cuBLASLt {} refuses a product ({}); own kernels compute such ones.{}", op, library().version, library().api.status(s),
+                     after_operation()));
+  return true;
+}
+
 // ---- one problem
 
 cudaDataType_t type_of(DType t) { return t == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
@@ -277,7 +289,7 @@ Candidates suggestions(const char* op, const Plan& plan, const Call& c, int most
   Candidates list(static_cast<size_t>(most));
   int n = 0;
   const cublasStatus_t s = api.heuristic(library().handle, plan.desc, plan.first, plan.second, plan.result, plan.result, preference, most, list.data(), &n);
-  if (s == CUBLAS_STATUS_NOT_SUPPORTED) n = 0;
+  if (refuses(s, op)) n = 0;
   else check(s, op, "asking for algorithms");
   list.resize(static_cast<size_t>(n));
   std::erase_if(list, [](const auto& r) { return r.state != CUBLAS_STATUS_SUCCESS || r.workspaceSize > settings().workspace_bytes; });
@@ -398,7 +410,7 @@ bool product_lt(const char* op, const Product& g) {
   Plan& p = planner().plan(op, c);
   if (!p.usable) return false;
   const cublasStatus_t s = p.run(c, c.result, p.algorithm, p.workspace_bytes);
-  if (s == CUBLAS_STATUS_NOT_SUPPORTED) return p.usable = false;
+  if (refuses(s, op)) return p.usable = false;
   check(s, op, "a product");
   return true;
 }

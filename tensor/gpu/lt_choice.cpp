@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <cctype>
-#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 
 #include "tensor/error.h"
+#include "tensor/gpu/device_error.h"
 #include "tensor/io/durable.h"
 
 namespace facet::gpu {
@@ -22,8 +22,6 @@ uint64_t checksum(std::string_view text) {
   for (unsigned char c : text) h = (h ^ c) * 1099511628211u;
   return h;
 }
-
-void warn(const std::string& what) { std::fprintf(stderr, "facet: warning: %s\n", what.c_str()); }
 
 }  // namespace
 

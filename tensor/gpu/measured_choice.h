@@ -6,6 +6,7 @@
 #include <array>
 
 #include "tensor/error.h"
+#include "tensor/gpu/device_error.h"
 #include "tensor/gpu/gemm.h"
 #include "tensor/gpu/lt_choice.h"
 #include "tensor/gpu/nearness.h"
@@ -56,8 +57,8 @@ struct MeasuredChoice {
     try {
       chosen = by_library() && agrees(own) && faster(by_library, own, c.seconds);
     } catch (const Error& e) {
-      if (e.kind() != Kind::memory) throw;
-      return own();  // no room to measure in
+      if (e.kind() == Kind::memory) return own();  // no room to measure in
+      warn(fmt::format("{}: {} fails, own kernels go on: {}", op, library, e.what()));  // on a device that is lost they fail, too
     }
     c.algorithm[0] = static_cast<uint64_t>(chosen ? ComputedBy::library : ComputedBy::own);
     choices.add(key, c);

@@ -115,6 +115,14 @@ struct Pool {
   }
   bool emulated = false;  // remembered: what is freed late must not ask for a device that may be closed
 
+  // Of the pool at large, for a graph: what the passes before it have left there is what it needs, so the driver need not be asked while recording,
+  // and memory is not held twice.
+  Block* adopted(int c) {
+    Block*& list = arenas[0].of_class[c];
+    Block* const b = list;
+    if (b) list = b->next, b->arena = arena;
+    return b;
+  }
   Block* fresh(int c, size_t size) {
     const auto ask = [&]() -> void* {
       if (limit && stats.held_bytes + size > limit) return nullptr;
@@ -138,7 +146,8 @@ struct Pool {
     Block*& list = arenas[arena].of_class[c];
     Block* b = guarding() ? nullptr : list;
     if (b) list = b->next;
-    else b = fresh(c, size);
+    else if (arena != 0) b = adopted(c);
+    if (!b) b = fresh(c, size);
     if (!b) {
       fail(Kind::memory, "GPU memory: {} more bytes needed for {}, {} of {} in use; try a smaller batch, --accum or --recompute block. Live buffers:\n{}",
            size, purpose.what, stats.live_bytes, limit ? limit : device().total_bytes, table());
@@ -152,6 +161,9 @@ struct Pool {
   void put_back(Block& b) {
     b.live = false;
     stats.live_bytes -= b.bytes;
+    put_aside(b);
+  }
+  void put_aside(Block& b) {
     if (b.guarded || (b.arena == 0 && emulated)) return release(b);
     Block*& list = arenas[b.arena].of_class[b.size_class];
     b.next = list;
@@ -300,13 +312,14 @@ Arena::Arena() {
   pool().arenas[id_];
 }
 
-// Blocks still in use then belong to the pool at large once they are freed.
+// All its blocks belong to the pool at large then, those in use once they are freed.
 Arena::~Arena() {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
-  p.give_back(p.arenas[id_]);
   for (auto& [data, b] : p.blocks)
     if (b.arena == id_) b.arena = 0;
+  for (Block* free : p.arenas[id_].of_class)
+    while (free) p.put_aside(*std::exchange(free, free->next));
   p.arenas.erase(id_);
 }
 

@@ -51,7 +51,7 @@ class Scratch {
 };
 
 /// Blocks of their own: what is allocated while an ArenaScope lives comes from the arena and returns to it, so the addresses a captured graph
-/// refers to are given to nobody else. Memory goes back to the pool when the arena does.
+/// refers to are given to nobody else. An arena grows by what lies idle in the pool, and all of it goes back to the pool when the arena does.
 class Arena {
  public:
   Arena();

@@ -27,8 +27,9 @@ thread_local const char *current_op = "the GPU", *last_op = "the start";
 
 [[noreturn]] void fail_with(cudaError_t e, const std::string& call) {
   cudaGetLastError();
-  // Sticky errors (an illegal address, say) leave the context unusable: another call says the same.
-  const Failure failure = e == cudaErrorMemoryAllocation ? Failure::memory : cudaDeviceSynchronize() == e ? Failure::lost : Failure::refused;
+  // Sticky errors (an illegal address, say) leave the context unusable: whatever is asked next fails as well. Waiting would spoil a capture.
+  const bool lost = !capturing() && e != cudaErrorMemoryAllocation && cudaDeviceSynchronize() != cudaSuccess;
+  const Failure failure = e == cudaErrorMemoryAllocation ? Failure::memory : lost ? Failure::lost : Failure::refused;
   fail_call(current_op, call, cudaGetErrorString(e), cudaGetErrorName(e), failure);
 }
 void check(cudaError_t e, const char* call) {
@@ -82,9 +83,15 @@ std::string start() {
   if (const cudaError_t bad = cudaGetDeviceProperties(&p, 0); bad != cudaSuccess)
     return fmt::format("the GPU does not answer: {} ({}); use --device cpu", cudaGetErrorString(bad), cudaGetErrorName(bad));
   if (p.major < 8) return fmt::format("{} has compute capability {}.{}, 8.0 is needed (bf16 products); use --device cpu", p.name, p.major, p.minor);
+  const auto takes_no_work = [](cudaError_t bad) {
+    return fmt::format("the GPU takes no work: {} ({}); is another program using all of it? See nvidia-smi, or use --device cpu", cudaGetErrorString(bad),
+                       cudaGetErrorName(bad));
+  };
   cudaFuncAttributes a{};
-  if (cudaFuncGetAttributes(&a, probe_kernel()) != cudaSuccess) {
+  if (const cudaError_t bad = cudaFuncGetAttributes(&a, probe_kernel()); bad != cudaSuccess) {
     cudaGetLastError();
+    // Any other error is about the context that this first call makes: the device may be reserved, or full.
+    if (bad != cudaErrorNoKernelImageForDevice && bad != cudaErrorInvalidDeviceFunction && bad != cudaErrorUnsupportedPtxVersion) return takes_no_work(bad);
     return fmt::format("this program holds kernels for compute capability {}, {} has {}.{}; build again with -DFACET_CUDA_ARCHS={}{}", built_for(), p.name,
                        p.major, p.minor, p.major, p.minor);
   }
@@ -97,7 +104,7 @@ std::string start() {
   c->info.driver = version_text(driver), c->info.runtime = version_text(runtime);
   if (const cudaError_t bad = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking); bad != cudaSuccess) {
     delete c;
-    return fmt::format("the GPU takes no work: {} ({}); is another program using all of its memory?", cudaGetErrorString(bad), cudaGetErrorName(bad));
+    return takes_no_work(bad);
   }
   context = c;
   return {};
@@ -108,13 +115,14 @@ Context& ctx() {
   return *context;
 }
 
-void wait(const char* what) {
-  about_to_wait(last_op, what);
-  check(cudaStreamSynchronize(ctx().stream), what);
-}
-
 void check_not_capturing(const char* what) {
   if (capturing()) fail(Kind::usage, "{}: {} cannot be part of a captured graph", current_op, what);
+}
+
+void wait(const char* what) {
+  check_not_capturing(what);
+  about_to_wait(last_op, what);
+  check(cudaStreamSynchronize(ctx().stream), what);
 }
 
 }  // namespace
@@ -188,7 +196,7 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
 }
 
 void copy_on_device(void* to, const void* from, size_t bytes) {
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ctx().stream), "a copy on the GPU");
+  if (bytes) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ctx().stream), "a copy on the GPU");
 }
 
 void fill_bytes(void* to, int value, size_t bytes) {
@@ -227,6 +235,7 @@ bool capturing() { return in_capture; }
 void begin_capture() {
   // Relaxed: in the other modes cudaMalloc would spoil the capture, and an arena asks for memory while its graph is recorded. Such memory is there
   // at once and is no part of the graph, which only knows its addresses. What must not be recorded is refused by check_not_capturing.
+  check_not_capturing("beginning a capture");
   check(cudaStreamBeginCapture(ctx().stream, cudaStreamCaptureModeRelaxed), "beginning a capture");
   in_capture = true;
 }
@@ -248,7 +257,11 @@ void* end_capture(bool keep) {
   return exec;
 }
 
-void replay(void* graph) { check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), ctx().stream), "replaying a graph"); }
+void replay(void* graph) {
+  check_not_capturing("replaying a graph");
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), ctx().stream), "replaying a graph");
+}
+// Replays that are under way end first (cuGraphExecDestroy), without being waited for.
 void destroy_graph(void* graph) noexcept { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
 
 // ---- time
@@ -264,6 +277,7 @@ Timer::~Timer() {
 }
 void Timer::start() { check(cudaEventRecord(static_cast<cudaEvent_t>(begin_), ctx().stream), "an event"); }
 double Timer::seconds() {
+  check_not_capturing("a timer");
   check(cudaEventRecord(static_cast<cudaEvent_t>(end_), ctx().stream), "an event");
   about_to_wait(last_op, "a timer");
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(end_)), "waiting for a timer");
