@@ -170,15 +170,21 @@ void conform_train(Conformance& c) {
     const Run r{DType::bf16};
     return same_bits(supervised(c, r), supervised(c, r), "losses and weights agree in every bit");
   });
-  for (const bool lora : {false, true})
-    c.check(lora ? "LoRA with dropout, bf16, recorded graphs = eager" : "bf16, recorded graphs = eager", [&] {
-      const Learned eager = supervised(c, {.dtype = DType::bf16, .lora = lora}), graphs = supervised(c, {.dtype = DType::bf16, .lora = lora, .graphs = true});
+  const auto replayed = [&](const char* name, Run r) {
+    c.check(name, [&c, r]() mutable {
+      const Learned eager = supervised(c, r);
+      r.graphs = true;
+      const Learned graphs = supervised(c, r);
       Outcome o = same_bits(graphs, eager, "losses and weights agree in every bit");
       o.detail += fmt::format("; {} passes replayed", graphs.replays);
       o.figures = {{"replays", static_cast<double>(graphs.replays)}};
       o.ok = o.ok && graphs.replays > 0;
       return o;
     });
+  };
+  replayed("bf16, recorded graphs = eager", {DType::bf16});
+  replayed("f32, recorded graphs = eager", {DType::f32});
+  replayed("LoRA with dropout, bf16, recorded graphs = eager", {.dtype = DType::bf16, .lora = true});
   c.check("preferences, f32, CPU against GPU", [&] { return compare_curves(dpo_curve(c, Device::gpu), dpo_curve(c, Device::cpu), 1e-3); });
   c.check("preferences, f32, recorded graphs = eager", [&] { return compare_curves(dpo_curve(c, Device::gpu, true), dpo_curve(c, Device::gpu), 0); });
   c.check("rewards, f32, CPU against GPU", [&] {
