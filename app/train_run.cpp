@@ -227,6 +227,7 @@ TrainResult run_training(const TrainSettings& s, uint64_t seed, ModelFolder& fol
       {"warmup", std::to_string(s.warmup)}, {"min-lr-ratio", fmt::format("{}", s.min_lr_ratio)}, {"clip", fmt::format("{}", s.clip)},
       {"tokenizer", fmt::format("{:016x}", folder.tokenizer.hash())}};
   if (!o.spike_guard) identity["spike-guard"] = "off";
+  if (model.device() == Device::gpu) identity["device"] = "cuda";  // sums of another order than the CPU's
   if (s.schedule == "wsd") identity["decay"] = fmt::format("{}", s.decay);
   identity.merge(s.optimizer.identity());
   if (const uint32_t frozen = hash_of_frozen(model)) identity["frozen weights"] = fmt::format("{:08x}", frozen);

@@ -43,6 +43,22 @@ TEST_CASE("program: generation waits for the GPU for its tokens and for nothing 
   CHECK(strict.out == free.out);
 }
 
+TEST_CASE("program: a run goes on where it was begun, on another device only when told", "[full]") {
+  const facet::test::TempFolder temp;
+  std::ofstream(temp / "a.txt") << "one two three four five six seven";
+  const auto sft = [&](const std::string& more) {
+    return run_facet(std::string("sft --model ") + FACET_GOLDENS + "/gemma3-tiny --data " + (temp / "a.txt") + " --max-len 8 --batch 1 --steps 2 --save-every 1 " +
+                         "--sample-every 9 --eval-every 9 --quiet --threads 1 --out " + (temp / "run") + " " + more,
+                     "FACET_GPU=emulated");
+  };
+  REQUIRE(sft("").code == 0);
+  std::filesystem::remove_all(temp / "run/checkpoints/step-2");
+  const Result refused = sft("--resume --device cuda");
+  CHECK(refused.code == 2);
+  CHECK_THAT(refused.err, Catch::Contains("resume: device was not set, cuda now") && Catch::Contains("--allow-changed device accepts it (no longer bitwise)"));
+  CHECK(sft("--resume --device cuda --allow-changed device").code == 0);
+}
+
 TEST_CASE("program: a trace has the device's time of every span, also of passes that are replayed", "[full]") {
   const facet::test::TempFolder temp;
   for (const char* emulator : {"forward", "deferred"}) {
