@@ -76,7 +76,7 @@ Outcome time_case(Gemma& model, const TrainCase& k, const Probe& limit, bool tin
         const Clip clip = optimizer.clip(1.0);
         optimizer.step(1e-5, clip.scale);
       },
-      tiny ? 0 : 1.5);
+      tiny ? 0 : 1.0);
   if (!std::isfinite(loss)) fail(Kind::check, "the loss is not finite");
   const double flops = model.step_flops(tokens, (static_cast<double>(k.length) + 1) / 2, tokens) / seconds;
   const double nominal = nominal_flops(gpu::device()), peak = static_cast<double>(gpu::pool_stats().peak_bytes);
