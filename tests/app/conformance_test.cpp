@@ -5,7 +5,9 @@
 #include <filesystem>
 
 #include "app/conformance/goldens.h"
+#include "autograd/ops.h"
 #include "tensor/error.h"
+#include "tensor/gpu/emulator/emulator.h"
 #include "tensor/io/safetensors.h"
 
 using namespace facet;
@@ -30,10 +32,21 @@ TEST_CASE("conformance: what a check says or throws becomes a finding") {
   CHECK(c.findings()[0].figures.at(0).second == 3);
   CHECK(c.findings()[2].detail == "a mistake");
   CHECK(c.count(Verdict::failed) == 3);
-  // A device that is lost ends the run; what it was doing is on record.
-  CHECK_THROWS_AS(c.check("lost", []() -> Outcome { fail(Kind::environment, "rms_norm: a launch failed"); }), Error);
+  // A call that is refused costs one finding.
+  c.check("refused", []() -> Outcome { fail(Kind::environment, "rms_norm: a launch failed"); });
   CHECK(c.findings().back().verdict == Verdict::failed);
   CHECK(c.findings().back().detail == "rms_norm: a launch failed");
+  // A device that is lost ends the run; what it was doing is on record.
+  gpu::emulate(true);
+  const auto loses_it = []() -> Outcome {
+    gpu::emulator::fail_launch(1);
+    return {exp(Tensor::zeros({1}, DType::f32, Device::gpu)).item() == 1};
+  };
+  CHECK_THROWS_AS(c.check("lost", loses_it), Error);
+  CHECK(c.findings().back().name == "lost");
+  CHECK_THAT(c.findings().back().detail, Catch::Contains("The last operation was unary of f32 [1]"));
+  gpu::emulator::fail_launch(0);
+  gpu::emulate(false);
 }
 
 TEST_CASE("conformance: the program carries the tiny model and its reference numbers, and leaves nothing behind") {
