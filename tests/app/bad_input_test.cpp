@@ -97,7 +97,7 @@ struct Setting : TempFolder {
     for (const std::string& w : words) line += w + " ";
     INFO(line << "\n" << said);
     CHECK(got == code);
-    CHECK(seconds < 2);
+    CHECK(seconds < 20);  // of a processor, which neighbours slow down; a step of this size would take hours
     for (const std::string& part : parts) {
       INFO("missing: " << part);
       CHECK(said.find(part) != std::string::npos);
