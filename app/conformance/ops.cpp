@@ -13,24 +13,15 @@ namespace facet::app {
 
 namespace {
 
-void run(Conformance& c, const test::Contract& contract, const test::DeviceOptions& options) {
-  c.console.status(fmt::format("  {} ...", contract.name));
-  test::DeviceResult r;
-  try {
-    r = test::run_on_device(contract, options);
-  } catch (const Error& e) {  // refused by the device, which the other operations may not be
-    if (device_is_lost()) throw;
-    r.name = contract.name;
-    r.failures.push_back(e.what());
-  }
-  Finding f{"ops", r.name, Verdict::passed, fmt::format("{} comparisons, the worst at {:.3f} of its limit", r.ran, r.worst), {}, r.seconds};
-  if (r.left_out > 0) f.detail += fmt::format(", {} too large for the emulator", r.left_out);
-  f.figures = {{"comparisons", r.ran}, {"worst_share_of_limit", r.worst}};
-  if (!r.failures.empty()) {
-    f.verdict = Verdict::failed;
-    f.detail = fmt::format("{} of them: {}", r.failures.size(), r.failures.front());
-  }
-  c.add(std::move(f));
+void check(Conformance& c, const test::Contract& contract, const test::DeviceOptions& options) {
+  c.check(contract.name, [&] {
+    const test::DeviceResult r = test::run_on_device(contract, options);
+    Outcome o{r.failures.empty(), fmt::format("{} comparisons, the worst at {:.3f} of its limit", r.ran, r.worst),
+              {{"comparisons", r.ran}, {"worst_share_of_limit", r.worst}}};
+    if (r.left_out > 0) o.detail += fmt::format(", {} too large for the emulator", r.left_out);
+    if (!o.ok) o.detail = fmt::format("{} of them: {}", r.failures.size(), r.failures.front());
+    return o;
+  });
 }
 
 test::Sizes sizes_of(const std::string& name, int64_t tokens) {
@@ -53,7 +44,7 @@ void conform_ops(Conformance& c) {
       return Outcome{w.wrong == 0, w.wrong ? fmt::format("{} of {} wrong; {}", w.wrong, w.compared, w.first) : fmt::format("{} results", w.compared),
                      {{"compared", static_cast<double>(w.compared)}, {"wrong", static_cast<double>(w.wrong)}}};
     });
-  for (const test::Contract& contract : test::contracts()) run(c, contract, {.most_elements = c.tiny ? 2000 : 0});
+  for (const test::Contract& contract : test::contracts()) check(c, contract, {.most_elements = c.tiny ? 2000 : 0});
   std::vector<test::Contracts> sized;
   if (c.tiny) {
     sized = {test::contracts_at({"tiny", 20, 40, 56, 4, 1, 16, 300, 7}), test::attention_at(heads_of(64, 2, 1, 12, 5))};
@@ -63,7 +54,7 @@ void conform_ops(Conformance& c) {
              test::attention_at(heads_of(64, 4, 4, 1100, 300))};
   }
   for (const test::Contracts& list : sized)
-    for (const test::Contract& contract : list) run(c, contract, {});
+    for (const test::Contract& contract : list) check(c, contract, {});
   conform_libraries(c);
 }
 
