@@ -7,6 +7,7 @@ namespace facet::test {
 const Contracts& contracts() {
   static const Contracts list = [] {
     const std::pair<const char*, Contracts (*)()> pages[] = {
+        {"adapter_gradients", adapter_gradients_contracts},
         {"add_linear", add_linear_contracts},
         {"add_rms_norm", add_rms_norm_contracts},
         {"attention", attention_contracts},

@@ -4,6 +4,7 @@
 
 namespace facet::test {
 
+Contracts adapter_gradients_contracts();
 Contracts add_linear_contracts();
 Contracts add_rms_norm_contracts();
 Contracts attention_contracts();
