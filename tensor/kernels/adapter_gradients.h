@@ -10,7 +10,9 @@
 // Layouts: any strides. dt may lie in the same buffer as dy, between its rows, but shares no element with it; db aliases nothing.
 // dt is always "=", db "=" or "+=".
 //
-// On the GPU two products (gemm.h).
+// On the GPU one pass over dy for bf16 with rows on multiples of 16 bytes and up to 32 columns of t, where that moves fewer bytes than reading
+// dy twice (tensor/gpu/adapter_gradients.cu), else two products (gemm.h). Which, and the order of sums in the pass, are decided by shapes,
+// strides, dtypes and alignment: the same call gives the same bits in every run. In the pass a row's bits depend on the number of rows.
 #pragma once
 #include "tensor/kernels/door.h"
 #include "tensor/view.h"

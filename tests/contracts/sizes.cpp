@@ -2,10 +2,12 @@
 
 #include <cmath>
 #include <memory>
+#include <tuple>
 
 #include "autograd/inference_ops.h"
 #include "autograd/joined_ops.h"
 #include "autograd/ops.h"
+#include "tensor/kernels/adapter_gradients.h"
 #include "tensor/kernels/logit_rows.h"
 #include "tensor/kernels/sample.h"
 #include "tensor/rope_table.h"
@@ -49,6 +51,17 @@ Contracts products(const Sizes& s) {
   list.back().gradcheck.fixed = {1};
   for (const int64_t rows : {1, 16, 64})  // of decoding
     list.push_back(contract(s, "down, " + std::to_string(rows) + " rows", Arithmetic::sums, of(rows, s.hidden, s.width), one));
+  for (const auto& [name, out, rank] : {std::tuple{"q, k and v", heads + 2 * kv, int64_t{16}}, {"gate and up", 2 * s.hidden, int64_t{8}}}) {
+    list.push_back(contract(s, std::string("an adapter's gradients, ") + name, Arithmetic::sums,
+                            [=](Random& r, int) -> Tensors { return {r.normal({s.tokens, out}), weight(r, rank, out).transpose(0, 1).clone(), r.normal({s.tokens, rank})}; },
+                            [](const Tensors& x) {
+                              const Tensor dt = Tensor::empty({x[0].dim(0), x[1].dim(1)}, x[0].dtype(), x[0].device());
+                              const Tensor db = Tensor::empty(x[1].shape(), acc_dtype(x[0].dtype()), x[0].device());
+                              adapter_gradients(x[0].view(), x[1].view(), x[2].view(), 0.5, dt.out(), db.out());
+                              return Tensors{dt, db};
+                            }));
+    list.back().differentiable = false;
+  }
   for (const int64_t rows : {int64_t{1}, s.tokens}) {
     list.push_back(contract(s, "gate, up and geglu of " + std::to_string(rows) + " rows", Arithmetic::sums,
                             [=](Random& r, int) -> Tensors { return {r.normal({rows, s.width}), weight(r, s.hidden, s.width), weight(r, s.hidden, s.width)}; },
