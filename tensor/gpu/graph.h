@@ -39,18 +39,21 @@ class Graph {
     Recording recording;
     f();
     exec_ = recording.finish();
+    recorded_ = true;
     arena_ = arena;
   }
   void replay() const {
+    if (!exec_) return;  // f launched nothing
     detail::note_operation("a replayed graph");
     gpu::replay(exec_);
   }
 
-  bool recorded() const { return exec_ != nullptr; }
+  bool recorded() const { return recorded_; }
   /// Forgets what was recorded. Needed when a shape or an address changes.
   void reset() {
     if (exec_) destroy_graph(exec_);
     exec_ = nullptr;
+    recorded_ = false;
     arena_.reset();
   }
 
@@ -66,7 +69,8 @@ class Graph {
       return end_capture(true);
     }
   };
-  void* exec_ = nullptr;
+  void* exec_ = nullptr;  // null: nothing was launched
+  bool recorded_ = false;
   std::shared_ptr<Arena> arena_;
 };
 

@@ -73,7 +73,7 @@ void* stream();
 /// True between begin_capture and end_capture: launches are recorded, not run; copies from and to the host throw.
 bool capturing();
 void begin_capture();
-/// The recorded graph, ready to replay; null when not kept.
+/// The recorded graph, ready to replay; null when not kept, or when nothing was launched.
 void* end_capture(bool keep);
 void replay(void* graph);
 void destroy_graph(void* graph) noexcept;

@@ -154,6 +154,18 @@ TEST_CASE("cuda: a refused launch harms nothing else, a lost device is called on
   CHECK(x.at({3}) == 3);
 }
 
+TEST_CASE("cuda: steps in which no parameter has a gradient, again and again") {
+  const auto model = tiny(Device::gpu);
+  AdamW optimizer({{.parameters = parameters(*model)}});
+  optimizer.keep_gradients(true);
+  const int64_t graphs = cuda::calls().graphs;
+  for (int step = 0; step < 4; ++step) {
+    CHECK(optimizer.clip(1.0).norm == 0);
+    optimizer.step(1e-3);
+  }
+  CHECK(cuda::calls().graphs == graphs + 2);  // captures of nothing
+}
+
 TEST_CASE("cuda: training and generation replay graphs, with the bits of launched ones") {
   const auto losses = [](bool graphs) {
     const auto model = tiny(Device::gpu);

@@ -289,7 +289,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
   *graph = new CUgraph_st{std::move(*works)};
   return say(cudaSuccess);
 }
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* n) {
+  if (nodes) return say(cudaErrorInvalidValue);  // only counted here
+  return *n = graph->works.size(), say(cudaSuccess);
+}
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  if (graph->works.empty()) return say(cudaErrorInvalidValue);  // what a driver makes of one without nodes is not said anywhere
   *exec = new CUgraphExec_st{std::make_shared<const Works>(graph->works)};
   return say(cudaSuccess);
 }

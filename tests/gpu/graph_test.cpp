@@ -80,6 +80,20 @@ TEST_CASE("graph: records once and replays; what it refers to stays its own") {
   CHECK(calls == 1);
 }
 
+TEST_CASE("graph: where nothing is launched, nothing is replayed") {
+  gpu::emulate(true);
+  const Tensor x = Tensor::zeros({1}, DType::f32, Device::gpu);
+  x.to(DType::bf16);
+  gpu::Graph graph;
+  graph.record(std::make_shared<gpu::Arena>(), [] {});
+  CHECK(graph.recorded());
+  graph.replay();
+  CHECK(last_gpu_operation() == "copy of f32 [1], bf16 [1]");
+  CHECK(x.item() == 0);
+  graph.reset();
+  CHECK_FALSE(graph.recorded());
+}
+
 TEST_CASE("graph: waiting and copies from the host are refused while recording, and nothing is left open") {
   gpu::emulate(true);
   const Tensor x = Tensor::zeros({1}, DType::f32, Device::gpu);

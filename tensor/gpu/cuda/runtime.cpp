@@ -250,8 +250,10 @@ void* end_capture(bool keep) {
     return nullptr;
   }
   check(e, "ending a capture");
+  size_t nodes = 0;
   cudaGraphExec_t exec = nullptr;
-  const cudaError_t made = cudaGraphInstantiate(&exec, graph, 0);
+  cudaError_t made = cudaGraphGetNodes(graph, nullptr, &nodes);
+  if (made == cudaSuccess && nodes > 0) made = cudaGraphInstantiate(&exec, graph, 0);
   cudaGraphDestroy(graph);
   check(made, "making a graph");
   return exec;

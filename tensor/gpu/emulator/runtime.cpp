@@ -180,7 +180,7 @@ void begin_capture() {
 }
 void* end_capture(bool keep) {
   std::unique_ptr<Graph> graph = std::move(runtime().recording);
-  return keep ? graph.release() : nullptr;
+  return keep && !graph->empty() ? graph.release() : nullptr;
 }
 void replay(void* graph) {
   check_not_capturing("replaying a graph");
