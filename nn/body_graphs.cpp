@@ -31,7 +31,29 @@ struct BodyGraphs::Entry {
     bool written = false;  // by the backward pass
   };
   std::vector<Gradient> gradients;  // of the parameters that train, in their order
+
+  bool recorded() const { return forward.recorded(); }
+  void forget() {
+    forward.reset(), backward.reset(), loss.reset();
+    h = leaf = dh = {};
+    arena.reset();
+  }
 };
+
+namespace {
+/// While one lives, the tape says of gradients what was written since.
+struct WrittenSince {
+  const std::vector<Parameter*>& list;
+  std::vector<bool> before;
+  explicit WrittenSince(const std::vector<Parameter*>& l) : list(l) {
+    for (Parameter* p : list) before.push_back(static_cast<bool>(p->grad())), p->set_grad_written(false);
+  }
+  WrittenSince(const WrittenSince&) = delete;
+  ~WrittenSince() {
+    for (size_t i = 0; i < list.size(); ++i) list[i]->set_grad_written(before[i]);
+  }
+};
+}  // namespace
 
 BodyGraphs::BodyGraphs(LanguageModel& m) : model_(m) {}
 BodyGraphs::~BodyGraphs() = default;
@@ -73,29 +95,33 @@ void BodyGraphs::record(Entry& e) {
     e.h = model_.hidden(e.tokens);
   });
   e.leaf = leaf(e.h, e.h.dtype());
-  e.dh = Tensor::empty(e.h.shape(), e.h.dtype(), Device::gpu);
+  if (tracing(e.h)) e.dh = Tensor::empty(e.h.shape(), e.h.dtype(), Device::gpu);
   record_backward(e);  // at once: the tape belongs to the tokens of now, which may have no row that carries loss
 }
 
 Tensor BodyGraphs::forward(const Tokens& tokens) {
-  now_ = nullptr;
+  now_ = nullptr, due_ = false;
+  ++passes_;
   if (model_.device() == Device::cpu || !gpu::records_graphs() || !grad_enabled() || tapping() || anomaly_watch()) return model_.hidden(tokens);
   Entry& e = entry(tokens);
   if (e.seen++ < eager_passes) return model_.hidden(tokens);
-  const bool recorded = e.forward.recorded();
+  const bool recorded = e.recorded();
   if (recorded && gradients_moved(e)) {
     e.seen = 0;
-    e.forward.reset(), e.backward.reset(), e.loss.reset();
-    e.h = e.leaf = e.dh = {};
-    e.arena.reset();
+    e.forget();
     return model_.hidden(tokens);
   }
   if (!recorded) {
-    const auto full = std::count_if(entries_.begin(), entries_.end(), [](const auto& x) { return x->forward.recorded(); });
+    const auto full = std::count_if(entries_.begin(), entries_.end(), [](const auto& x) { return x->recorded(); });
     if (static_cast<size_t>(full) >= most_shapes) return model_.hidden(tokens);
     e.tokens = tokens.on(Device::gpu, model_.vocab());
     if (e.drops) e.key = words_of(dropout_key()->key).to(Device::gpu);
-    record(e);
+    try {
+      record(e);
+    } catch (...) {
+      e.forget();  // both passes or none
+      throw;
+    }
   } else {
     tokens.check(model_.vocab());
     e.tokens.ids.set(tokens.ids), e.tokens.positions.set(tokens.positions);
@@ -105,15 +131,15 @@ Tensor BodyGraphs::forward(const Tokens& tokens) {
   e.forward.replay();
   ++replays_;
   clear_grad(e.leaf);
-  now_ = &e;
+  now_ = &e, due_ = true;
   return e.leaf;
 }
 
 void BodyGraphs::backward() {
-  if (!now_) return;
-  Entry& e = *std::exchange(now_, nullptr);
+  if (!std::exchange(due_, false)) return;
+  Entry& e = *now_;
   const Tensor dh = grad_of(e.leaf);
-  if (!dh) return;  // no row carried loss
+  if (!dh || !e.dh) return;  // no row carried loss, or nothing before h trains
   e.dh.set(dh);
   clear_grad(e.leaf);
   replay_backward(e);
@@ -122,13 +148,11 @@ void BodyGraphs::backward() {
 // The tape runs once, here, so this is when its sinks tell which gradients the graph writes.
 void BodyGraphs::record_backward(Entry& e) {
   const std::vector<Parameter*> list = trained();
-  std::vector<bool> before;
-  for (Parameter* p : list) before.push_back(static_cast<bool>(p->grad())), p->set_grad_written(false);
-  e.backward.record(e.arena, [&] { facet::backward(e.h, e.dh); });
-  for (size_t i = 0; i < list.size(); ++i) {
-    e.gradients[i].written = static_cast<bool>(list[i]->grad());
-    list[i]->set_grad_written(before[i]);
-  }
+  const WrittenSince since(list);
+  e.backward.record(e.arena, [&] {
+    if (e.dh) facet::backward(e.h, e.dh);
+  });
+  for (size_t i = 0; i < list.size(); ++i) e.gradients[i].written = static_cast<bool>(list[i]->grad());
 }
 
 void BodyGraphs::replay_backward(Entry& e) {
@@ -140,7 +164,8 @@ void BodyGraphs::replay_backward(Entry& e) {
 
 Tensor BodyGraphs::run(const HeadTask& task, const Tensor& h) {
   if (!now_) return task.run_backward(h, model_.head().value());
-  Entry& e = *std::exchange(now_, nullptr);
+  if (!std::exchange(due_, false)) fail(Kind::usage, "training pass: its backward pass has been run; make another pass for another loss");
+  Entry& e = *now_;
   if (task.rows.empty()) return task.loss.side;
   const Parameter& head = model_.head();
   const Tensor answers = task.answers(e.loss.run(task, e.dh, head.grad_memory()));
@@ -157,9 +182,21 @@ int64_t BodyGraphs::loss_replays() const {
   return n;
 }
 
-Tensor TrainingPass::run(const HeadTask& task) const { return graphs_ ? graphs_->run(task, h) : task.run_backward(h, model_.head().value()); }
+BodyGraphs* TrainingPass::graphs() const {
+  if (graphs_ && graphs_->passes() != number_)
+    fail(Kind::usage, "training pass: another one was made since, whose values took the place of this one's; finish a pass before the next is made");
+  return graphs_;
+}
 
-Tensor TrainingPass::values(const HeadTask& task) const { return graphs_ ? graphs_->values(task) : task.values(); }
+Tensor TrainingPass::run(const HeadTask& task) const {
+  BodyGraphs* const g = graphs();
+  return g ? g->run(task, h) : task.run_backward(h, model_.head().value());
+}
+
+Tensor TrainingPass::values(const HeadTask& task) const {
+  BodyGraphs* const g = graphs();
+  return g ? g->values(task) : task.values();
+}
 
 double TrainingPass::cross_entropy(const Tensor& labels, const Tensor& weights, const CrossEntropyOptions& options) const {
   return total_loss(run(cross_entropy_task(h, model_.head().value(), labels, weights, options)));
