@@ -66,6 +66,14 @@ DecodeLoop::Entry& DecodeLoop::entry(int64_t first, int64_t rows) {
   return e;
 }
 
+void DecodeLoop::look_at_model() {
+  if (model_->device() == Device::cpu) return;
+  std::vector<const void*> now;
+  for (const Parameter* p : parameters(*model_)) now.push_back(p->value().view().data);
+  if (now != parameters_) entries_.clear();
+  parameters_ = std::move(now);
+}
+
 void DecodeLoop::set_rules(const DrawRules& rules, Counters counters) {
   if (sampler_ && rules == rules_ && counters == counters_) return;
   entries_.clear();

@@ -43,6 +43,9 @@ class DecodeLoop {
   DecodeLoop(LanguageModel&, KvCache&);
   ~DecodeLoop();
 
+  /// To be called where the model may be another one than before (an adapter put in use, weights that lie elsewhere): forgets what was recorded of
+  /// it. Walks through its parameters, so once a text, not once a step.
+  void look_at_model();
   /// Whether rows go on without the host, so that several steps can be made at once and rows that have ended may stay among the others.
   bool alone(const SamplingOptions&) const;
   /// Starts up to `steps` steps of the rows [first, first + rows.size()) of the cache, which must be selected, and tells how many: one unless they
@@ -63,7 +66,8 @@ class DecodeLoop {
 
   LanguageModel* model_;
   KvCache* cache_;
-  // What is recorded: these rules, and the sets of rows. Graphs take turns in one arena, since none leaves anything behind in it.
+  // What is recorded: these parameters, by where they lie, these rules, and the sets of rows. Graphs take turns in one arena, since none leaves anything behind in it.
+  std::vector<const void*> parameters_;
   DrawRules rules_;
   Counters counters_ = Counters::partitionable;
   std::optional<Sampler> sampler_;

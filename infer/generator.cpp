@@ -207,6 +207,7 @@ std::vector<Generation> continue_rows(Generator& g, const std::vector<int64_t>& 
   if (o.max_new <= 0) return result;
   // Single tokens go the way of those that were drawn; prompts go in at once.
   const bool prompts = std::ranges::any_of(tokens, [](const auto& list) { return list.size() != 1; });
+  g.loop_.look_at_model();
   if (prompts) g.feed(rows, tokens);
   else g.check(rows, tokens);
   const DrawRules rules{o.sampling, o.ignore_stop ? std::vector<int32_t>{} : o.stop};

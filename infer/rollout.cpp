@@ -251,6 +251,7 @@ std::vector<Rollout> Roller::operator()(Prompts prompts, const RolloutOptions& o
   const auto count = static_cast<int64_t>(prompts.size()), most = static_cast<int64_t>(longest);
   const int64_t places = std::min(o.rows, count * o.group), staged = std::min(count, (places + o.group - 1) / o.group + 1);
   make_room(places, staged, most, std::min(most + o.max_new, model_.context()));
+  loop_->look_at_model();
   std::vector<Rollout> result = Run(model_, *rows_, *loop_, *prompts_, places, staged, prompts, o)(f);
   f.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;

@@ -7,6 +7,7 @@
 
 #include "infer/generator.h"
 #include "infer/rollout.h"
+#include "nn/lora.h"
 #include "nn/tap.h"
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/gpu/runtime.h"
@@ -186,6 +187,32 @@ TEST_CASE("decode loop: rules that change are recorded anew; what a row is drawn
   const RolloutOptions jax{.group = 2, .max_new = 4, .key = key(3, Counters::original)};
   const Prompts prompts = {some_tokens(3, 61)};
   check_same(roll_out(*model, prompts, jax), with_host([&] { return roll_out(*model, prompts, jax); }));
+}
+
+TEST_CASE("decode loop: another adapter, or none, is recorded anew") {
+  const auto model = gpu_model();
+  Adapters adapters(*model);
+  for (const char* name : {"a", "b"}) {
+    adapters.add(name, {.rank = 2, .alpha = 40}, key(name[0]));
+    for (const auto& [path, f] : adapters.factors(name))
+      for (Parameter* p : {&f->a, &f->b}) p->value().set(normal(key(name[0] + path.size()), p->value().shape()).to(p->value().dtype()).to(Device::gpu));
+  }
+  Generator kept(*model, 1, 60);
+  Roller roller(*model);
+  const Prompts prompts = {some_tokens(3, 61)};
+  const GenerateOptions o{.sampling = {.temperature = 0}, .max_new = 8};
+  std::vector<std::vector<int32_t>> texts;
+  for (const char* name : {"a", "b", "", "a"}) {
+    adapters.use(name);
+    kept.forget(0);
+    const auto fresh = with_host([&] { return generate(*model, prompts, o); });
+    check_same(continue_rows(kept, {0}, prompts, o), fresh);
+    const RolloutOptions r{.group = 2, .max_new = 8, .key = key(3)};
+    check_same(roller(prompts, r), with_host([&] { return roll_out(*model, prompts, r); }));
+    texts.push_back(fresh[0].tokens);
+  }
+  CHECK(texts[0] == texts[3]);
+  for (const auto& [i, j] : {std::pair{0, 1}, {0, 2}, {1, 2}}) CHECK(texts[static_cast<size_t>(i)] != texts[static_cast<size_t>(j)]);
 }
 
 TEST_CASE("decode loop: logits that are no numbers end in an error, not in a token") {
