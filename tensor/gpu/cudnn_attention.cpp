@@ -9,6 +9,7 @@
 #include "tensor/gpu/cudnn_attention_graph.h"
 #include "tensor/gpu/measured_choice.h"
 #include "tensor/gpu/pool.h"
+#include "tensor/gpu/recently_used.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/size_classes.h"
 
@@ -56,6 +57,11 @@ const char* cudnn_attention_refuses(const AttentionInputs& x, const View& y, con
     if (!packed(*d) || d->accumulate) return "a gradient is not wanted, not bf16 in rows of 16 bytes, or is added to";
   return nullptr;
 }
+
+namespace {
+constexpr int64_t plan_lengths = 64;
+}
+bool cudnn_worth_a_plan(int64_t T) { return T >= 512 && T % plan_lengths == 0; }
 
 int64_t cudnn_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, bool deterministic) {
   const int64_t rows = (T + 127) / 128 * 128, heads = K < H ? 4 * B * T * H * Dh : 0;
@@ -136,18 +142,30 @@ template <class G>
 struct Problem {
   G graph;
   std::optional<cudnn::Plan> plan;  ///< none: the library has no engine for it
+  bool recorded = false;            ///< its code is a recorded graph's, too
 };
 template <class G>
-using Problems = std::unordered_map<LtKey, Problem<G>, LtKeyHash>;
+using Problems = RecentlyUsed<LtKey, Problem<G>, LtKeyHash>;
+/// Of a direction. A plan takes 0.6 MB of the host (measured on those for an H200) and about as much of the GPU: both directions of 256 shapes,
+/// 300 MB. What goes is compiled again when it comes again.
+constexpr size_t most_plans = 256;
 
 template <class G, class Make>
 const Problem<G>& problem(const LtKey& key, Make&& make) {
-  static Problems<G>& all = *new Problems<G>;  // plans hold code of the driver's, which may be gone when statics are destroyed
-  const auto found = all.find(key);
-  if (found != all.end()) return found->second;
-  Problem<G> p{make(), std::nullopt};
-  p.plan = cudnn::make_plan(p.graph.graph, *session().device, deterministic());
-  return all.emplace(key, std::move(p)).first->second;
+  static Problems<G>& all = *new Problems<G>(most_plans);  // plans hold code of the driver's, which may be gone when statics are destroyed
+  Problem<G>* p = all.find(key);
+  if (!p) {
+    Problem<G> made{make(), std::nullopt};
+    made.plan = cudnn::make_plan(made.graph.graph, *session().device, deterministic());
+    p = &all.add(key, std::move(made), [](const Problem<G>& old) {
+      if (old.recorded || capturing()) return false;
+      const MaySync wait;  // for a kernel of the plan that goes: beside compiling one, nothing
+      synchronize();
+      return true;
+    });
+  }
+  p->recorded |= capturing();
+  return *p;
 }
 void* memory(const View& v) { return const_cast<void*>(v.data); }
 
@@ -201,14 +219,9 @@ LtChoices& choices() {
 
 }  // namespace
 
-namespace {
-/// A plan is compiled for each shape, which takes most of a second. Shorter rows, whose number of tokens often varies from batch to batch, are too
-/// small a part of a step to earn that back.
-constexpr int64_t least_tokens = 512;
-}  // namespace
-
 size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, int64_t window) {
-  if (Dh % 8 || Dh > 256 || B == 0 || T < least_tokens || !cudnn_why_not().empty()) return 0;
+  T -= T % plan_lengths;
+  if (Dh % 8 || Dh > 256 || B == 0 || !cudnn_worth_a_plan(T) || !cudnn_why_not().empty()) return 0;
   const LtKey like = problem_key(2, B, T, H, K, Dh, window);
   const LtChoice* const known = choices().find_if([&](const LtKey& k) {
     return std::equal(k.v.begin(), k.v.begin() + problem_numbers, like.v.begin());
@@ -219,13 +232,13 @@ size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t 
 }
 
 void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out)) {
-  if (cudnn_attention_refuses(x, y, lse) || x.q.shape[1] < least_tokens || !cudnn_why_not().empty()) return own(x, y, lse);
+  if (cudnn_attention_refuses(x, y, lse) || !cudnn_worth_a_plan(x.q.shape[1]) || !cudnn_why_not().empty()) return own(x, y, lse);
   const MeasuredChoice<2> choice{"attention", "cuDNN", {y, lse}, attention_nearness};
   choice.compute(choices(), forward_key(x, y, lse), [&] { return cudnn_attention_forward(x, y, lse); }, [&] { own(x, y, lse); });
 }
 void attention_backward_by_choice(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,
                                   const Out& dv, void (*own)(const AttentionInputs&, View, View, View, Out, Out, Out)) {
-  if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || x.q.shape[1] < least_tokens || !cudnn_why_not().empty())
+  if (cudnn_attention_refuses(x, y, lse, dy, dq, dk, dv) || !cudnn_worth_a_plan(x.q.shape[1]) || !cudnn_why_not().empty())
     return own(x, y, lse, dy, dq, dk, dv);
   const MeasuredChoice<3> choice{"attention backward", "cuDNN", {dq, dk, dv}, attention_backward_nearness};
   choice.compute(choices(), backward_key(x, y, dy, dq, dk, dv), [&] { return cudnn_attention_backward(x, y, lse, dy, dq, dk, dv); },

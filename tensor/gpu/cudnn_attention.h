@@ -38,8 +38,12 @@ bool cudnn_attention_backward(const AttentionInputs& x, const View& y, const Vie
 /// Bytes that its backward pass works in, for B rows of T tokens (measured on plans for an H200: the table in README.md): ds, or the f32 sum of
 /// dq that atomics add to; and where heads share keys, dk and dv of every head.
 int64_t cudnn_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, bool deterministic);
-/// What attention_backward_by_choice takes of the pool for cuDNN, for rows that it serves; 0 where own kernels will compute, 0 too where a
-/// measurement preferred them.
+/// Whether rows of T tokens may earn back what their two plans cost, some seconds of compiling in every run. Short ones do not, nor does a text of
+/// a length of its own, which may never come again; rows that are cut to a length have a round one. A function of T alone: what was computed
+/// before decides no bit.
+bool cudnn_worth_a_plan(int64_t T);
+/// What attention_backward_by_choice takes of the pool for cuDNN, for rows of up to T tokens that it serves; 0 where own kernels will compute, 0 too
+/// where a measurement preferred them.
 size_t cudnn_backward_takes(int64_t B, int64_t T, int64_t H, int64_t K, int64_t Dh, int64_t window);
 
 /// How near they must be, as the GPU's attention is to the CPU's (tests/contracts/device.cpp).
@@ -48,7 +52,8 @@ inline constexpr Nearness attention_nearness{2e-5, 3e-2}, attention_backward_nea
 void own_attention_forward(const AttentionInputs& x, Out y, Out lse);
 void own_attention_backward(const AttentionInputs& x, View y, View lse, View dy, Out dq, Out dk, Out dv);
 
-/// Computes by cuDNN where its results agree with those of `own` and it was measured to be faster, else by `own`. Compared and measured at the
+/// Computes by cuDNN where its results agree with those of `own` and it was measured to be faster, else by `own`, as rows that are not worth a plan
+/// always are. Compared and measured at the
 /// first call of a problem (measured_choice.h) and stored beside the choices of cuBLASLt.
 void attention_forward_by_choice(const AttentionInputs& x, const Out& y, const Out& lse, void (*own)(const AttentionInputs&, Out, Out));
 void attention_backward_by_choice(const AttentionInputs& x, const View& y, const View& lse, const View& dy, const Out& dq, const Out& dk,

@@ -15,6 +15,7 @@
 #include "tensor/gpu/lt_api.h"
 #include "tensor/gpu/lt_choice.h"
 #include "tensor/gpu/pool.h"
+#include "tensor/gpu/recently_used.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/gpu/waits.h"
 
@@ -111,6 +112,7 @@ const std::string& lt_why_not() {
 }
 std::string lt_version() { return {}; }
 bool product_lt(const char*, const Product&) { return false; }
+size_t lt_plans() { return 0; }
 
 #else
 
@@ -326,7 +328,7 @@ size_t fastest(const Plan& plan, const Call& c, void* to, const Candidates& list
 }
 
 struct Planner {
-  std::unordered_map<LtKey, std::unique_ptr<Plan>, LtKeyHash> plans;
+  RecentlyUsed<LtKey, std::unique_ptr<Plan>, LtKeyHash> plans{most_lt_plans};
   std::unique_ptr<LtChoices> stored;
 
   LtChoices& choices() {
@@ -338,8 +340,8 @@ struct Planner {
   }
 
   Plan& plan(const char* op, const Call& c) {
-    std::unique_ptr<Plan>& p = plans[c.key];
-    if (!p) p = std::make_unique<Plan>(op, c);
+    std::unique_ptr<Plan>* const kept = plans.find(c.key);
+    const std::unique_ptr<Plan>& p = kept ? *kept : plans.add(c.key, std::make_unique<Plan>(op, c));
     if (!p->settled || p->changes != settings().changes) {
       p->usable = p->usable && p->changes == settings().changes;
       p->changes = settings().changes;
@@ -403,6 +405,7 @@ Planner& planner() {
 
 const std::string& lt_why_not() { return library().why_not; }
 std::string lt_version() { return library().version; }
+size_t lt_plans() { return planner().plans.size(); }
 
 bool product_lt(const char* op, const Product& g) {
   const Call c(g);

@@ -35,5 +35,8 @@ bool lt_takes(const Product&);
 
 /// False when the library has no algorithm for it. Throws Error(Kind::environment) naming `op` when it fails.
 bool product_lt(const char* op, const Product&);
+/// Plans it keeps, of the products that were computed last.
+inline constexpr size_t most_lt_plans = 4096;  // a model has some dozens for each shape that passes through it; a plan is 2 KB of descriptors: 8 MB
+size_t lt_plans();
 
 }  // namespace facet::gpu

@@ -155,6 +155,11 @@ TEST_CASE("cuDNN: where there is no GPU, nothing is computed and the cause is to
   CHECK(gpu::cudnn_backward_takes(4, 2048, 4, 1, 256, 0) == 0);
 }
 
+TEST_CASE("cuDNN: plans are made for long rows of a round length, few enough to be kept", "[cudnn]") {
+  for (const int64_t T : {512, 576, 2048, 8192}) CHECK(gpu::cudnn_worth_a_plan(T));
+  for (const int64_t T : {1, 77, 448, 511, 513, 1000, 2047}) CHECK_FALSE(gpu::cudnn_worth_a_plan(T));
+}
+
 TEST_CASE("cuDNN: the bytes that repeatable gradients work in are those of its table", "[cudnn]") {
   // tensor/gpu/README.md, written from plans for an H200: B, T, H, K, Dh, MiB
   const double table[][6] = {{4, 2048, 4, 1, 256, 160}, {1, 8192, 4, 1, 256, 544}, {4, 2000, 4, 1, 256, 159.3}, {4, 77, 4, 1, 256, 1.7},   {4, 2048, 8, 4, 256, 320}, {4, 2048, 8, 8, 128, 256},

@@ -559,6 +559,26 @@ TEST_CASE("cuBLASLt: measuring leaves c alone, what is remembered is used, captu
   CHECK(c.to(Device::cpu).at({0, 0}) != 0);
 }
 
+TEST_CASE("cuBLASLt: of many shapes the plans of the last are kept, and the others are made again") {
+  if (!has_lt()) return;
+  const Settings settings;
+  gpu::set_tuning(gpu::Tuning::off);
+  Random r(9);
+  const Tensor x = r.normal({72, 8}, bf16_).to(Device::gpu), w = r.normal({8, 64}, bf16_).to(Device::gpu);
+  const auto product = [&](int64_t rows, int64_t columns) {
+    const Tensor c = Tensor::zeros({rows, columns}, DType::f32, Device::gpu);
+    CHECK(gpu::product_lt("test", gpu::product_of("test", x.slice(0, 0, rows).view(), w.slice(1, 0, columns).view(), c.out(), 1)));
+    return c.to(Device::cpu);
+  };
+  const Tensor first = product(8, 8);
+  for (int64_t rows = 1; rows <= 72; ++rows)
+    for (int64_t columns = 1; columns <= 64; ++columns)
+      if (rows != 8 || columns != 8) product(rows, columns);
+  CHECK(gpu::lt_plans() == gpu::most_lt_plans);
+  CHECK(test::bitwise_equal(product(8, 8), first));
+  CHECK(gpu::lt_plans() == gpu::most_lt_plans);
+}
+
 TEST_CASE("cuBLASLt: sums split over P are put together in f32, and in a fixed order unless any order will do") {
   CHECK(gpu::deterministic());
   if (!has_lt()) return;
