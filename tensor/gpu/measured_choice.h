@@ -43,30 +43,43 @@ struct MeasuredChoice {
   Nearness limit;                 ///< of two right results
 
   /// Computes by one of them. `by_library` returns false, with nothing written, where it does not serve. Measures as Tuning says (gemm.h), never
-  /// while a graph is captured.
+  /// while a graph is captured. A library that was chosen and fails later, perhaps in another run, is chosen no more.
   template <class Library, class Own>
   void compute(LtChoices& choices, const LtKey& key, Library&& by_library, Own&& own) const {
-    if (const LtChoice* c = choices.find(key)) {
-      if (c->algorithm[0] == static_cast<uint64_t>(ComputedBy::library) && by_library()) return;
+    if (const LtChoice* known = choices.find(key)) {
+      if (known->algorithm[0] != static_cast<uint64_t>(ComputedBy::library)) return own();
+      try {
+        if (by_library()) return;
+      } catch (const Error& e) {
+        if (e.kind() != Kind::environment) throw;
+        warn_of_failure(e);
+        choose(choices, key, ComputedBy::own, known->seconds);
+      }
       return own();
     }
     if (tuning() != Tuning::on || capturing()) return own();
     const MaySync measuring;  // once for a problem
-    LtChoice c;
+    double seconds = 0;
     bool chosen = false;
     try {
-      chosen = by_library() && agrees(own) && faster(by_library, own, c.seconds);
+      chosen = by_library() && agrees(own) && faster(by_library, own, seconds);
     } catch (const Error& e) {
       if (e.kind() == Kind::memory) return own();  // no room to measure in
-      warn(fmt::format("{}: {} fails, own kernels go on: {}", op, library, e.what()));  // on a device that is lost they fail, too
+      warn_of_failure(e);
     }
-    c.algorithm[0] = static_cast<uint64_t>(chosen ? ComputedBy::library : ComputedBy::own);
-    choices.add(key, c);
-    choices.save();
+    choose(choices, key, chosen ? ComputedBy::library : ComputedBy::own, seconds);
     chosen ? static_cast<void>(by_library()) : own();
   }
 
  private:
+  // On a device that is lost own kernels fail, too.
+  void warn_of_failure(const Error& e) const { warn(fmt::format("{}: {} fails, own kernels go on: {}", op, library, e.what())); }
+  static void choose(LtChoices& choices, const LtKey& key, ComputedBy by, double seconds) {
+    LtChoice c;
+    c.algorithm[0] = static_cast<uint64_t>(by), c.seconds = seconds;
+    choices.add(key, c);
+    choices.save();
+  }
   std::array<Tensor, n> fetched() const {
     std::array<Tensor, n> list;
     for (size_t i = 0; i < n; ++i)

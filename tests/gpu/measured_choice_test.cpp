@@ -106,6 +106,22 @@ TEST_CASE("measured choice: no engine, no measuring, a wait that is allowed, no 
   CHECK(full.choices.find(full.key) == nullptr);  // there may be room the next time
 }
 
+TEST_CASE("measured choice: a chosen library that fails costs a warning and is chosen no more; what else goes wrong is told") {
+  Scene s;
+  s.slow_own = 400;
+  REQUIRE(s.compute() == "library");
+  const gpu::MeasuredChoice<1> choice{"a test", "the library", {s.y.view()}, {2e-5, 3e-2}};
+  int own = 0;
+  const auto failing = [&](Kind kind) { return [=]() -> bool { fail(kind, "no engine"); }; };
+  CHECK_THROWS_WITH(choice.compute(s.choices, s.key, failing(Kind::memory), [&] { ++own; }), "no engine");
+  CHECK(own == 0);
+  choice.compute(s.choices, s.key, failing(Kind::environment), [&] { ++own; });
+  CHECK(own == 1);
+  s.library_calls = 0;
+  CHECK(s.compute() == "own");
+  CHECK(s.library_calls == 0);
+}
+
 TEST_CASE("measured choice: how near two results are") {
   const Tensor a = Tensor::from(std::vector<float>{3, 4, 0, 0, 1e-9f, 0}, {3, 2});
   const auto with = [&](size_t i, float v) {
