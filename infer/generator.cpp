@@ -35,13 +35,17 @@ void Generator::feed(int64_t row, std::vector<int32_t> tokens) {
   feed(std::span<const int64_t>(&row, 1), list);
 }
 
+void Generator::check_row(int64_t row) const {
+  if (row < 0 || row >= rows()) fail(Kind::usage, "generate: row {} does not exist; there are {}", row, rows());
+}
+
 void Generator::check(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) const {
   if (rows.size() != tokens.size()) fail(Kind::usage, "generate: {} rows, tokens for {}", rows.size(), tokens.size());
   std::vector<bool> named(length_.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     const int64_t row = rows[i];
     const auto n = static_cast<int64_t>(tokens[i].size());
-    if (row < 0 || row >= this->rows()) fail(Kind::usage, "generate: row {} does not exist; there are {}", row, this->rows());
+    check_row(row);
     if (named[static_cast<size_t>(row)]) fail(Kind::usage, "generate: row {} is named twice", row);
     named[static_cast<size_t>(row)] = true;
     if (n == 0) fail(Kind::usage, "generate: row {} has no tokens; a prompt needs at least one (BOS)", row);
@@ -125,6 +129,7 @@ void Generator::feed(std::span<const int64_t> rows, std::span<const std::vector<
 }
 
 const Generator::Products& Generator::products_of(int64_t row) const {
+  check_row(row);
   const Products& p = products_[static_cast<size_t>(row)];
   if (!p.of_batch) fail(Kind::usage, "generate: the last token of row {} was not fed: it has no logits", row);
   return p;
@@ -187,6 +192,8 @@ void Generator::go_on(std::span<const Last> rows, const DrawRules& rules, int64_
 }
 
 void Generator::forget(int64_t row, int64_t from) {
+  check_row(row);
+  if (from < 0) fail(Kind::usage, "generate: row {} cannot go back to {} tokens; 0 forgets all of it", row, from);
   int64_t &length = length_[static_cast<size_t>(row)], &furthest = furthest_[static_cast<size_t>(row)];
   if (from >= length) return;
   int64_t ring = capacity();

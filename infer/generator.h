@@ -49,7 +49,7 @@ class Generator {
   std::span<const float> logits(int64_t row) const;
   /// Forgets a row, or its tokens from position `from` on. Local layers keep no more than their rings hold: once those have
   /// wrapped, Error(Kind::usage) is thrown when `from` lies more than a chunk before the furthest token the row ever had (and is
-  /// not 0).
+  /// not 0); and for a row that does not exist, or a `from` below 0.
   void forget(int64_t row, int64_t from = 0);
 
   int64_t rows() const { return static_cast<int64_t>(length_.size()); }
@@ -79,6 +79,7 @@ class Generator {
   /// Computes the last tokens and draws the next, up to `steps` times when rows go on alone (infer/decode_loop.h). Draws are handed over step by
   /// step, rows in the order given, until one is not accepted: that row has ended. A token is in the row once its successor is handed over.
   void go_on(std::span<const Last>, const DrawRules&, int64_t steps, const Accept&);
+  void check_row(int64_t row) const;
   const Products& products_of(int64_t row) const;
   void check(std::span<const int64_t> rows, std::span<const std::vector<int32_t>> tokens) const;
   int64_t gather(std::span<const int64_t> rows);

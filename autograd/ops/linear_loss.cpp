@@ -101,6 +101,9 @@ LinearHead::LinearHead(const char* op, const Tensor& h_, const Tensor& w_, const
   if (!labels_ || labels_.dtype() != DType::i32 || !(labels_.shape() == leading))
     fail(Kind::usage, "{}: labels {} {} for h {}: expected i32, one per row", op, name_of(labels_.dtype()),
          to_string(labels_.shape()), to_string(h_.shape()));
+  if (labels_.device() != Device::cpu || !labels_.contiguous())
+    fail(Kind::usage, "{}: labels {} are {}; expected dense and on the CPU, wherever h is: to(Device::cpu).dense()", op, to_string(labels_.shape()),
+         labels_.device() == Device::cpu ? "strided" : "on the GPU");
   acc = acc_dtype(h_.dtype());
   if (h_.dtype() == DType::i32 || !(w_.dtype() == h_.dtype() || (w_.dtype() == DType::bf16 && h_.dtype() == DType::f32)))
     fail(Kind::usage, "{}: h is {} and w is {}: expected the same floating dtype, or w bf16 under h f32", op,

@@ -79,6 +79,15 @@ TEST_CASE("gpu linear_loss: blocks of rows, rows in between, a loss of the host'
     }
 }
 
+TEST_CASE("gpu linear_loss: labels that lie elsewhere, or strided, are refused by name") {
+  gpu::emulate(true);
+  const Tensor h = Tensor::zeros({3, 2}), w = Tensor::zeros({4, 2}), labels = Tensor::zeros({3}, DType::i32);
+  const auto head = [&](const Tensor& l) { LinearHead("the head", h, w, l, {}); };
+  CHECK_NOTHROW(head(labels));
+  CHECK_THROWS_WITH(head(labels.to(Device::gpu)), "the head: labels [3] are on the GPU; expected dense and on the CPU, wherever h is: to(Device::cpu).dense()");
+  CHECK_THROWS_WITH(head(Tensor::zeros({3, 2}, DType::i32).slice(1, 0, 1).reshape({3})), Catch::Contains("the head: labels [3] are strided"));
+}
+
 TEST_CASE("gpu linear_loss: the size of a block is its bytes' share of the device") {
   gpu::emulate(true);
   const auto share = static_cast<int64_t>(gpu::device().total_bytes / 32);

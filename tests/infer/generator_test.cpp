@@ -142,6 +142,11 @@ TEST_CASE("generator: a local layer's ring bounds the cache, and what does not f
   CHECK_THROWS_WITH(g.feed(0, Ids(13, 5)), Catch::Contains("13 tokens") && Catch::Contains("context is 12"));
   CHECK_THROWS_WITH(g.feed(0, Ids{}), Catch::Contains("no tokens"));
   CHECK_THROWS_WITH(g.feed(2, Ids{5}), Catch::Contains("row 2 does not exist"));
+  for (const int64_t row : {-1, 2}) {
+    CHECK_THROWS_WITH(g.forget(row), Catch::Contains("does not exist; there are 2"));
+    CHECK_THROWS_WITH(g.logits(row), Catch::Contains("does not exist; there are 2"));
+  }
+  CHECK_THROWS_WITH(g.forget(0, -1), Catch::Contains("row 0 cannot go back to -1 tokens"));
   CHECK_THROWS_WITH(g.feed(0, Ids{61}), Catch::Contains("token 61"));
   const std::vector<int64_t> twice = {1, 1};
   CHECK_THROWS_WITH(g.feed(twice, std::vector<Ids>{{3}, {4}}), Catch::Contains("twice"));
