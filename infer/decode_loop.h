@@ -66,7 +66,8 @@ class DecodeLoop {
 
   LanguageModel* model_;
   KvCache* cache_;
-  // What is recorded: these parameters, by where they lie, these rules, and the sets of rows. Graphs take turns in one arena, since none leaves anything behind in it.
+  // What is recorded: these parameters, by where they lie, these rules, and the sets of rows. Graphs take turns in one arena, since none leaves
+  // anything behind in it.
   std::vector<const void*> parameters_;
   DrawRules rules_;
   Counters counters_ = Counters::partitionable;

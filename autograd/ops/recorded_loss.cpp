@@ -10,7 +10,8 @@ constexpr size_t most_graphs = 128;  // four octaves of numbers of rows, of loss
 RecordedLoss::Entry* RecordedLoss::entry(const HeadTask& t) {
   const bool all = std::ssize(t.rows) == t.head.N;
   const auto found = std::ranges::find_if(entries_, [&](const auto& e) {
-    return e->side.shape() == t.loss.side.shape() && e->side.dtype() == t.loss.side.dtype() && e->all == all && e->form == t.head.form && e->loss.kernel == t.loss.kernel && e->loss.numbers == t.loss.numbers;
+    return e->side.shape() == t.loss.side.shape() && e->side.dtype() == t.loss.side.dtype() && e->all == all && e->form == t.head.form &&
+           e->loss.kernel == t.loss.kernel && e->loss.numbers == t.loss.numbers;
   });
   if (found != entries_.end()) return found->get();
   if (entries_.size() == most_graphs) return nullptr;
