@@ -1,8 +1,10 @@
 #include "app/memory_plan.h"
 
 #include <algorithm>
+#include <map>
 
 #include "app/machine.h"
+#include "nn/layers.h"
 #include "tensor/gpu/gemm.h"
 #include "tensor/gpu/runtime.h"
 #include "tensor/io/text.h"
@@ -13,6 +15,25 @@ namespace facet::app {
 namespace {
 
 std::string bytes_text(double n) { return human_bytes(static_cast<uint64_t>(n)); }
+
+double pool_bytes(int64_t elements, DType t) { return static_cast<double>(size_classes::rounded(static_cast<size_t>(elements * size_of(t)))); }
+
+/// Of the panels that adapted matrices lie in on a GPU, those matrices included.
+double panel_bytes(Module& model) {
+  struct Find : Visitor {
+    std::map<const void*, double> panels;
+    void parameter(const std::string&, Parameter&) override {}
+    void enter(const std::string&, Module& m) override {
+      const auto* l = dynamic_cast<const Linear*>(&m);
+      const Tensor p = l ? l->weight->panel() : Tensor{};
+      if (p) panels[p.view().data] = pool_bytes(p.dim(0) * p.stride()[0], p.dtype());
+    }
+  } find;
+  find("", model);
+  double bytes = 0;
+  for (const auto& [at, n] : find.panels) bytes += n;
+  return bytes;
+}
 
 }  // namespace
 
@@ -42,10 +63,11 @@ std::string MemoryPlan::text() const {
 
 MemoryPlan plan_memory(LanguageModel& model, int64_t tokens, const OptimizerSettings& optimizer, PlainRows plain) {
   MemoryPlan plan;
+  plan.weights = panel_bytes(model);
   for (Parameter* p : parameters(model)) {
     const DType dtype = p->value().dtype();
-    const auto bytes = [n = p->value().numel()](DType t) { return static_cast<double>(size_classes::rounded(static_cast<size_t>(n * size_of(t)))); };
-    plan.weights += bytes(dtype);
+    const auto bytes = [n = p->value().numel()](DType t) { return pool_bytes(n, t); };
+    if (!p->value().room()) plan.weights += bytes(dtype);
     if (!p->trains()) continue;
     plan.gradients += bytes(acc_dtype(dtype));
     plan.moments += optimizer.state_bytes(*p);

@@ -66,6 +66,7 @@ void LanguageModel::to(Device device) {
   find("", *this);
   move_side_by_side(find.base, device);
   for (const auto& [name, factors] : find.adapters) settle_beside_weights(factors, weights, device);
+  settle_in_panels(*this, device);
 }
 
 DType LanguageModel::compute() const {

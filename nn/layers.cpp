@@ -24,6 +24,7 @@ Linear::Linear(int64_t inputs, int64_t outputs, DType dtype)
 std::string Linear::describe() const { return fmt::format("Linear {} -> {}", weight->inputs(), weight->outputs()); }
 
 pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers) { return apply_together(x, weights_of(layers)); }
+int64_t room_for(std::initializer_list<const Linear*> layers) { return room_for(weights_of(layers)); }
 
 Embedding::Embedding(int64_t vocab, int64_t width, DType dtype) : weight(Tensor::zeros({vocab, width}, dtype)) {}
 
@@ -61,13 +62,15 @@ Tensor GatedMlp::operator()(const Tensor& x) const {
   const Tensor *gate = gate_proj.weight->plain(), *up = up_proj.weight->plain();
   if (gate && up && !grad_enabled() && !tapping()) return down_proj(linear_geglu(x, *gate, *up));  // the same bits at once
   if (!tapping())
-    if (const Tensor both = apply_joined(x, weights_of({&gate_proj, &up_proj}))) return down_proj(geglu_halves(both));
+    if (const Tensor both = apply_joined(x, weights_of({&gate_proj, &up_proj})))
+      return down_proj(with_room(room_for({&down_proj}), [&] { return geglu_halves(both); }));
   const auto y = apply_together(x, {&gate_proj, &up_proj});  // 2 x [.., F]
   tap("gate", y[0]), tap("up", y[1]);
   return down_proj(geglu(y[0], y[1]));                       // [.., D]
 }
 
 void GatedMlp::visit(Visitor& v) {
+  v.together({&gate_proj, &up_proj});
   v("gate_proj", gate_proj);
   v("up_proj", up_proj);
   v("down_proj", down_proj);

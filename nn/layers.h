@@ -18,6 +18,9 @@ struct Linear final : Module {
 /// Several projections of the same x in one pass over it, adapters included.
 pool_vector<Tensor> apply_together(const Tensor& x, std::initializer_list<const Linear*> layers);
 
+/// What to make room for behind each row of an x that they read (RowRoom of autograd/joined_ops.h).
+int64_t room_for(std::initializer_list<const Linear*> layers);
+
 /// Rows of a table, scaled; the same table serves as the tied head. ids [..] -> [.., D].
 struct Embedding final : Module {
   Parameter weight;    ///< [V, D]
@@ -45,6 +48,7 @@ struct GatedMlp final : Module {
   Linear gate_proj, up_proj, down_proj;
   GatedMlp(int64_t width, int64_t hidden, DType dtype = DType::f32);
   Tensor operator()(const Tensor& x) const;
+  int64_t room() const { return room_for({&gate_proj, &up_proj}); }  ///< behind each row of x
   void visit(Visitor& v) override;
 };
 

@@ -146,6 +146,7 @@ void Adapters::add(const std::string& name, const LoraOptions& o, Key key) {
   use(name);
   for (Parameter* p : parameters(model_))
     if (!is_adapter(p->name)) p->set_trains(false);
+  settle_in_panels(model_, device);
 }
 
 void Adapters::use(const std::string& name) {

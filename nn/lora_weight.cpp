@@ -1,7 +1,10 @@
 #include "nn/lora_weight.h"
 
 #include <algorithm>
+#include <map>
+#include <set>
 
+#include "autograd/joined_ops.h"
 #include "autograd/ops.h"
 #include "nn/dropout.h"
 #include "nn/layers.h"
@@ -59,6 +62,64 @@ void settle_beside_weights(std::span<LoraFactors* const> adapter, DType weights,
     a.push_back(&f->a);
   }
   move_side_by_side(a, device);
+}
+
+void settle_in_panel(std::span<Linear* const> layers, Device device) {
+  pool_vector<Parameter*> matrices;
+  pool_vector<Tensor> values;
+  pool_vector<LoraWeight*> adapted;
+  std::map<std::string, int64_t> ranks;  // of an adapter, all layers together
+  int64_t outputs = 0, most = 0;
+  bool fit = device == Device::gpu;
+  for (Linear* l : layers) {
+    auto* wrap = dynamic_cast<LoraWeight*>(l->weight.get());
+    auto* dense = dynamic_cast<DenseWeight*>(wrap ? wrap->base.get() : l->weight.get());
+    if (wrap) {
+      adapted.push_back(wrap);
+      for (const auto& [name, f] : wrap->adapters.all()) most = std::max(most, ranks[name] += f->rank());
+    }
+    fit = fit && dense && !dense->weight.trains() && dense->weight.value().dtype() != DType::f64;
+    if (!fit) continue;
+    matrices.push_back(&dense->weight);
+    values.push_back(dense->weight.value());
+    fit = values.back().dim(1) == values[0].dim(1) && values.back().dtype() == values[0].dtype();
+    outputs += values.back().dim(0);
+  }
+  if (most == 0) return;
+  Tensor panel = adapted[0]->in_panel;
+  const bool settled = fit && panel && panel.room() >= most && side_by_side(values) && values[0].shares_storage(panel);
+  if (!settled) {
+    panel = fit ? panel_for(outputs, values[0].dim(1), most, values[0].dtype(), device) : Tensor{};
+    int64_t row = 0;
+    for (size_t i = 0; fit && i < matrices.size(); ++i) {
+      const Tensor there = panel.slice(0, row, row + values[i].dim(0));
+      there.set(values[i]);
+      matrices[i]->reset(there, false);
+      row += there.dim(0);
+    }
+  }
+  for (LoraWeight* w : adapted) w->in_panel = panel;
+}
+
+void settle_in_panels(Module& model, Device device) {
+  struct Find : Visitor {
+    std::vector<std::vector<Linear*>> groups;
+    std::vector<Linear*> all;
+    std::set<const Linear*> grouped;
+    void parameter(const std::string&, Parameter&) override {}
+    void enter(const std::string&, Module& m) override {
+      if (auto* l = dynamic_cast<Linear*>(&m)) all.push_back(l);
+    }
+    void together(std::initializer_list<Module*> list) override {
+      groups.emplace_back();
+      for (Module* m : list)
+        if (auto* l = dynamic_cast<Linear*>(m)) groups.back().push_back(l), grouped.insert(l);
+    }
+  } find;
+  find("", model);
+  for (Linear* l : find.all)
+    if (!find.grouped.count(l)) find.groups.push_back({l});
+  for (const auto& group : find.groups) settle_in_panel(group, device);
 }
 
 void LoraWeight::factors(pool_vector<Tensor>& list) const {

@@ -7,6 +7,8 @@
 
 namespace facet {
 
+struct Linear;
+
 /// One adapter at one weight. Of an embedding: a is [V, r], as rows are looked up in it (PEFT's files hold [r, V]).
 struct LoraFactors final : Module {
   Parameter a;          ///< [r, I]
@@ -42,11 +44,13 @@ class LoraSlot {
 struct LoraWeight final : Weight {
   std::unique_ptr<Weight> base;
   LoraSlot adapters;
+  Tensor in_panel;  ///< of this base's matrix and its neighbours'; absent: there is none (settle_in_panel)
   explicit LoraWeight(std::unique_ptr<Weight> b) : base(std::move(b)) {}
 
   void factors(pool_vector<Tensor>&) const override;
   Tensor combine(const Tensor& x, std::span<Tensor> products) const override;
   const Tensor* matrix() const override { return base->plain(); }
+  Tensor panel() const override { return in_panel; }
   const LoraFactors* adapter() const override { return adapters.active(); }
   int64_t inputs() const override { return base->inputs(); }
   int64_t outputs() const override { return base->outputs(); }
@@ -62,6 +66,12 @@ Tensor beside_weights(const Tensor& value, DType weights, Device);
 /// Moves an adapter's parts there, given in the model's order. The A that follow one another and read rows of one length, as q's, k's and v's, come
 /// to lie side by side.
 void settle_beside_weights(std::span<LoraFactors* const>, DType weights, Device);
+
+/// On a GPU: moves the matrices of layers that read one x, some of them adapted, into a panel with room for the largest of their adapters, unless
+/// they are in one; elsewhere they have none. Frozen matrices only: what an optimizer changes is dense.
+void settle_in_panel(std::span<Linear* const>, Device);
+/// The same for all layers of a model.
+void settle_in_panels(Module&, Device);
 
 /// ||W||^2 of every row, and ||W + s B A||_row [O] from it without forming the sum: W A^T is [O, r].
 Tensor row_squares(const Tensor& w);

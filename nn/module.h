@@ -38,6 +38,8 @@ class Visitor {
   virtual void parameter(const std::string& path, Parameter&) = 0;
   virtual void enter(const std::string& /*path*/, Module&) {}
   virtual void leave(const std::string& /*path*/, Module&) {}
+  /// Of layers that read one x together (q, k and v, say), which are listed each by itself, too.
+  virtual void together(std::initializer_list<Module*>) {}
 
  private:
   std::string path_;

@@ -22,7 +22,7 @@ pool_vector<Tensor> matrices(std::span<const Weight* const> weights) {
   return list;
 }
 
-/// The columns of y that belong to each of several results.
+/// The columns of y that belong to each weight.
 pool_vector<Tensor> parts(Tensor y, std::span<const int64_t> sizes) {
   pool_vector<Tensor> list;
   if (sizes.size() == 1) list.push_back(std::move(y));
@@ -31,30 +31,32 @@ pool_vector<Tensor> parts(Tensor y, std::span<const int64_t> sizes) {
   return list;
 }
 
-/// What A makes of x for each adapter that sees all of it: one product where these A lie side by side.
-pool_vector<Tensor> narrowed(const Tensor& x, std::span<const Weight* const> weights) {
-  pool_vector<Tensor> a;
-  pool_vector<int64_t> ranks;
+/// The panel that the weights lie in, if they do.
+Tensor panel_of(std::span<const Weight* const> weights) {
   for (const Weight* m : weights)
-    if (const LoraFactors* f = m->adapter(); f && f->sees_all()) a.push_back(f->a.value()), ranks.push_back(f->rank());
-  return a.empty() ? pool_vector<Tensor>() : parts(linear_joined(x, a), ranks);
+    if (m->adapter()) return m->panel();
+  return {};
 }
 
-// x [W_0; W_1; ...]^T, and in each adapted weight's columns s t B^T, t = x A^T. The base's product is recorded first, so that backward writes
-// dx of the adapters first: in bf16 it is the small part that is rounded on its own, and the base's product adds to it.
-// An adapter of DoRA that sees not all of x is left to combine(), since what it scales is another product of the base.
+// x [W_0; W_1; ...]^T, and in each adapted weight's columns s t B^T, t = x A^T. An adapter that sees not all of x adds its part afterwards; that of
+// DoRA is left to combine(), since what it scales is another product of the base.
 Tensor product(const Tensor& x, std::span<const Weight* const> weights) {
-  Tensor y = linear_joined(x, matrices(weights));
-  pool_vector<Tensor> seeing_all = narrowed(x, weights);
-  pool_vector<ColumnTerm> terms;
+  pool_vector<LowRankTerm> seeing_all;
+  pool_vector<ColumnTerm> others;
   int64_t column = 0;
-  size_t next = 0;
   for (const Weight* m : weights) {
-    if (const LoraFactors* f = m->adapter(); f && (f->sees_all() || !f->magnitude.value()))
-      terms.push_back({column, f->sees_all() ? std::move(seeing_all[next++]) : f->narrowed(x), f->b.value(), f->scale});
+    const LoraFactors* f = m->adapter();
+    if (f && f->sees_all()) seeing_all.push_back({column, f->a.value(), f->b.value(), f->scale});
     column += m->outputs();
   }
-  return terms.empty() ? y : add_linear_columns(std::move(y), terms);
+  Tensor y = linear_adapted(x, matrices(weights), seeing_all, panel_of(weights));
+  column = 0;
+  for (const Weight* m : weights) {  // recorded after the base's product, so that backward writes their dx first: in bf16 it is rounded on its own
+    const LoraFactors* f = m->adapter();
+    if (f && !f->sees_all() && !f->magnitude.value()) others.push_back({column, f->narrowed(x), f->b.value(), f->scale});
+    column += m->outputs();
+  }
+  return others.empty() ? y : add_linear_columns(std::move(y), others);
 }
 
 // A GPU reads up to four weights in one kernel for so few rows (tensor/kernels/gemm.h): then A is better read beside its W.
@@ -74,6 +76,11 @@ bool continues(const Tensor& a, const Tensor& b) { return a.rank() == 2 && b.ran
 bool joined(std::span<const Weight* const> weights) {
   const pool_vector<Tensor> w = matrices(weights);
   return side_by_side(w) && w[0].device() == Device::gpu && (w.size() > 1 || weights[0]->adapter());
+}
+
+int64_t room_for(std::span<const Weight* const> weights) {
+  const auto seen = [](const Weight* m) { return m->adapter() && m->adapter()->sees_all(); };
+  return std::any_of(weights.begin(), weights.end(), seen) ? panel_of(weights).room() : 0;
 }
 
 Tensor apply_joined(const Tensor& x, std::span<const Weight* const> weights) {

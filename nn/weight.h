@@ -18,6 +18,8 @@ struct Weight : Module {
   virtual const Tensor* matrix() const { return nullptr; }
   /// The adapter in use, or null.
   virtual const LoraFactors* adapter() const { return nullptr; }
+  /// Memory for the products of an adapted matrix on a GPU, which lies in it (panel_for, autograd/joined_ops.h); else absent.
+  virtual Tensor panel() const { return {}; }
   /// The matrix, where y = x W^T is all there is to it; else null.
   const Tensor* plain() const { return adapter() ? nullptr : matrix(); }
   virtual int64_t inputs() const = 0;
@@ -33,6 +35,8 @@ pool_vector<Tensor> apply_together(const Tensor& x, std::span<const Weight* cons
 Tensor apply_joined(const Tensor& x, std::span<const Weight* const>);
 /// Whether a GPU makes them by one product, but for what adapters add: their matrices lie side by side.
 bool joined(std::span<const Weight* const>);
+/// How many elements behind each row of an x, made a RowRoom for (autograd/joined_ops.h), would save a pass over what they make of it.
+int64_t room_for(std::span<const Weight* const>);
 /// Moves parameters. On a GPU matrices that follow one another and have rows of one length, such as q, k and v, come to lie side by side.
 void move_side_by_side(std::span<Parameter* const>, Device);
 

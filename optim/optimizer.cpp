@@ -24,8 +24,8 @@ Optimizer::Optimizer(const char* kind, const std::vector<ParameterGroup>& groups
       if (std::find(parameters_.begin(), parameters_.end(), p) != parameters_.end())
         fail(Kind::usage, "{}: parameter \"{}\" {} is listed twice", kind, p->name, to_string(p->value().shape()));
       if (!p->value().contiguous())
-        fail(Kind::usage, "{}: parameter \"{}\" {} is strided; expected dense values", kind, p->name,
-             to_string(p->value().shape()));
+        fail(Kind::usage, "{}: parameter \"{}\" {} is strided; expected dense values{}", kind, p->name, to_string(p->value().shape()),
+             p->value().room() ? " (an adapter's base on a GPU stays as it is: set_trains(false) it, or train without the adapter)" : "");
       parameters_.push_back(p);
       items_.push_back({p, g.lr_scale, g.weight_decay, p->value().shape(), p->value().dtype(), {}});
     }
@@ -76,8 +76,8 @@ void Optimizer::step(double lr, double grad_scale) {
   for (const Item& i : items_) {
     const Tensor& value = i.parameter->value();
     if (!(value.shape() == i.shape) || value.dtype() != i.dtype || !value.contiguous())
-      fail(Kind::usage, "{}: parameter \"{}\" was {} {} when the optimizer was built and is {} {} now", kind_, i.parameter->name,
-           name_of(i.dtype), to_string(i.shape), name_of(value.dtype()), to_string(value.shape()));
+      fail(Kind::usage, "{}: parameter \"{}\" was {} {} when the optimizer was built and is {} {}{} now", kind_, i.parameter->name,
+           name_of(i.dtype), to_string(i.shape), name_of(value.dtype()), to_string(value.shape()), value.contiguous() ? "" : ", not dense");
   }
   ++steps_;
   const char* const constants = on_gpu() ? upload_constants(lr, grad_scale) : nullptr;

@@ -27,6 +27,8 @@ struct Rows {
   }
   /// All rows lie one after the other.
   FACET_INLINE bool dense() const { return size.rank == 0 || (size.rank == 1 && step.dim[0] == d); }
+  /// From row to row, of rows that lie at one distance: dense ones, and those with room behind them.
+  FACET_INLINE int64_t pitch() const { return size.rank == 0 ? d : step.dim[0]; }
   /// Where row r begins, in elements.
   FACET_INLINE int64_t at(int64_t r) const {
     if (size.rank == 0) return 0;

@@ -65,6 +65,7 @@ struct Storage : Counted {
   size_t bytes = 0;
   Device device = Device::cpu;
   uint32_t version = 0;  ///< counts writes through Tensor::out(); Saved compares it
+  int64_t room = 0;      ///< elements behind each row that belong to no tensor yet (Tensor::with_room)
 };
 /// What memory is for: named in the table of live buffers when the GPU runs out of it.
 struct Purpose {

@@ -64,6 +64,16 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   return t;
 }
 
+Tensor Tensor::with_room(const Shape& shape, int64_t room, DType dtype, Device device) {
+  if (shape.rank < 1 || room < 0) fail(Kind::usage, "tensor: shape {} with room for {} behind each row: expected [.., D] and 0 or more", to_string(shape), room);
+  Shape rows = shape;
+  rows[-1] += room;
+  Tensor t = empty(rows, dtype, device);
+  t.shape_ = shape;
+  t.storage_->room = room;
+  return t;
+}
+
 Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
   fill(t.out(), value);
@@ -99,6 +109,21 @@ View Tensor::view() const {
   return v;
 }
 
+int64_t Tensor::room() const {
+  const int64_t room = storage_ ? storage_->room : 0;
+  const bool rows = rank() >= 2 && stride_[-1] == 1 && stride_[-2] == shape_[-1] + room;  // not some of their columns
+  return rows && offset_ % stride_[-2] == 0 ? room : 0;
+}
+
+Tensor Tensor::take_room(int64_t n) const {
+  if (n < 0 || n > room()) fail(Kind::usage, "take_room: {} elements behind each row of {}: there is room for {}", n, to_string(shape_), room());
+  Tensor t = detach();
+  t.offset_ += shape_[-1];
+  t.shape_[-1] = n;
+  storage_->room = 0;
+  return t;
+}
+
 Out Tensor::out(bool accumulate) const {
   Out o;
   static_cast<View&>(o) = view();
@@ -115,7 +140,7 @@ void Tensor::set(const Tensor& values) const {
     return;
   }
   if (values.device() == device()) return copy(values.view(), out());
-  if (!contiguous()) fail(Kind::usage, "set: {} on the {} is strided; values from the other device need it dense", to_string(shape_), name_of(device()));
+  if (!contiguous()) return copy(values.to(device()).view(), out());
   const Tensor from = values.detach().dense();
   const size_t bytes = static_cast<size_t>(numel() * size_of(dtype_));
   if (device() == Device::gpu) gpu::copy_to_device(out().as<char>(), from.raw(), bytes);

@@ -31,6 +31,9 @@ class Tensor {
   // ---- making one
   static Tensor empty(const Shape&, DType = DType::f32, Device = Device::cpu);
   static Tensor zeros(const Shape&, DType = DType::f32, Device = Device::cpu);
+  /// Rows with `room` elements of memory behind each, nobody's at first: what is put there later makes one matrix with these values, and a product
+  /// of both costs one product's traffic.
+  static Tensor with_room(const Shape&, int64_t room, DType = DType::f32, Device = Device::cpu);
   static Tensor full(const Shape&, double value, DType = DType::f32, Device = Device::cpu);
   /// Copies values given in row-major order. On the CPU, like scalar() and arange(): to(Device::gpu) moves them.
   template <class T>
@@ -76,6 +79,10 @@ class Tensor {
   bool unique() const { return storage_.count() == 1; }  ///< no other handle shares the storage
   bool shares_storage(const Tensor& o) const { return storage_.get() == o.storage_.get(); }
   int64_t offset() const { return offset_; }  ///< elements from the start of the storage
+  /// Elements behind each row of a tensor that was made with_room, or of some of its rows, which nobody has taken; else 0.
+  int64_t room() const;
+  /// The first n elements behind each row [.., n], for whoever asks first: then there is no room any more.
+  Tensor take_room(int64_t n) const;
 
   // ---- windows on the same storage. They carry no gradient, so a tensor that has a slot refuses: use the functions of
   // autograd/ops.h, or detach() first.

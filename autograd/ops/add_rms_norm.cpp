@@ -1,6 +1,7 @@
 #include "tensor/kernels/add_rms_norm.h"
 
 #include "autograd/ops.h"
+#include "autograd/ops/room.h"
 #include "autograd/ops/rows.h"
 #include "tensor/kernels/rms_norm.h"
 
@@ -27,7 +28,7 @@ struct AddRmsNormGrad {
       rms_norm_backward(dy[1].view(), r.view(), w.view(), rstd.view(), wanted ? d.out(add) : Out{}, dx[2].dst(acc_dtype(t)));
     }
     if (!d) return;
-    if (rstd_h) rms_norm_backward(d.view(), h.view(), w_h.view(), rstd_h.view(), dx[1].dst(t), dx[3].dst(acc_dtype(t)));
+    if (rstd_h) rms_norm_backward(d.view(), h.view(), w_h.view(), rstd_h.view(), dx[1].window(t), dx[3].dst(acc_dtype(t)));
     else if (dx[1]) dx[1].pass(d);
     if (dx[0]) dx[0].pass(d);
   }
@@ -48,7 +49,7 @@ void check(const char* op, const Tensor& x, const Tensor& h, const Tensor& w) {
 // w_h absent: h is added as it is.
 SumNorm run(const char* op, const Tensor& x, const Tensor& h, const Tensor& w_h, const Tensor& w, double eps) {
   const OpScope scope(op);
-  SumNorm s{Tensor::empty(x.shape(), x.dtype(), x.device()), Tensor::empty(x.shape(), x.dtype(), x.device())};
+  SumNorm s{Tensor::empty(x.shape(), x.dtype(), x.device()), empty_rows(x.shape(), x.dtype(), x.device())};
   const bool record = tracing(x, h, w, w_h);
   if (x.numel() == 0 && !record) return s;
   const auto roots = [&](bool wanted) { return wanted ? Tensor::empty({x.shape().rows()}, acc_dtype(x.dtype()), x.device()) : Tensor{}; };

@@ -2,6 +2,7 @@
 
 #include "autograd/joined_ops.h"
 #include "autograd/ops.h"
+#include "autograd/ops/room.h"
 #include "autograd/ops/rows.h"
 
 namespace facet {
@@ -23,7 +24,7 @@ struct GegluHalvesGrad {
     if (!dx[0]) return;
     const View v = x.view();
     const int64_t F = dy[0].dim(-1);
-    const Out whole = dx[0].dst(dy[0].dtype());
+    const Out whole = dx[0].window(dy[0].dtype());
     geglu_backward(dy[0].view(), columns(v, 0, F), columns(v, F, 2 * F), columns(whole, 0, F), columns(whole, F, 2 * F));
   }
   bool recomputes(uint16_t) const { return true; }
@@ -52,7 +53,7 @@ Tensor geglu_halves(const Tensor& x) {
   if (x.rank() < 1 || x.dim(-1) % 2) fail(Kind::usage, "geglu_halves: x {}: expected [.., 2F]", to_string(x.shape()));
   Shape shape = x.shape();
   const int64_t F = shape[-1] /= 2;
-  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  Tensor y = empty_rows(shape, x.dtype(), x.device());
   const Tensor rows = with_dense_rows(x);
   geglu(columns(rows.view(), 0, F), columns(rows.view(), F, 2 * F), y.out());
   if (tracing(x)) attach("geglu_halves", {&y}, {&x}, GegluHalvesGrad{rows});

@@ -1,23 +1,10 @@
-#include <type_traits>
-
 #include "autograd/joined_ops.h"
 #include "autograd/ops.h"
 #include "autograd/ops/check.h"
-#include "autograd/ops/rows.h"
-#include "tensor/gpu/side_by_side.h"
-#include "tensor/kernels/gemm.h"
+#include "autograd/ops/joined.h"
 
 namespace facet {
 namespace {
-
-// x as rows, from a dense copy where its leading dimensions do not follow each other.
-struct RowsOf {
-  Tensor dense;
-  View view;
-  explicit RowsOf(Tensor x) : dense(std::move(x)), view(as_rows(dense.view())) {
-    if (!view) view = as_rows((dense = dense.dense()).view());
-  }
-};
 
 // dx = sum_i dy_i w_i; dw_i = dy_i^T x, straight into the parameter's gradient. Inputs: x, w_0, w_1, ...
 struct LinearGrad {
@@ -42,33 +29,6 @@ struct LinearGrad {
   }
 };
 
-/// Matrices [O_i, I], windows to read or to write, as the one they are when each begins where the one before it ends; else absent.
-template <class V>
-V stacked(std::span<const V> parts) {
-  V all = parts[0];
-  for (const V& p : parts) {
-    if (!p || !p.contiguous() || p.dtype != all.dtype || p.device != all.device || p.shape[1] != all.shape[1]) return {};
-    if constexpr (std::is_same_v<V, Out>)
-      if (p.accumulate != all.accumulate) return {};
-    if (&p == parts.data()) continue;
-    if (p.data != all.template as<char>() + all.numel() * size_of(all.dtype)) return {};
-    all.shape[0] += p.shape[0];
-  }
-  return all;
-}
-
-/// The columns of y that belong to each weight.
-template <class V>
-pool_vector<V> parts_of(const V& y, std::span<const View> w) {
-  pool_vector<V> parts;
-  int64_t begin = 0;
-  for (const View& v : w) {
-    parts.push_back(columns(y, begin, begin + v.shape[0]));
-    begin += v.shape[0];
-  }
-  return parts;
-}
-
 // dx = dy [w_0; w_1; ...]; [dw_0; dw_1; ...] = dy^T x. Inputs: x, w_0, w_1, ...
 struct LinearJoinedGrad {
   Kept x;  // when some w trains
@@ -85,21 +45,9 @@ struct LinearJoinedGrad {
     }
     if (!x) return;
     const RowsOf rows(x.get());
-    const pool_vector<Out> dws = destinations(dx.subspan(1), ws);
-    if (const Out all = stacked<Out>(dws)) return linear_dw(d, rows.view, all);
-    const pool_vector<View> ds = parts_of(d, ws);
-    for (size_t i = 0; i < dws.size(); ++i)
-      if (dws[i]) linear_dw(ds[i], rows.view, dws[i]);
-  }
-
-  // Gradients that do not exist yet come to lie side by side, and stay so.
-  static pool_vector<Out> destinations(Sinks dw, std::span<const View> w) {
-    size_t bytes = 0;
-    for (const View& v : w) bytes += static_cast<size_t>(v.numel() * size_of(acc_dtype(v.dtype)));
-    const gpu::SideBySide row(bytes);
-    pool_vector<Out> list;
-    for (Sink& s : dw) list.push_back(s.dst());
-    return list;
+    pool_vector<Sink*> sinks;
+    for (Sink& s : dx.subspan(1)) sinks.push_back(&s);
+    joined_dw(d, rows.view, ws, sinks);
   }
 };
 
@@ -108,7 +56,7 @@ struct LinearJoinedGrad {
 bool side_by_side(std::span<const Tensor> w) {
   pool_vector<View> views;
   for (const Tensor& t : w) views.push_back(t.view());
-  return !views.empty() && static_cast<bool>(stacked<View>(views));
+  return static_cast<bool>(stacked<View>(views));
 }
 
 Tensor linear_joined(const Tensor& x, std::span<const Tensor> w) {

@@ -80,6 +80,7 @@ struct SplitGrad {
   Tensor place(uint16_t output, const Node& n) {
     const GradSlot& x = n.inputs[0].slot();
     if (x.dtype != n.outputs[output].dtype || std::find(given.begin(), given.end(), output) != given.end()) return {};
+    if (!whole) whole = static_cast<Node&>(*n.inputs[0].node).place(n.inputs[0].output);  // which may want more behind each row
     if (!whole) whole = Tensor::empty(x.shape, x.dtype, x.device);
     given.push_back(output);
     const int64_t begin = std::accumulate(sizes.begin(), sizes.begin() + output, int64_t{0});

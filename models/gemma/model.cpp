@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/joined_ops.h"
 #include "nn/dropout.h"
 #include "nn/tap.h"
 #include "tensor/kernels/copy.h"
@@ -58,6 +59,7 @@ Tensor GemmaAttention::operator()(const Tensor& x, const Tokens& tokens, LayerCa
 }
 
 void GemmaAttention::visit(Visitor& v) {
+  v.together({&q_proj, &k_proj, &v_proj});
   v("q_proj", q_proj);
   v("k_proj", k_proj);
   v("v_proj", v_proj);
@@ -76,10 +78,10 @@ GemmaBlock::GemmaBlock(const GemmaConfig& c, int64_t layer, const RopeTable& rop
   post_ffw_norm = std::make_unique<RmsNorm>(c.width, c.norm_eps, dtype);
 }
 
-SumNorm GemmaBlock::operator()(const SumNorm& x, const RmsNorm* next, const Tokens& tokens, LayerCache* cache, Recompute recompute) const {
+SumNorm GemmaBlock::operator()(const SumNorm& x, Reader next, const Tokens& tokens, LayerCache* cache, Recompute recompute) const {
   const RecomputeScope scope(recompute == Recompute::norms || recompute == Recompute::mlp);
   const auto normed = [](const std::unique_ptr<RmsNorm>& norm, const Tensor& h) { return norm ? (*norm)(h) : h; };
-  const Tensor in = x.norm ? x.norm : input_norm(x.sum);
+  const Tensor in = x.norm ? x.norm : with_room(attention.room(), [&] { return input_norm(x.sum); });
   tap("input_norm", in);
   const Tensor h = attention(in, tokens, cache);
   if (tapping()) tap("post_attn_norm", normed(post_attention_norm, h));
@@ -93,13 +95,16 @@ SumNorm GemmaBlock::operator()(const SumNorm& x, const RmsNorm* next, const Toke
   };
   if (recompute == Recompute::mlp) {  // the norms too are computed again
     const Tensor a = add(x.sum, normed(post_attention_norm, h));
-    const auto branch = [this, normed, feed_forward](const Tensor& t) { return normed(post_ffw_norm, feed_forward(pre_ffw_norm(t))); };
+    const auto branch = [this, normed, feed_forward](const Tensor& t) {
+      return normed(post_ffw_norm, feed_forward(with_room(mlp.room(), [&] { return pre_ffw_norm(t); })));
+    };
     const Tensor m = checkpoint(with_dropout_of_now(branch), a);
-    return next ? next->of_sum(a, m) : SumNorm{add(a, m), {}};
+    return next.norm ? with_room(next.room, [&] { return next.norm->of_sum(a, m); }) : SumNorm{add(a, m), {}};
   }
-  const SumNorm a = pre_ffw_norm.of_sum(x.sum, h, post_attention_norm.get());
+  const SumNorm a = with_room(mlp.room(), [&] { return pre_ffw_norm.of_sum(x.sum, h, post_attention_norm.get()); });
   const Tensor m = feed_forward(a.norm);
-  return next ? next->of_sum(a.sum, m, post_ffw_norm.get()) : SumNorm{add(a.sum, normed(post_ffw_norm, m)), {}};
+  return next.norm ? with_room(next.room, [&] { return next.norm->of_sum(a.sum, m, post_ffw_norm.get()); })
+                   : SumNorm{add(a.sum, normed(post_ffw_norm, m)), {}};
 }
 
 void GemmaBlock::visit(Visitor& v) {
@@ -159,9 +164,10 @@ Tensor Gemma::hidden(const Tokens& given, KvCache* cache) {
   for (size_t i = 0; i < blocks.size(); ++i) {
     const TapScope scope("layers", static_cast<int64_t>(i));
     LayerCache* layer = cache ? &cache->layers[i] : nullptr;
-    const auto block = [&b = *blocks[i], tokens, layer, r = recompute](const SumNorm& s, const RmsNorm* next) { return b(s, next, tokens, layer, r); };
-    if (recompute == Recompute::block) x.sum = checkpoint(with_dropout_of_now([block](const Tensor& t) { return block({t, {}}, nullptr).sum; }), x.sum);
-    else x = block(x, i + 1 < blocks.size() ? &blocks[i + 1]->input_norm : &norm);
+    using Reader = GemmaBlock::Reader;
+    const auto block = [&b = *blocks[i], tokens, layer, r = recompute](const SumNorm& s, Reader next) { return b(s, next, tokens, layer, r); };
+    if (recompute == Recompute::block) x.sum = checkpoint(with_dropout_of_now([block](const Tensor& t) { return block({t, {}}, {}).sum; }), x.sum);
+    else x = block(x, i + 1 < blocks.size() ? blocks[i + 1]->reader() : Reader{&norm});
     tap("out", x.sum);
   }
   const Tensor y = x.norm ? x.norm : norm(x.sum);

@@ -15,6 +15,7 @@ struct GemmaAttention final : Module {
   GemmaAttention(const GemmaConfig&, int64_t layer, const RopeTable& rope, DType);
   /// x [B, T, D] -> [B, T, D].
   Tensor operator()(const Tensor& x, const Tokens&, LayerCache*) const;
+  int64_t room() const { return room_for({&q_proj, &k_proj, &v_proj}); }  ///< behind each row of x
   void visit(Visitor&) override;
 
   Linear q_proj, k_proj, v_proj, o_proj;
@@ -26,9 +27,15 @@ struct GemmaAttention final : Module {
 
 struct GemmaBlock final : Module {
   GemmaBlock(const GemmaConfig&, int64_t layer, const RopeTable& rope, DType);
-  /// x: the residual sum [B, T, D] and, unless this is the first to need it, input_norm of it. So is what comes back, with `next` the norm
-  /// of whoever reads it: a sum and its norm are one pass over memory. Without `next`, the sum alone.
-  SumNorm operator()(const SumNorm& x, const RmsNorm* next, const Tokens&, LayerCache*, Recompute) const;
+  /// Whoever reads a residual sum: its norm, and the room it wants behind each row of that.
+  struct Reader {
+    const RmsNorm* norm = nullptr;
+    int64_t room = 0;
+  };
+  Reader reader() const { return {&input_norm, attention.room()}; }
+  /// x: the residual sum [B, T, D] and, unless this is the first to need it, input_norm of it. So is what comes back, with the norm of
+  /// `next`: a sum and its norm are one pass over memory. Without `next`, the sum alone.
+  SumNorm operator()(const SumNorm& x, Reader next, const Tokens&, LayerCache*, Recompute) const;
   void visit(Visitor&) override;
 
   RmsNorm input_norm;

@@ -18,7 +18,7 @@ Acc<T> inverse_root(Vec<T> squares, int64_t n, double eps) {
 template <class T, bool norm_h>
 void run(const View& x, const View& h, const View& w_h, const View& w, double eps, const Out& sum, const Out& y, const Out& rstd_h, const Out& rstd) {
   using A = Acc<T>;
-  const Rows rows(x), h_rows(h);
+  const Rows rows(x), h_rows(h), y_rows(y);
   const int64_t d = rows.d;
   Scratch scratch(2 * d * sizeof(A));
   A* const scale = scratch.as<A>();
@@ -30,7 +30,7 @@ void run(const View& x, const View& h, const View& w_h, const View& w, double ep
       const T* const xr = x.as<T>() + rows.at(n);
       const T* hr = h.as<T>() + h_rows.at(n);
       T* const to = sum.as<T>() + n * d;
-      T* const yr = y.as<T>() + n * d;
+      T* const yr = y.as<T>() + y_rows.at(n);
       if constexpr (norm_h) {  // y holds it for a while: in a loop of its own, or a product would be contracted with the sum
         Vec<T> squares = broadcast<T>(0);
         for_row<T>(d, [&](int64_t i, auto part) {

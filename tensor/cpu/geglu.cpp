@@ -9,12 +9,12 @@ namespace {
 
 template <class T>
 void forward(const View& gate, const View& up, const Out& y) {
-  const Rows rows(gate), up_rows(up);
+  const Rows rows(gate), up_rows(up), y_rows(y);
   parallel_for(rows.n, rows.chunk(), 8 * rows.d, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T* const g = gate.as<T>() + rows.at(r);
       const T* const u = up.as<T>() + up_rows.at(r);
-      T* const out = y.as<T>() + r * rows.d;
+      T* const out = y.as<T>() + y_rows.at(r);
       for_row<T>(rows.d, [&](int64_t i, auto part) {
         put(out + i, math::gelu_tanh(load(g + i, part)) * load(u + i, part), part, y.accumulate);
       });

@@ -11,7 +11,7 @@ namespace {
 template <class T>
 void forward(const View& x, const View& w, double eps, const Out& y, const Out& rstd) {
   using A = Acc<T>;
-  const Rows rows(x);
+  const Rows rows(x), y_rows(y);
   const int64_t d = rows.d;
   Scratch scratch(d * sizeof(A));
   A* const scale = scratch.as<A>();
@@ -19,7 +19,7 @@ void forward(const View& x, const View& w, double eps, const Out& y, const Out& 
   parallel_for(rows.n, rows.chunk(), d, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T* const xr = x.as<T>() + rows.at(r);
-      T* const yr = y.as<T>() + r * d;
+      T* const yr = y.as<T>() + y_rows.at(r);
       Vec<T> sum = broadcast<T>(0);
       for_row<T>(d, [&](int64_t i, auto part) {
         const Vec<T> v = load(xr + i, part);
@@ -38,7 +38,7 @@ void forward(const View& x, const View& w, double eps, const Out& y, const Out& 
 template <class T>
 void backward(const View& dy, const View& x, const View& w, const View& rstd, const Out& dx, const Out& dw) {
   using A = Acc<T>;
-  const Rows rows(x), dy_rows(dy);
+  const Rows rows(x), dy_rows(dy), dx_rows(dx ? dx : x);
   const int64_t d = rows.d;
   const Partials blocks(rows.n, rows.chunk());
   Scratch scratch((d + (dw ? blocks.count * d : 0)) * sizeof(A));
@@ -63,7 +63,7 @@ void backward(const View& dy, const View& x, const View& w, const View& rstd, co
       Vec<T> dot = broadcast<T>(0);
       for_row<T>(d, [&](int64_t i, auto part) { dot += load(dyr + i, part) * load(scale + i, part) * load(xr + i, part); });
       const Vec<T> mean = broadcast<T>(reduce_add(dot) / static_cast<A>(d) * root * root);
-      T* const dxr = dx.as<T>() + r * d;
+      T* const dxr = dx.as<T>() + dx_rows.at(r);
       for_row<T>(d, [&](int64_t i, auto part) {
         const Vec<T> g = load(dyr + i, part) * load(scale + i, part);
         put(dxr + i, (g - load(xr + i, part) * mean) * k, part, dx.accumulate);

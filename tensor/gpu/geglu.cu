@@ -27,7 +27,7 @@ __device__ inline Place place(int64_t i, int64_t d, bool dense) {
 
 template <class T, int N>
 __global__ void __launch_bounds__(threads)
-geglu_packs(Rows gate_rows, Rows up_rows, bool dense, int64_t packs, const T* gate, const T* up, T* y, bool accumulate) {
+geglu_packs(Rows gate_rows, Rows up_rows, Rows y_rows, bool dense, int64_t packs, const T* gate, const T* up, T* y, bool accumulate) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < packs; i += static_cast<int64_t>(gridDim.x) * threads) {
     const Place at = place<N>(i, gate_rows.d, dense);
     const Pack<T, N> g = load_pack<T, N>(gate + at.in(gate_rows));
@@ -35,7 +35,7 @@ geglu_packs(Rows gate_rows, Rows up_rows, bool dense, int64_t packs, const T* ga
     float f[N];
 #pragma unroll
     for (int j = 0; j < N; ++j) f[j] = gelu_tanh_for<T>(widen(g[j])) * widen(u[j]);
-    put_pack(y + i * N, f, accumulate);
+    put_pack(y + at.in(y_rows), f, accumulate);
   }
 }
 
@@ -70,13 +70,13 @@ __global__ void __launch_bounds__(threads) geglu_back_packs(Back<T> a) {
 
 template <class T>
 void forward(const View& gate, const View& up, const Out& y) {
-  const Rows g(gate), u(up);
-  const bool dense = g.dense() && u.dense();
+  const Rows g(gate), u(up), to(y);
+  const bool dense = g.dense() && u.dense() && to.dense();
   const auto run = [&](auto kernel, int64_t packs) {
-    launch("geglu", kernel, blocks_for(packs, threads), threads, 0, g, u, dense, packs, gate.as<T>(), up.as<T>(), y.as<T>(), y.accumulate);
+    launch("geglu", kernel, blocks_for(packs, threads), threads, 0, g, u, to, dense, packs, gate.as<T>(), up.as<T>(), y.as<T>(), y.accumulate);
   };
   constexpr int N = pack_of<T>;
-  if (packable<T>(g, gate.data) && packable<T>(u, up.data) && packable<T>(y, g.d)) run(geglu_packs<T, N>, g.n * g.d / N);
+  if (packable<T>(g, gate.data) && packable<T>(u, up.data) && packable<T>(to, y.data)) run(geglu_packs<T, N>, g.n * g.d / N);
   else run(geglu_packs<T, 1>, g.n * g.d);
 }
 

@@ -7,6 +7,7 @@
 
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/rows.h"
+#include "tensor/kernels/copy.h"
 
 namespace facet::gpu {
 namespace {
@@ -22,6 +23,7 @@ struct Norm {
   Weights w_h, w;
   float eps;
   T *sum, *y;
+  int64_t y_pitch;  // from row to row of y
   bool accumulate;
   float *rstd_h, *rstd;  // null: skipped
 };
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
       float f[N];
 #pragma unroll
       for (int j = 0; j < N; ++j) f[j] = widen(v[r][k][j]) * sum[r] * (1 + scale[j]);
-      put_pack(a.y + (first + r) * d + i, f, a.accumulate);
+      put_pack(a.y + (first + r) * a.y_pitch + i, f, a.accumulate);
     }
   }
 }
@@ -144,20 +146,20 @@ __global__ void __launch_bounds__(row_threads, 4) norm_rows_any(Norm<T> a) {
       x = a.sum + r * d;
     }
     const float root = root_of(x, a.rstd);
-    for (int64_t i = threadIdx.x; i < d; i += row_threads) put(a.y + r * d + i, widen(x[i]) * root * (1 + a.w.at(i)), a.accumulate);
+    for (int64_t i = threadIdx.x; i < d; i += row_threads) put(a.y + r * a.y_pitch + i, widen(x[i]) * root * (1 + a.w.at(i)), a.accumulate);
   }
 }
 
 template <class T, Row row>
 void forward(const char* op, const View& x, const View& h, const View& w_h, const View& w, double eps, const Out& sum, const Out& y, const Out& rstd_h,
              const Out& rstd) {
-  const Rows rows(x), h_rows(h);
+  const Rows rows(x), h_rows(h), y_rows(y);
   const auto run = [&](auto kernel, const RowShape& shape, int rows_at_once) {
-    const Norm<T> a{rows,        h_rows,    shape,        x.as<T>(),          h.as<T>(),       Weights(w_h), Weights(w), static_cast<float>(eps),
-                    sum.as<T>(), y.as<T>(), y.accumulate, rstd_h.as<float>(), rstd.as<float>()};
+    const Norm<T> a{rows,        h_rows,    shape,       x.as<T>(),    h.as<T>(),          Weights(w_h), Weights(w), static_cast<float>(eps),
+                    sum.as<T>(), y.as<T>(), y_rows.pitch(), y.accumulate, rstd_h.as<float>(), rstd.as<float>()};
     launch(op, kernel, blocks_for(rows.n, rows_at_once * shape.groups, INT32_MAX), shape.block(), 0, a);
   };
-  const bool even = packable<T>(rows, x.data) && packable<T>(h_rows, h.data) && packable<T>(sum, rows.d) && packable<T>(y, rows.d);
+  const bool even = packable<T>(rows, x.data) && packable<T>(h_rows, h.data) && packable<T>(sum, rows.d) && packable<T>(y_rows, y.data);
   const bool packs = even && by_packs(rows.d / pack_of<T>, [&](auto k) {
     constexpr int K = k(), most = row == Row::x ? 4 : 2, R = most > K ? most / K : 1;
     run(norm_rows<T, K, R, row>, RowShape(rows.d / pack_of<T>, K), R);
@@ -176,6 +178,7 @@ struct Back {
   Weights w;
   const float* rstd;
   T* dx;           // null: skipped
+  int64_t pitch;   // from row to row of dx
   bool accumulate;
   float* partial;  // [blocks][d]; null: no dw
   FACET_INLINE int64_t begin(int64_t b) const { return b * blocks.chunk; }
@@ -231,7 +234,7 @@ __global__ void __launch_bounds__(row_threads) norm_back_rows(Back<T> a) {
         float f[N];
 #pragma unroll
         for (int j = 0; j < N; ++j) f[j] = (widen(dy[r][k][j]) * scale[k][j] - widen(x[r][k][j]) * mean) * root[r];
-        put_pack(a.dx + (first + r) * d + column<N>(k), f, a.accumulate);
+        put_pack(a.dx + (first + r) * a.pitch + column<N>(k), f, a.accumulate);
       }
     }
   }
@@ -256,23 +259,23 @@ __global__ void __launch_bounds__(row_threads) norm_back_any(Back<T> a) {
     if (!a.dx) continue;
     const float mean = block_sum<row_threads>(dot, slots) / static_cast<float>(d) * root * root;
     for (int64_t i = threadIdx.x; i < d; i += row_threads)
-      put(a.dx + r * d + i, (widen(dyr[i]) * (1 + a.w.at(i)) - widen(xr[i]) * mean) * root, a.accumulate);
+      put(a.dx + r * a.pitch + i, (widen(dyr[i]) * (1 + a.w.at(i)) - widen(xr[i]) * mean) * root, a.accumulate);
   }
 }
 
 template <class T>
 void backward(const View& dy, const View& x, const View& w, const View& rstd, const Out& dx, const Out& dw) {
-  const Rows x_rows(x), dy_rows(dy);
+  const Rows x_rows(x), dy_rows(dy), dx_rows(dx ? dx : x);  // an absent one is in nobody's way
   const int64_t n = x_rows.n, d = x_rows.d;
   const auto run = [&](auto kernel, const RowShape& shape, int rows_at_once) {
     const RowBlocks blocks(n, rows_at_once * shape.groups, shape.threads());
     const Scratch scratch(dw ? static_cast<size_t>(blocks.count * d) * sizeof(float) : 0);
     const Back<T> a{x_rows,   dy_rows, shape,         blocks, dy.as<T>(), x.as<T>(), Weights(w), rstd.as<float>(),
-                    dx.as<T>(), dx.accumulate, dw ? scratch.as<float>() : nullptr};
+                    dx.as<T>(), dx_rows.pitch(), dx.accumulate, dw ? scratch.as<float>() : nullptr};
     launch("rms_norm_backward", kernel, static_cast<unsigned>(blocks.count), shape.block(), 0, a);
     if (dw) add_partials("rms_norm_backward", a.partial, blocks.count, d, d, dw);
   };
-  const bool packs = packable<T>(x_rows, x.data) && packable<T>(dy_rows, dy.data) && packable<T>(dx, d) && by_packs(d / pack_of<T>, [&](auto k) {
+  const bool packs = packable<T>(x_rows, x.data) && packable<T>(dy_rows, dy.data) && packable<T>(dx_rows, dx ? dx.data : x.data) && by_packs(d / pack_of<T>, [&](auto k) {
     constexpr int K = k(), R = K == 1 ? 2 : 1;
     run(norm_back_rows<T, K, R>, RowShape(d / pack_of<T>, K), R);
   });
@@ -292,6 +295,13 @@ void add_rms_norm(View x, View h, View w_h, View w, double eps, Out r, Out y, Ou
   call("add_rms_norm", x, h, w_h, w, eps, r, y, rstd_h, rstd);
 }
 void rms_norm_backward(View dy, View x, View w, View rstd, Out dx, Out dw) {
+  if (dx && Rows(dx).size.rank > 1) {  // heads inside a wider row: no distance for all
+    const Scratch space(static_cast<size_t>(dx.numel() * size_of(dx.dtype)), "a gradient of strided rows");
+    Out dense = dx;
+    dense.data = space.as<void>(), dense.stride = dense_strides(dx.shape), dense.accumulate = false;
+    gpu::rms_norm_backward(dy, x, w, rstd, dense, dw);
+    return gpu::copy(dense, dx);
+  }
   if (x.dtype == DType::bf16) backward<bf16>(dy, x, w, rstd, dx, dw);
   else backward<float>(dy, x, w, rstd, dx, dw);
 }

@@ -9,7 +9,7 @@
 //
 // Shapes: x, h, r, y [.., D]; w_h, w [D]; rstd_h, rstd [N], N the product of x's leading sizes. Dtypes: x, h, r, y of one dtype T (f32, bf16,
 // f64), rstd_h and rstd in the accumulation type of T; w_h, w any floating dtype. Layouts: rows of x and h contiguous, leading strides free; w_h,
-// w any stride; r, y, rstd_h, rstd dense. Always "=". Null rstd_h, rstd: skipped. No aliasing.
+// w any stride; rows of y contiguous and at one distance; r, rstd_h, rstd dense. Always "=". Null rstd_h, rstd: skipped. No aliasing.
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"

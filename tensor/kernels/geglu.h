@@ -5,8 +5,8 @@
 //   dgate (+)= dy * up * gelu_tanh'(gate);  dup (+)= dy * gelu_tanh(gate)      one pass, recomputed from gate and up
 //
 // Shapes: all [.., F]. Dtypes: all of one dtype (f32, bf16, f64), computed in the accumulation type, rounded once.
-// Layouts: rows of gate, up, dy, dgate and dup contiguous, leading strides free (halves of one fused projection and of its gradient need
-// no copy); y dense. Null dgate or dup: skipped. No aliasing.
+// Layouts: rows contiguous, leading strides free (halves of one fused projection and of its gradient need no copy, and there may be room behind
+// the rows of y). Null dgate or dup: skipped. No aliasing.
 #pragma once
 #include "tensor/cpu/tier.h"
 #include "tensor/kernels/door.h"

@@ -10,7 +10,7 @@
 // Shapes: x, y, dy, dx [.., D]; w, dw [D]; rstd [N] with N the product of x's leading sizes.
 // Dtypes: x, y, dy, dx of one dtype T (f32, bf16, f64); rstd and dw in the accumulation type of T (f32, f64); w any floating
 // dtype. Everything is computed in the accumulation type, 1 + w included, and rounded once on the way out.
-// Layouts: rows of x and dy are contiguous, their leading strides free; w any stride; y, dx, dw, rstd dense.
+// Layouts: rows of x, dy and dx are contiguous, their leading strides free; rows of y contiguous and at one distance; w any stride; dw, rstd dense.
 // Null rstd, dx or dw: that output is skipped. No aliasing.
 // Order of sums: lanes of the tier within a row; dw in at most 64 fixed blocks of rows, added in order.
 #pragma once

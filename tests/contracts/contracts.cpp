@@ -19,6 +19,7 @@ const Contracts& contracts() {
         {"geglu", geglu_contracts},
         {"layer_norm", layer_norm_contracts},
         {"linear", linear_contracts},
+        {"linear_adapted", linear_adapted_contracts},
         {"linear_cross_entropy", linear_cross_entropy_contracts},
         {"linear_log_probs", linear_log_probs_contracts},
         {"matmul", matmul_contracts},

@@ -292,8 +292,8 @@ TEST_CASE("joined adapters: losses and gradients are those of separate products,
     REQUIRE(exact.gradients.size() == cpu.gradients.size());
     for (size_t i = 0; i < cpu.gradients.size(); ++i) CHECK(nmse_within(exact.gradients[i], cpu.gradients[i], 1e-8));
     const Adapted joined(DType::bf16, o, Device::gpu, false), apart(DType::bf16, o, Device::gpu, true);
-    CHECK(joined.loss == Approx(apart.loss).epsilon(5e-3));
-    for (size_t i = 0; i < joined.gradients.size(); ++i) CHECK(nmse_within(joined.gradients[i], apart.gradients[i], 3e-3));
+    CHECK(joined.loss == Approx(apart.loss).epsilon(2e-2).margin(0.1));  // a sum of hundreds of bf16 numbers, itself one
+    for (size_t i = 0; i < joined.gradients.size(); ++i) CHECK(nmse_within(joined.gradients[i], apart.gradients[i], 1e-2));
   }
 }
 
@@ -314,15 +314,136 @@ TEST_CASE("joined adapters: one that says nothing yet changes no bit of the base
     }
 }
 
+namespace {
+
+/// Layers of which some are adapted lie in panels, with room behind the rows of each.
+int in_panels(const Gemma& model) {
+  int n = 0;
+  for (const auto& b : model.blocks)
+    for (const Linear* l : {&b->attention.q_proj, &b->attention.k_proj, &b->attention.v_proj, &b->attention.o_proj, &b->mlp.gate_proj, &b->mlp.up_proj,
+                            &b->mlp.down_proj})
+      n += l->weight->matrix()->room() > 0;
+  return n;
+}
+
+std::vector<double> all_values(Module& m) {
+  std::vector<double> list;
+  for (const auto& [name, value] : named_values(m))
+    if (!is_adapter(name))
+      for (double v : value.to_vector()) list.push_back(v);
+  return list;
+}
+
+/// The gradients of the adapter in use, of sum(h * noise).
+std::vector<Tensor> gradients_of(Gemma& model, const Tensor& h) {
+  backward(sum(mul(h, normal(key(13), h.shape()).to(h.dtype()).to(h.device()))));
+  std::vector<Tensor> list;
+  for (Parameter* p : parameters(model))
+    if (p->trains()) list.push_back(p->grad().to(Device::cpu)), p->clear_grad();
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("joined adapters: matrices lie in panels with room for the largest adapter, and are what they were") {
+  for (const bool early : {true, false}) {
+    INFO((early ? "added before" : "added after") << " the model moved");
+    gpu::emulate(true);
+    const auto model = small_model(DType::bf16);
+    const std::vector<double> before = all_values(*model);
+    const uint32_t hash = base_hash(*model);
+    Adapters adapters(*model);
+    if (!early) model->to(Device::gpu);
+    adapters.add("few", {.rank = 20, .targets = {"q", "gate"}}, key(4));
+    adapters.add("all", {.rank = 12}, key(1));
+    if (early) model->to(Device::gpu);
+    const int layers = static_cast<int>(model->layers());
+    CHECK(in_panels(*model) == 7 * layers);
+    const Weight& q = *model->blocks[0]->attention.q_proj.weight;
+    const Tensor panel = q.panel();
+    CHECK(panel.room() == 40);  // q, k and v of rank 12, up to a multiple of 8
+    CHECK(panel.dim(0) == q.outputs() + 2 * model->blocks[0]->attention.k_proj.weight->outputs() + 40);
+    CHECK((all_values(*model) == before && base_hash(*model) == hash));
+    adapters.add("wide", {.rank = 30}, key(2));
+    CHECK(q.panel().room() == 96);
+    CHECK(all_values(*model) == before);
+    const size_t live = gpu::pool_stats().live_bytes;
+    model->to(Device::gpu);  // where it is already
+    CHECK(gpu::pool_stats().live_bytes == live);
+    model->to(Device::cpu);
+    CHECK(in_panels(*model) == 0);
+    CHECK_FALSE(q.panel());
+    CHECK(all_values(*model) == before);
+  }
+  gpu::emulate(true);  // what trains stays dense: an optimizer changes it
+  const auto model = on_gpu(DType::bf16);
+  Adapters adapters(*model);
+  adapters.add("x", {.rank = 4}, key(1));
+  CHECK(in_panels(*model) == 7 * static_cast<int>(model->layers()));
+  model->to(Device::cpu);
+  CHECK(set_trains(*model, "layers.*.up_proj.weight", true) > 0);
+  model->to(Device::gpu);
+  CHECK(in_panels(*model) == 5 * static_cast<int>(model->layers()));
+}
+
+TEST_CASE("joined adapters: several of one model share its panels, and each pass and its gradients are those of its own") {
+  const Tokens tokens = plain_tokens(randint(key(2), {2, 9}, 0, small_config().vocab));
+  const char* const names[] = {"a", "b"};
+  const auto adapted = [&](bool apart) {
+    const auto model = on_gpu(DType::f32);
+    Adapters adapters(*model);
+    for (const char* name : names) {
+      adapters.add(name, {.rank = name[0] == 'a' ? 4 : 7}, key(static_cast<uint32_t>(name[0])));
+      for (const auto& [path, f] : adapters.factors(name))
+        f->b.reset(mul(normal(fold_in(key(3), f->salt), f->b.value().shape()), 0.2).to(Device::gpu), true);
+    }
+    if (apart) set_apart(*model);
+    std::vector<Tensor> list;
+    std::vector<Tensor> h;
+    for (const char* name : {"a", "b", "a"}) {
+      adapters.use(name);
+      h.push_back(model->hidden(tokens));
+      list.push_back(h.back().detach().to(Device::cpu));
+    }
+    CHECK(bitwise_equal(list[0], list[2]));
+    for (int pass : {0, 1, 2}) {  // of "a" after a pass of "b", and the other way round
+      adapters.use(pass == 1 ? "b" : "a");
+      for (Tensor& g : gradients_of(*model, h[static_cast<size_t>(pass)])) list.push_back(std::move(g));
+    }
+    return list;
+  };
+  const std::vector<Tensor> panels = adapted(false), apart = adapted(true);
+  REQUIRE(panels.size() == apart.size());
+  for (size_t i = 0; i < panels.size(); ++i) CHECK(nmse_within(panels[i], apart[i], 1e-9));
+}
+
+TEST_CASE("joined adapters: what is computed again has the gradients of what was kept") {
+  for (const Recompute policy : {Recompute::norms, Recompute::mlp, Recompute::block}) {
+    INFO("policy " << static_cast<int>(policy));
+    std::vector<std::vector<Tensor>> gradients;
+    for (const Recompute r : {Recompute::none, policy}) {
+      const auto model = on_gpu(DType::bf16);
+      Adapters adapters(*model);
+      adapters.add("x", {.rank = 4}, key(1));
+      for (const auto& [path, f] : adapters.factors("x"))
+        f->b.reset(mul(normal(fold_in(key(3), f->salt), f->b.value().shape()), 0.2).to(DType::bf16).to(Device::gpu), true);
+      model->recompute = r;
+      gradients.push_back(gradients_of(*model, model->hidden(plain_tokens(randint(key(2), {2, 9}, 0, small_config().vocab)))));
+    }
+    REQUIRE(gradients[0].size() == gradients[1].size());
+    for (size_t i = 0; i < gradients[0].size(); ++i) CHECK(nmse_within(gradients[1][i], gradients[0][i], 3e-4));
+  }
+}
+
 TEST_CASE("joined adapters: how many kernels a layer launches in a training pass") {
   gpu::emulate(true);
   const LoraOptions all{.rank = 4}, some{.rank = 4, .targets = {"q", "v"}}, dora{.rank = 4, .dora = true};
   // Of 7 projections, W and A forward and for dx, dA, dt, dB and t B^T: 7 x 8 products apart, and two sums of dx in f32, rounded afterwards. Joined
-  // W, A and dA are 4 each.
+  // W, A and dA are 4 each, in panels with t B^T and dt A inside W's, but for o's t B^T. B comes into a panel 3 times, A 4 times.
   CHECK(launches_of_layer(true, &all) == 76);
-  CHECK(launches_of_layer(false, &all) == 59);
+  CHECK(launches_of_layer(false, &all) == 56);
   CHECK(launches_of_layer(true, &some) == 46);
-  CHECK(launches_of_layer(false, &some) == 35);
+  CHECK(launches_of_layer(false, &some) == 34);
   CHECK(launches_of_layer(false, &dora) < launches_of_layer(true, &dora));
 }
 
@@ -332,4 +453,7 @@ TEST_CASE("joined adapters: in decoding, a kernel reads A beside its W") {
   // 2 for W and A of q, k and v and their 3 sums; 2 for o and 2 for down; 1 and 2 for gate and up; and GeGLU, two norms with sums, two turns and
   // attention.
   CHECK(launches_of_layer(false, &all, few_rows_without_gradients) == 18);
+  // W and A of q, k and v in 2, and 2 sums, which in a panel would be 3 in all; one each for o, gate and up with GeGLU, and down.
+  const LoraOptions some{.rank = 8, .targets = {"q", "v"}};
+  CHECK(launches_of_layer(false, &some, few_rows_without_gradients) == 12);
 }

@@ -16,6 +16,7 @@ Contracts gather_contracts();
 Contracts geglu_contracts();
 Contracts layer_norm_contracts();
 Contracts linear_contracts();
+Contracts linear_adapted_contracts();
 Contracts linear_cross_entropy_contracts();
 Contracts linear_log_probs_contracts();
 Contracts matmul_contracts();
