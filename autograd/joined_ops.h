@@ -38,8 +38,8 @@ struct LowRankTerm {
 /// What lies in a panel besides W is written anew whenever it is read.
 Tensor linear_adapted(const Tensor& x, std::span<const Tensor> w, std::span<const LowRankTerm> terms, const Tensor& panel = {});
 
-/// A matrix [O + r, I] with r elements of room behind each row, for weights of O rows in all and adapters of r ranks in all. The weights take the
-/// first O rows; the others are for A, the room is for B. r is a multiple of 8, which keeps rows on 16 bytes.
+/// A matrix [O + r, I] with room for r elements behind each row, for weights of O rows in all and adapters of r ranks in all. The weights take the
+/// first O rows; the others are for A, the room is for B. There is so much more room that rows begin on 128 bytes where those of [O, I] did.
 Tensor panel_for(int64_t outputs, int64_t inputs, int64_t ranks, DType, Device);
 
 /// While one lives, what norms and geglu_halves make on a GPU has `room` elements behind each row (Tensor::with_room), for the linear_adapted that

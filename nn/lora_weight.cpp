@@ -87,7 +87,7 @@ void settle_in_panel(std::span<Linear* const> layers, Device device) {
   }
   if (most == 0) return;
   Tensor panel = adapted[0]->in_panel;
-  const bool settled = fit && panel && panel.room() >= most && side_by_side(values) && values[0].shares_storage(panel);
+  const bool settled = fit && panel && panel.dim(0) >= outputs + most && side_by_side(values) && values[0].shares_storage(panel);
   if (!settled) {
     panel = fit ? panel_for(outputs, values[0].dim(1), most, values[0].dtype(), device) : Tensor{};
     int64_t row = 0;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "autograd/joined_ops.h"
@@ -173,8 +174,8 @@ Tensor empty_rows(const Shape& shape, DType dtype, Device device) {
 }
 
 Tensor panel_for(int64_t outputs, int64_t inputs, int64_t ranks, DType dtype, Device device) {
-  const int64_t room = (ranks + 7) / 8 * 8;
-  return Tensor::with_room({outputs + room, inputs}, room, dtype, device);
+  const int64_t aligned = std::max<int64_t>(8, std::gcd(inputs, 64));  // elements: 16 bytes of bf16, or what rows of W began on, up to 128 bytes
+  return Tensor::with_room({outputs + ranks, inputs}, (ranks + aligned - 1) / aligned * aligned, dtype, device);
 }
 
 Tensor linear_adapted(const Tensor& x, std::span<const Tensor> w, std::span<const LowRankTerm> given, const Tensor& panel) {
