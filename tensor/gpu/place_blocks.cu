@@ -23,7 +23,7 @@ struct Placed {
 template <class T>
 __global__ void __launch_bounds__(threads) place(Placed<T> a) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < a.n; i += static_cast<int64_t>(gridDim.x) * threads) {
-    const int64_t r = i / a.width, c = i - r * a.width;
+    const int64_t r = i >> 32 ? i / a.width : static_cast<uint32_t>(i) / static_cast<uint32_t>(a.width), c = i - r * a.width;
     T value{};
 #pragma unroll
     for (int b = 0; b < most_blocks; ++b) {  // all of them, so that a block's fields are read from where arguments are
