@@ -66,7 +66,7 @@ void print_overview(const std::string& family) {
 
 // A misspelt variable would silently do nothing.
 void warn_of_unknown_variables(Console& console) {
-  std::vector<std::string> known{"FACET_TIER", "FACET_GPU", "FACET_GPU_DETERMINISTIC", "FACET_GPU_SYNC", "FACET_GPU_TUNE", "FACET_GPU_WORKSPACE_MB", "FACET_EMULATOR"};
+  std::vector<std::string> known{"FACET_TIER", "FACET_GPU", "FACET_GPU_DETERMINISTIC", "FACET_GPU_OVERLAP", "FACET_GPU_SYNC", "FACET_GPU_TUNE", "FACET_GPU_WORKSPACE_MB", "FACET_EMULATOR"};
   bool collected = false;
   for (char** e = environ; *e; ++e) {
     const std::string name = std::string(*e).substr(0, std::string(*e).find('='));

@@ -3,6 +3,8 @@
 
 #include "app/conformance/small_model.h"
 #include "infer/generator.h"
+#include "tensor/gpu/overlap.h"
+#include "tensor/gpu/runtime.h"
 
 namespace facet::app {
 namespace {
@@ -107,6 +109,24 @@ Outcome without_host(const Conformance& c, double temperature) {
   return {true, fmt::format("{} tokens of {} rows", o.max_new, rows.size()), {{"tokens", static_cast<double>(o.max_new * std::ssize(rows))}}};
 }
 
+// Kernels that begin while those before them end, against one after the other.
+Outcome overlapped_is_plain(const Conformance& c, double temperature) {
+  const auto model = small_model(c, DType::bf16, Device::gpu);
+  const auto prompts = some_prompts(c, model->vocab());
+  const auto answers_now = [&] { return generate(*model, prompts, options(c, temperature)); };
+  const bool overlaps = gpu::overlaps_launches();
+  const auto got = answers_now();
+  const gpu::PlainLaunches plain;
+  const auto want = answers_now();
+  int64_t tokens = 0;
+  for (size_t row = 0; row < want.size(); ++row) {
+    if (got[row].tokens != want[row].tokens || got[row].log_probs != want[row].log_probs) return {false, fmt::format("row {} differs", row)};
+    tokens += std::ssize(want[row].tokens);
+  }
+  return {true, fmt::format("{} tokens of {} rows{}", tokens, want.size(), overlaps ? "" : "; nothing overlaps here"),
+          {{"tokens", static_cast<double>(tokens)}, {"overlaps", overlaps ? 1.0 : 0.0}}};
+}
+
 }  // namespace
 
 void conform_decode(Conformance& c) {
@@ -118,6 +138,8 @@ void conform_decode(Conformance& c) {
   c.check("sampled tokens are the CPU's", [&] { return same_tokens(c, 0.9); });
   c.check("steps without the host = with it, greedy", [&] { return without_host(c, 0); });
   c.check("steps without the host = with it, sampled", [&] { return without_host(c, 0.9); });
+  c.check("overlapped kernels = plain ones, greedy", [&] { return overlapped_is_plain(c, 0); });
+  c.check("overlapped kernels = plain ones, sampled", [&] { return overlapped_is_plain(c, 0.9); });
   c.check("memory returned after decoding", [&] {
     const int64_t held = device_bytes() - before;
     return Outcome{held == 0, fmt::format("{} bytes still held", held), {{"held_bytes", static_cast<double>(held)}}};

@@ -11,6 +11,7 @@
 #include "nn/lora.h"
 #include "optim/adamw.h"
 #include "tensor/gpu/gemm.h"
+#include "tensor/gpu/overlap.h"
 #include "tensor/gpu/pool.h"
 #include "tensor/gpu/runtime.h"
 #include "train/sft.h"
@@ -110,6 +111,38 @@ Sized bf16_model(const Conformance& c, const std::string& name) {
   return {name, std::move(model)};
 }
 
+struct DecodeTimes {
+  double prefill, step;  // seconds
+  int64_t cache_bytes;
+};
+// `rows` prompts of `context` tokens, then `fresh` tokens for each, once to warm up.
+DecodeTimes decode_times(Gemma& model, int64_t rows, int64_t context, int64_t fresh) {
+  Generator g(model, rows, context + 2 * fresh + 2);
+  std::vector<int64_t> all;
+  std::vector<std::vector<int32_t>> prompts, next;
+  for (int64_t r = 0; r < rows; ++r) {
+    all.push_back(r);
+    prompts.emplace_back();
+    for (int64_t i = 0; i < context; ++i) prompts.back().push_back(static_cast<int32_t>((i * 7919 + r * 131 + 13) % model.vocab()));
+    next.push_back({static_cast<int32_t>(3 + r % 40)});
+  }
+  const auto since = [](Clock::time_point begin) {
+    gpu::synchronize();
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  const auto prefill_begin = Clock::now();
+  g.feed(all, prompts);
+  const double prefill = since(prefill_begin);
+  GenerateOptions o;
+  o.sampling.temperature = 0;
+  o.max_new = fresh;
+  o.ignore_stop = true;
+  continue_rows(g, all, next, o);
+  const auto begin = Clock::now();
+  continue_rows(g, all, next, o);
+  return {prefill, since(begin) / static_cast<double>(fresh), g.cache_bytes()};
+}
+
 }  // namespace
 
 Probe probe(Conformance& c, const ProbeSize& size) {
@@ -195,34 +228,19 @@ void time_decoding(Conformance& c, const Probe& limit) {
       const int64_t rows = c.tiny ? std::min<int64_t>(batch, 4) / (batch == 64 ? 2 : 1) : batch;
       const int64_t context = c.tiny ? 6 : 1024, fresh = c.tiny ? 3 : 128;
       c.measure(fmt::format("{}: decode, batch {}, context {}", size, rows, context), [&] {
-        Generator g(model, rows, context + 2 * fresh + 2);
-        std::vector<int64_t> all;
-        std::vector<std::vector<int32_t>> prompts, next;
-        for (int64_t r = 0; r < rows; ++r) {
-          all.push_back(r);
-          prompts.emplace_back();
-          for (int64_t i = 0; i < context; ++i) prompts.back().push_back(static_cast<int32_t>((i * 7919 + r * 131 + 13) % model.vocab()));
-          next.push_back({static_cast<int32_t>(3 + r % 40)});
-        }
-        const auto prefill_begin = Clock::now();
-        g.feed(all, prompts);
-        gpu::synchronize();
-        const double prefill = std::chrono::duration<double>(Clock::now() - prefill_begin).count();
-        GenerateOptions o;
-        o.sampling.temperature = 0;
-        o.max_new = fresh;
-        o.ignore_stop = true;
-        continue_rows(g, all, next, o);  // warms up
-        const auto begin = Clock::now();
-        continue_rows(g, all, next, o);
-        gpu::synchronize();
-        const double step = std::chrono::duration<double>(Clock::now() - begin).count() / static_cast<double>(fresh);
-        const double rate = static_cast<double>(rows) / step, read = weights / step;
+        const DecodeTimes t = decode_times(model, rows, context, fresh);
+        const double rate = static_cast<double>(rows) / t.step, read = weights / t.step, prompts = static_cast<double>(rows * context) / t.prefill;
         Outcome found{true,
-                      fmt::format("{}, {:.3f} ms a step, weights read at {:.0f}% of the copy's rate; prompts {}", rate_text(rate), 1e3 * step,
-                                  100 * read / limit.bytes_per_s, rate_text(static_cast<double>(rows * context) / prefill)),
-                      {{"tokens_per_s", rate}, {"seconds_per_step", step}, {"weight_bytes_per_s", read}, {"share_of_probe", read / limit.bytes_per_s},
-                       {"prefill_tokens_per_s", static_cast<double>(rows * context) / prefill}, {"cache_bytes", static_cast<double>(g.cache_bytes())}}};
+                      fmt::format("{}, {:.3f} ms a step, weights read at {:.0f}% of the copy's rate; prompts {}", rate_text(rate), 1e3 * t.step,
+                                  100 * read / limit.bytes_per_s, rate_text(prompts)),
+                      {{"tokens_per_s", rate}, {"seconds_per_step", t.step}, {"weight_bytes_per_s", read}, {"share_of_probe", read / limit.bytes_per_s},
+                       {"prefill_tokens_per_s", prompts}, {"cache_bytes", static_cast<double>(t.cache_bytes)}}};
+        if (batch == 1 && gpu::overlaps_launches()) {
+          const gpu::PlainLaunches plain;
+          const double apart = decode_times(model, rows, context, fresh).step;
+          found.detail += fmt::format("; kernels one after the other {:.3f} ms", 1e3 * apart);
+          found.figures.emplace_back("tokens_per_s_without_overlap", static_cast<double>(rows) / apart);
+        }
         if (large && batch == 1) weigh(found, "tokens_per_s", {1100, 1500});
         if (large && batch == 64) weigh(found, "tokens_per_s", {35e3, 55e3});
         return found;

@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(32 * warps)
   constexpr int row_lanes = lanes / R;                 // lanes that share a row
   FACET_SHARED(float, all_o, [warps * groups * R * D]);
   FACET_SHARED(State, states, [warps * groups * R]);
+  begin_overlapped();
 
   const int32_t unit = first_unit + static_cast<int32_t>(blockIdx.y);  // [B][K][chunks]
   const int64_t b = unit / (p.K * chunks);
@@ -262,7 +263,7 @@ void run(const AttentionInputs& x, const Problem& p, const Out& y, const Out& ls
   State* const states = reinterpret_cast<State*>(piece_o + piece_rows * D);
   const Results results{target(y), lse.as<float>(), lse.stride[0], lse.stride[1], lse.stride[2]};
   for (int32_t first = 0; first < units; first += at_once)
-    launch("attention", few_kernel<T, D, R>, dim3(static_cast<unsigned>(pieces), static_cast<unsigned>(std::min(at_once, units - first))), dim3(32 * warps), 0,
+    launch_overlapping("attention", few_kernel<T, D, R>, dim3(static_cast<unsigned>(pieces), static_cast<unsigned>(std::min(at_once, units - first))), dim3(32 * warps), 0,
            p, heads<T>(x.q), heads<T>(x.k), heads<T>(x.v), results, piece_o, states, chunks, first);
 }
 

@@ -12,6 +12,7 @@ namespace {
 constexpr int threads = 128;
 
 __global__ void __launch_bounds__(threads) uniforms_kernel(int64_t n, const int32_t* state, bool original, float* u) {
+  begin_overlapped();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (row >= n) return;
   const int32_t* s = state + row;
@@ -24,6 +25,7 @@ __global__ void __launch_bounds__(threads) uniforms_kernel(int64_t n, const int3
 
 __global__ void __launch_bounds__(threads) advance_kernel(int64_t n, int64_t steps, const double* told, const int32_t* stop, int64_t stops, int32_t* state,
                                                           double* log) {
+  begin_overlapped();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (row >= n) return;
   int32_t* const s = state + row;
@@ -47,12 +49,12 @@ __global__ void __launch_bounds__(threads) advance_kernel(int64_t n, int64_t ste
 
 void row_uniforms(View state, bool original, Out u) {
   const int64_t n = state.shape[1];
-  launch("row_uniforms", uniforms_kernel, blocks_for(n, threads, INT32_MAX), threads, 0, n, state.as<int32_t>(), original, u.as<float>());
+  launch_for_rows(n, "row_uniforms", uniforms_kernel, blocks_for(n, threads, INT32_MAX), threads, 0, n, state.as<int32_t>(), original, u.as<float>());
 }
 
 void advance_rows(View told, View stop, Out state, Out log) {
   const int64_t n = state.shape[1];
-  launch("advance_rows", advance_kernel, blocks_for(n, threads, INT32_MAX), threads, 0, n, log.shape[0], told.as<double>(), stop.as<int32_t>(),
+  launch_for_rows(n, "advance_rows", advance_kernel, blocks_for(n, threads, INT32_MAX), threads, 0, n, log.shape[0], told.as<double>(), stop.as<int32_t>(),
          stop ? stop.numel() : 0, state.as<int32_t>(), log.as<double>());
 }
 

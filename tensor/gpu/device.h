@@ -48,7 +48,9 @@
 //
 //   float add_apart(float a, float b);   a + b, not contracted with a product that a or b is
 //   float fast_exp2(float);   ex2.approx: 2 ulp         float fast_reciprocal(float);   1 ulp         float fast_rsqrt(float)
-//   void grid_wait();  void grid_launch_dependents();   programmatic dependent launch; no-ops without it
+//   void let_next_start();      for kernels that launch_overlapping() starts (launch.h): the next one may begin now
+//   void wait_for_previous();   until the kernel before this one is done and its writes are seen; at once in a plain launch
+//   void hint_to_l2(const void* p, size_t bytes);   device memory that will be read soon: multiples of 16, bytes > 0. Only a hint
 
 namespace facet::gpu {
 
@@ -91,6 +93,12 @@ using Acc = typename AccOf<T>::type;
 template <class T, class A>
 __device__ inline void put(T* p, A value, bool accumulate) {
   *p = narrow<T>(accumulate ? static_cast<A>(widen(*p)) + value : value);
+}
+
+/// The first line of a kernel that launch_overlapping() starts and that has nothing to hint at while it waits.
+__device__ inline void begin_overlapped(Site site = Site::here()) {
+  let_next_start();
+  wait_for_previous(site);
 }
 
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) & 31; }

@@ -88,14 +88,21 @@ __device__ __forceinline__ float fast_reciprocal(float x) {
 }
 __device__ __forceinline__ float fast_rsqrt(float x) { return rsqrtf(x); }
 
-__device__ __forceinline__ void grid_wait() {
+// Before 9.0 no launch overlaps (runtime.h), so there is nothing to wait for.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous(Site = {}) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-__device__ __forceinline__ void grid_launch_dependents() {
+// A request for all of it at once; prefetch.global.L2 would take one for each line.
+__device__ __forceinline__ void hint_to_l2(const void* p, size_t bytes, Site = {}) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(static_cast<uint32_t>(bytes)) : "memory");
 #endif
 }
 

@@ -18,6 +18,7 @@ constexpr int threads = 256;
 template <class W, class T, int N>
 __global__ void __launch_bounds__(threads)
 copy_rows(const int32_t* ids, int64_t n, const W* table, int64_t rows, int64_t step, int64_t d, float scale, T* y, bool accumulate) {
+  begin_overlapped();
   const int64_t packs = d / N;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < n * packs; i += static_cast<int64_t>(gridDim.x) * threads) {
     const int32_t id = ids[i / packs];
@@ -35,7 +36,7 @@ void forward(const View& ids, const View& table, double scale, const Out& y) {
   constexpr int N = sizeof(W) > sizeof(T) ? pack_of<W> : pack_of<T>;
   const int64_t n = ids.numel(), d = table.shape[1];
   const auto run = [&](auto kernel, int64_t each) {
-    launch("embedding", kernel, blocks_for(n * d / each, threads), threads, 0, ids.as<int32_t>(), n, table.as<W>(), table.shape[0], table.stride[0], d,
+    launch_for_rows(n, "embedding", kernel, blocks_for(n * d / each, threads), threads, 0, ids.as<int32_t>(), n, table.as<W>(), table.shape[0], table.stride[0], d,
            static_cast<float>(scale), y.as<T>(), y.accumulate);
   };
   if (packable<W, N>(Rows(table), table.data) && packable<T, N>(y, d)) run(copy_rows<W, T, N>, N);

@@ -28,6 +28,7 @@ __device__ inline Place place(int64_t i, int64_t d, bool dense) {
 template <class T, int N>
 __global__ void __launch_bounds__(threads)
 geglu_packs(Rows gate_rows, Rows up_rows, Rows y_rows, bool dense, int64_t packs, const T* gate, const T* up, T* y, bool accumulate) {
+  begin_overlapped();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; i < packs; i += static_cast<int64_t>(gridDim.x) * threads) {
     const Place at = place<N>(i, gate_rows.d, dense);
     const Pack<T, N> g = load_pack<T, N>(gate + at.in(gate_rows));
@@ -73,7 +74,7 @@ void forward(const View& gate, const View& up, const Out& y) {
   const Rows g(gate), u(up), to(y);
   const bool dense = g.dense() && u.dense() && to.dense();
   const auto run = [&](auto kernel, int64_t packs) {
-    launch("geglu", kernel, blocks_for(packs, threads), threads, 0, g, u, to, dense, packs, gate.as<T>(), up.as<T>(), y.as<T>(), y.accumulate);
+    launch_for_rows(g.n, "geglu", kernel, blocks_for(packs, threads), threads, 0, g, u, to, dense, packs, gate.as<T>(), up.as<T>(), y.as<T>(), y.accumulate);
   };
   constexpr int N = pack_of<T>;
   if (packable<T>(g, gate.data) && packable<T>(u, up.data) && packable<T>(to, y.data)) run(geglu_packs<T, N>, g.n * g.d / N);

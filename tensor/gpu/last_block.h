@@ -6,7 +6,8 @@
 //   ... read all parts of the unit, in the order of their numbers and not of their arrival: sums have the same bits in every run ...
 //
 // `arrived` is a __device__ array of the kernel's file: zero when the program is loaded, and every launch leaves it so, since the last block puts
-// its counter back. Launches of one stream do not overlap, so eager ones and all graphs share it.
+// its counter back. No two launches of one stream touch memory at the same time, so eager ones and all graphs share it: an overlapped one, too, comes here
+// only behind wait_for_previous() (launch.h), when the counters of the launch before are zero again.
 //
 // Memory order. The barrier brings the stores of all threads before the fence of thread 0, the fence before the ticket; the atomic additions
 // make one chain, so whoever draws the last ticket comes behind the fences of all others; its second fence and the barrier hand that on

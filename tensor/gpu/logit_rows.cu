@@ -67,6 +67,7 @@ __global__ void __launch_bounds__(threads) stats_kernel(Rows r, T* z, const int3
                                                         Part* parts, float* stats, int64_t wide) {
   constexpr int W = pack_of<T>;
   FACET_SHARED(float, slots, [threads / 32]);
+  begin_overlapped();
   const int64_t row = blockIdx.x / r.segments, begin = blockIdx.x % r.segments * segment;
   const int64_t end = begin + segment < r.V ? begin + segment : r.V, label = labels[row];
   T* const pz = z + row * r.step;
@@ -124,6 +125,7 @@ __global__ void __launch_bounds__(threads) stats_kernel(Rows r, T* z, const int3
 // A thread adds up the segments of a row.
 __global__ void __launch_bounds__(threads) finish_kernel(Rows r, int64_t rows, const int32_t* labels, const Part* parts, bool mean, bool entropy, float* stats,
                                                          int64_t wide) {
+  begin_overlapped();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (row >= rows) return;
   const Part* p = parts + row * r.segments;
@@ -270,10 +272,10 @@ void logit_stats(Out z, View labels, double cap, double scale, bool mean, Out st
   const Scratch parts(static_cast<size_t>(C * r.segments) * sizeof(Part), "logit_stats");
   by_logits(z.dtype, [&](auto e) {
     using T = decltype(e);
-    launch("logit_stats", stats_kernel<T>, blocks_for(C * r.segments, 1, INT32_MAX), threads, 0, r, z.as<T>(), labels.as<int32_t>(), cap,
+    launch_for_rows(C, "logit_stats", stats_kernel<T>, blocks_for(C * r.segments, 1, INT32_MAX), threads, 0, r, z.as<T>(), labels.as<int32_t>(), cap,
            cap > 0 ? 1 / cap : scale, cap * scale, mean, entropy, parts.as<Part>(), stats.as<float>(), stats.stride[0]);
   });
-  launch("logit_stats", finish_kernel, blocks_for(C, threads), threads, 0, r, C, labels.as<int32_t>(), parts.as<Part>(), mean, entropy, stats.as<float>(),
+  launch_for_rows(C, "logit_stats", finish_kernel, blocks_for(C, threads), threads, 0, r, C, labels.as<int32_t>(), parts.as<Part>(), mean, entropy, stats.as<float>(),
          stats.stride[0]);
 }
 

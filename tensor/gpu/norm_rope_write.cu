@@ -63,8 +63,17 @@ struct Head {
   }
 };
 
+// First in a kernel: it may have been started before q, k and v are there.
+template <class T>
+__device__ inline void wait_with_hints(const Job<T>& a) {
+  let_next_start();
+  if (threadIdx.x == 0) a.w_q.hint(a.q.d), a.w_k.hint(a.q.d);
+  wait_for_previous();
+}
+
 template <class T, bool norm>
 __global__ void __launch_bounds__(row_threads) write_heads(Job<T> a) {
+  wait_with_hints(a);
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * row_threads + threadIdx.x;
   const int lane = static_cast<int>(threadIdx.x) & (a.lanes - 1);
   const Head<T> to(a, thread / a.lanes, lane == 0);
@@ -87,6 +96,7 @@ __global__ void __launch_bounds__(row_threads) write_heads(Job<T> a) {
 // Heads that do not fit packs: a warp a head.
 template <class T, bool norm>
 __global__ void __launch_bounds__(row_threads) write_heads_any(Job<T> a) {
+  wait_with_hints(a);
   const Head<T> to(a, static_cast<int64_t>(blockIdx.x) * (row_threads / 32) + warp_id(), lane_id() == 0);
   if (!to.y) return;
   if (to.part != Part::v) {
@@ -105,9 +115,9 @@ void run(const HeadProducts& x, double eps, const View& positions, const RopeRow
            Ring<int32_t>(rings.slots)};
   const bool aligned = aligned16(a.q_data) && aligned16(a.k_data) && aligned16(a.v_data) && aligned16(a.y);
   if (aligned && a.keys.packable() && a.values.packable() && lanes_of<T>(a.k) && lanes_of<T>(a.v)) a.lanes = lanes_of<T>(a.q);
-  const int64_t heads = a.q.n + 2 * a.k.n;
-  if (a.lanes) launch("norm_rope_write", write_heads<T, norm>, blocks_for(heads * a.lanes, row_threads, INT32_MAX), row_threads, 0, a);
-  else launch("norm_rope_write", write_heads_any<T, norm>, blocks_for(heads, row_threads / 32, INT32_MAX), row_threads, 0, a);
+  const int64_t heads = a.q.n + 2 * a.k.n, tokens = a.q.n / a.q.h;
+  if (a.lanes) launch_for_rows(tokens, "norm_rope_write", write_heads<T, norm>, blocks_for(heads * a.lanes, row_threads, INT32_MAX), row_threads, 0, a);
+  else launch_for_rows(tokens, "norm_rope_write", write_heads_any<T, norm>, blocks_for(heads, row_threads / 32, INT32_MAX), row_threads, 0, a);
 }
 
 }  // namespace

@@ -48,11 +48,20 @@ __device__ inline void inverse_roots(float (&v)[R], const RowShape& shape, float
   }
 }
 
+// First in a kernel: in decoding it may have been started before x and h are there. Weights are what it would wait longest for.
+template <class T>
+__device__ inline void wait_with_hints(const Norm<T>& a) {
+  let_next_start();
+  if (threadIdx.x + threadIdx.y == 0) a.w.hint(a.rows.d), a.w_h.hint(a.rows.d);
+  wait_for_previous();
+}
+
 // A thread holds K packs of each of R rows.
 template <class T, int K, int R, Row row>
 __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
   constexpr int N = pack_of<T>;
   FACET_SHARED(float, slots, [8 * R]);
+  wait_with_hints(a);
   const int64_t d = a.rows.d, first = (static_cast<int64_t>(blockIdx.x) * a.shape.groups + threadIdx.y) * R;
   Pack<T, N> v[R][K];
   float sum[R] = {};
@@ -128,6 +137,7 @@ __global__ void __launch_bounds__(row_threads) norm_rows(Norm<T> a) {
 template <class T, Row row>
 __global__ void __launch_bounds__(row_threads, 4) norm_rows_any(Norm<T> a) {
   FACET_SHARED(float, slots, [8]);
+  wait_with_hints(a);
   const int64_t d = a.rows.d;
   for (int64_t r = blockIdx.x; r < a.rows.n; r += gridDim.x) {
     const T* x = a.x + a.rows.at(r);
@@ -157,7 +167,7 @@ void forward(const char* op, const View& x, const View& h, const View& w_h, cons
   const auto run = [&](auto kernel, const RowShape& shape, int rows_at_once) {
     const Norm<T> a{rows,        h_rows,    shape,       x.as<T>(),    h.as<T>(),          Weights(w_h), Weights(w), static_cast<float>(eps),
                     sum.as<T>(), y.as<T>(), y_rows.pitch(), y.accumulate, rstd_h.as<float>(), rstd.as<float>()};
-    launch(op, kernel, blocks_for(rows.n, rows_at_once * shape.groups, INT32_MAX), shape.block(), 0, a);
+    launch_for_rows(rows.n, op, kernel, blocks_for(rows.n, rows_at_once * shape.groups, INT32_MAX), shape.block(), 0, a);
   };
   const bool even = packable<T>(rows, x.data) && packable<T>(h_rows, h.data) && packable<T>(sum, rows.d) && packable<T>(y_rows, y.data);
   const bool packs = even && by_packs(rows.d / pack_of<T>, [&](auto k) {

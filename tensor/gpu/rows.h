@@ -118,6 +118,11 @@ class Weights {
     if (!data_) return 0;
     return narrow_ ? widen(static_cast<const bf16*>(data_)[i * stride_]) : static_cast<const float*>(data_)[i * stride_];
   }
+  /// The d weights will be read soon, as hint_to_l2() says.
+  __device__ inline void hint(int64_t d) const {
+    const size_t bytes = static_cast<size_t>(d) * (narrow_ ? 2 : 4) / 16 * 16;
+    if (packed_ && data_ && bytes) hint_to_l2(data_, bytes);
+  }
   /// f[j] = w[i + j]; i is a multiple of N and i + N does not exceed D.
   template <int N>
   __device__ inline void load(int64_t i, float (&f)[N]) const {

@@ -59,11 +59,16 @@ class LaunchScope {
   const char* before_;
 };
 
+/// Whether kernels may begin while those before them end: from compute capability 9.0 on, unless FACET_GPU_OVERLAP=0, FACET_GPU_SYNC or PlainLaunches
+/// (overlap.h) says otherwise. Graphs stay as they were recorded.
+bool overlaps_launches();
+
 // ---- for launch.h
 struct Size3 {
   unsigned x, y, z;
 };
-void launch_raw(const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args);
+/// `overlapped`: it may begin before the launch in front of it has ended; launch_overlapping() says what that takes.
+void launch_raw(const void* kernel, bool overlapped, Size3 grid, Size3 block, size_t shared_bytes, void** args);
 void allow_shared(const char* op, const void* kernel, size_t bytes);
 
 /// The stream as the libraries of CUDA want it (cudaStream_t); emulated: null.

@@ -44,6 +44,7 @@ Scores scores_of(const View& z, const View& stats) {
 }
 
 __global__ void __launch_bounds__(threads) first_largest_kernel(Scores s, int32_t* ids) {
+  begin_overlapped();
   const int64_t row = blockIdx.x / s.segments, begin = blockIdx.x % s.segments * segment, end = begin + segment < s.V ? begin + segment : s.V;
   const float top = s.stats[row * s.wide];
   int32_t first = INT32_MAX;
@@ -213,6 +214,7 @@ __global__ void __launch_bounds__(threads, 1) rank_kernel(Scores s, int64_t firs
 // ---- what is told
 
 __global__ void __launch_bounds__(threads) tell_kernel(Scores s, int64_t n, const float* drawn_from, int64_t from_wide, const int32_t* ids, double* results) {
+  begin_overlapped();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (row >= n) return;
   const float *stats = s.stats + row * s.wide, from = drawn_from[row * from_wide + 1];
@@ -240,7 +242,7 @@ void forbid(Out z, View ids) {
 void first_largest(View z, View stats, Out ids) {
   const Scores s = scores_of(z, stats);
   gpu::fill(ids, INT32_MAX);
-  launch("first_largest", first_largest_kernel, blocks_for(z.shape[0] * s.segments, 1, INT32_MAX), threads, 0, s, ids.as<int32_t>());
+  launch_for_rows(z.shape[0], "first_largest", first_largest_kernel, blocks_for(z.shape[0] * s.segments, 1, INT32_MAX), threads, 0, s, ids.as<int32_t>());
 }
 
 void draw_ranked(View z, View stats, View u, const RankFilters& filters, Out ids) {
@@ -257,7 +259,7 @@ void draw_ranked(View z, View stats, View u, const RankFilters& filters, Out ids
 }
 
 void tell_draws(View z, View stats, View drawn_from, View ids, Out results) {
-  launch("tell_draws", tell_kernel, blocks_for(z.shape[0], threads), threads, 0, scores_of(z, stats), z.shape[0], drawn_from.as<float>(), drawn_from.stride[0],
+  launch_for_rows(z.shape[0], "tell_draws", tell_kernel, blocks_for(z.shape[0], threads), threads, 0, scores_of(z, stats), z.shape[0], drawn_from.as<float>(), drawn_from.stride[0],
          ids.as<int32_t>(), results.as<double>());
 }
 

@@ -242,6 +242,21 @@ WrapperResult check_numbers(Random r, size_t n) {
   return judge.result;
 }
 
+WrapperResult check_chain(Random r, size_t n) {
+  Judge judge("waiting for the kernel before");
+  auto want = r.list<int32_t>(64 * n, [&] { return r.bits() >> 32; });
+  const There<int32_t> x(want), y = room<int32_t>(64 * n);
+  constexpr int steps = 20;
+  chain(static_cast<int>(n), steps, x.get(), y.get());
+  for (int s = 0; s < steps; ++s) {
+    std::reverse(want.begin(), want.end());
+    for (size_t i = 0; i < want.size(); ++i) want[i] = static_cast<int32_t>(3 * static_cast<uint32_t>(want[i]) + static_cast<uint32_t>(i));
+  }
+  const auto got = x.back();
+  for (size_t i = 0; i < want.size(); ++i) judge.same(got[i], want[i], "element {}", i);
+  return judge.result;
+}
+
 }  // namespace
 
 std::vector<WrapperResult> check_wrappers(uint64_t seed, int cases) {
@@ -249,7 +264,8 @@ std::vector<WrapperResult> check_wrappers(uint64_t seed, int cases) {
   Random r{seed};
   return {check_shuffles<float>("shuffles of 4 bytes", {r.bits()}, n), check_shuffles<int64_t>("shuffles of 8 bytes", {r.bits()}, n),
           check_votes({r.bits()}, n), check_ldmatrix({r.bits()}, n), check_mma({r.bits()}, n), check_copies({r.bits()}, n),
-          check_atomics({r.bits()}, n), check_sums({r.bits()}, n), check_numbers({r.bits()}, n)};
+          check_atomics({r.bits()}, n), check_sums({r.bits()}, n), check_numbers({r.bits()}, n),
+          check_chain({r.bits()}, n)};
 }
 
 }  // namespace facet::gpu

@@ -105,6 +105,16 @@ __global__ void numbers_kernel(const float* x, uint16_t* narrowed, float* y) {
   y[3 * thread() + 2] = fast_rsqrt(size);
 }
 
+__global__ void chain_kernel(const int32_t* x, int32_t* y) {
+  const int64_t n = int64_t{gridDim.x} * blockDim.x, i = thread();
+  let_next_start();
+  if (threadIdx.x == 0) hint_to_l2(x + i, block_threads * sizeof(int32_t));
+  wait_for_previous();
+  const uint32_t v = static_cast<uint32_t>(x[n - 1 - i]);
+  for (int k = 0; k < 32; ++k) spin_pause();
+  y[i] = static_cast<int32_t>(3 * v + static_cast<uint32_t>(i));
+}
+
 unsigned blocks(int cases) { return static_cast<unsigned>(cases); }
 const bf16* bf16s(const uint16_t* bits) { return reinterpret_cast<const bf16*>(bits); }
 
@@ -121,5 +131,8 @@ void atomics(int cases, const int32_t* values, int32_t* totals, int32_t* places)
 }
 void sums(int cases, const float* x, float* y) { launch(op, sums_kernel, blocks(cases), block_threads, 0, x, y); }
 void numbers(int cases, const float* x, uint16_t* narrowed, float* y) { launch(op, numbers_kernel, blocks(cases), 32, 0, x, narrowed, y); }
+void chain(int cases, int steps, int32_t* x, int32_t* y) {
+  for (int s = 0; s < steps; ++s) launch_overlapping(op, chain_kernel, blocks(cases), block_threads, 0, s % 2 ? y : x, s % 2 ? x : y);
+}
 
 }  // namespace facet::gpu::wrapper

@@ -34,6 +34,9 @@ void copies(int cases, const int32_t* x, const uint32_t* valid, int32_t* y);    
 void atomics(int cases, const int32_t* values, int32_t* totals, int32_t* places);
 void sums(int cases, const float* x, float* y);                                        ///< [64], [64][2]: block_sum, block_max
 void numbers(int cases, const float* x, uint16_t* narrowed, float* y);                 ///< [32], [32], [32][3]: 2^x, 1 / |x|, 1 / sqrt|x|
+/// `steps` overlapped kernels after one another, each of so many blocks of 64: y[i] = 3 x[n - 1 - i] + i, then x and y change places. hint_to_l2() is
+/// for x. Each writes late, so that one that does not wait reads what has not been written. The result is in x for even numbers of steps.
+void chain(int cases, int steps, int32_t* x, int32_t* y);
 
 }  // namespace wrapper
 }  // namespace facet::gpu

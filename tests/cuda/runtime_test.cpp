@@ -6,6 +6,8 @@
 #include "nn/body_graphs.h"
 #include "tensor/gpu/graph.h"
 #include "tensor/gpu/moments.h"
+#include "tensor/gpu/overlap.h"
+#include "tensor/kernels/rms_norm.h"
 #include "tests/app/run.h"
 #include "tests/fake_cuda/fake_cudart.h"
 #include "tests/gpu/tiny_model.h"
@@ -188,6 +190,62 @@ TEST_CASE("cuda: training and generation replay graphs, with the bits of launche
   CHECK(cuda::calls().mallocs == mallocs);
   for (size_t row = 0; row < 2; ++row) CHECK(first[row].tokens == second[row].tokens);
   CHECK(cuda::calls().refused == refused);
+}
+
+TEST_CASE("cuda: kernels of decoding overlap those before, in graphs too, and not copies") {
+  const auto model = tiny(Device::gpu);
+  GenerateOptions o;
+  o.max_new = 12;
+  o.ignore_stop = true;
+  const auto overlapped = [&] {
+    const cuda::Calls before = cuda::calls();
+    const auto got = generate(*model, {{2, 5, 9}, {2, 7}}, o);
+    const cuda::Calls after = cuda::calls();
+    return std::tuple(got[0].tokens, after.overlapped - before.overlapped, after.overlapped_in_graphs - before.overlapped_in_graphs);
+  };
+  const auto [tokens, launched, recorded] = overlapped();
+  CHECK(launched > 20);
+  CHECK(recorded > 20);  // 8 a layer, and what comes before and behind
+  CHECK(cuda::calls().overlapped_with_nothing == 0);
+  const gpu::PlainLaunches all;
+  CHECK(overlapped() == std::tuple(tokens, 0, 0));
+}
+
+TEST_CASE("cuda: a refused launch says that it was to overlap") {
+  const Tensor x = numbers(8).reshape({1, 8}).to(Device::gpu), w = numbers(8).to(Device::gpu), y = Tensor::zeros({1, 8}, DType::f32, Device::gpu);
+  const auto norm = [&] { rms_norm(x.view(), w.view(), 1e-6, y.out(), {}); };
+  const auto refused = [&](int64_t n) {
+    cuda::refuse_launch(n);
+    try {
+      norm();
+      norm();
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  y.set(y);  // a copy: the first norm has nothing to overlap with
+  CHECK_THAT(refused(1), Catch::Contains("rms_norm: a launch of [") && !Catch::Contains("FACET_GPU_OVERLAP"));
+  y.set(y);
+  CHECK_THAT(refused(2), Catch::Contains("that overlaps (FACET_GPU_OVERLAP=0 does without)") && Catch::Contains("cudaErrorInvalidConfiguration"));
+}
+
+TEST_CASE("cuda: FACET_GPU_OVERLAP, and a GPU that cannot overlap", "[full]") {
+  const auto run = [](const std::string& variables) {
+    return run_facet("generate " FACET_GOLDENS "/gemma3-tiny -p Hi -n 6 --temp 0 --device cuda", variables);
+  };
+  const Result with = run("FACET_GPU_OVERLAP=1");
+  CHECK(with.code == 0);
+  for (const char* variables : {"FACET_GPU_OVERLAP=0", "FACET_FAKE_CUDA=capability_8", "FACET_GPU_SYNC=1"}) {
+    const Result without = run(variables);
+    INFO(variables << ": " << without.err);
+    CHECK(without.code == 0);
+    CHECK(without.out == with.out);
+    CHECK_THAT(without.err, !Catch::Contains("is no setting"));
+  }
+  const Result wrong = run("FACET_GPU_OVERLAP=yes");
+  CHECK(wrong.code == 2);
+  CHECK_THAT(wrong.err, Catch::Contains("FACET_GPU_OVERLAP=yes: expected 0 or 1"));
 }
 
 TEST_CASE("cuda: a GPU of another kind, or one that is taken, is said in a sentence", "[full]") {

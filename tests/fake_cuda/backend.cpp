@@ -1,4 +1,4 @@
-// What stands between the emulated kernels and tensor/gpu/cuda/runtime.cpp: their launches go through launch_raw() and cudaLaunchKernel, as
+// What stands between the emulated kernels and tensor/gpu/cuda/runtime.cpp: their launches go through launch_raw(), as
 // those of nvcc's kernels do, and run on the emulator's fibers when their turn comes.
 #include <memory>
 
@@ -32,7 +32,7 @@ void enqueue(const Launch& launch) {
     check_guards(launch.op);
   };
   void* args[] = {const_cast<test::cuda::Kernel*>(&kernel), nullptr};
-  launch_raw(nullptr, {launch.grid.x, launch.grid.y, launch.grid.z}, {launch.block.x, launch.block.y, launch.block.z}, launch.shared_bytes, args);
+  launch_raw(nullptr, launch.overlapped, {launch.grid.x, launch.grid.y, launch.grid.z}, {launch.block.x, launch.block.y, launch.block.z}, launch.shared_bytes, args);
 }
 
 }  // namespace emulator

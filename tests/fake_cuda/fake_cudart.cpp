@@ -40,6 +40,7 @@ struct CUstream_st {
   std::unique_ptr<Works> recording;
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   bool spoiled = false;
+  enum class Last : uint8_t { nothing, kernel, other } last = Last::nothing;  // that it was given, or that its capture was
 };
 
 namespace {
@@ -109,6 +110,7 @@ void drain_all() {
 cudaError_t submit(cudaStream_t s, Work work) {
   if (!s) return say(cudaErrorInvalidResourceHandle);  // nothing of ours belongs on the legacy stream
   if (s->recording && s->spoiled) return say(cudaErrorStreamCaptureInvalidated);
+  s->last = CUstream_st::Last::other;
   if (s->recording) s->recording->push_back(std::move(work));
   else s->queue.push_back({std::move(work), nullptr});
   return say(cudaSuccess);
@@ -145,7 +147,7 @@ cudaError_t cudaGetDeviceCount(int* n) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {};
   std::strcpy(p->name, "pretended GPU");
-  p->major = 9;
+  p->major = driver().mood == "capability_8" ? 8 : 9;
   p->multiProcessorCount = 8;  // few, so that grids stay small
   p->totalGlobalMem = gpu::emulator::device_bytes;
   p->sharedMemPerBlockOptin = 227 * 1024;
@@ -174,6 +176,7 @@ const char* cudaGetErrorName(cudaError_t e) {
     case cudaErrorDevicesUnavailable: return "cudaErrorDevicesUnavailable";
     case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorNotSupported: return "cudaErrorNotSupported";
     case cudaErrorCapturedEvent: return "cudaErrorCapturedEvent";
     default: return "another error";
   }
@@ -218,17 +221,28 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t s) {
 
 // ---- launches and streams
 
-cudaError_t cudaLaunchKernel(const void*, dim3 grid, dim3 block, void** args, size_t, cudaStream_t s) {
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* how, const void*, void** args) {
   Driver& d = driver();
+  const dim3 grid = how->gridDim, block = how->blockDim;
+  const cudaStream_t s = how->stream;
   ++d.calls.launches;
+  for (unsigned i = 0; i < how->numAttrs; ++i) {
+    const cudaLaunchAttribute& a = how->attrs[i];
+    if (a.id != cudaLaunchAttributeProgrammaticStreamSerialization || a.val.programmaticStreamSerializationAllowed != 1) return say(cudaErrorInvalidValue);
+    if (d.mood == "capability_8") return say(cudaErrorNotSupported);
+    if (s->last != CUstream_st::Last::kernel) ++d.calls.overlapped_with_nothing;
+    ++(s->recording ? d.calls.overlapped_in_graphs : d.calls.overlapped);
+  }
   if (d.refused_at && --d.refused_at == 0) return say(cudaErrorInvalidConfiguration);
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
     return say(cudaErrorInvalidConfiguration);
   const bool breaks = d.lost_at && --d.lost_at == 0;
-  return submit(s, [kernel = *static_cast<const test::cuda::Kernel*>(args[0]), breaks] {
+  const cudaError_t e = submit(s, [kernel = *static_cast<const test::cuda::Kernel*>(args[0]), breaks] {
     if (breaks) driver().sticky = cudaErrorIllegalAddress;
     else kernel();
   });
+  s->last = CUstream_st::Last::kernel;
+  return e;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
   *s = driver().streams.emplace_back(new CUstream_st);
@@ -277,6 +291,7 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t a, cudaEvent_t b) {
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode) {
   if (s->recording) return refuse(s, cudaErrorIllegalState);
   s->recording = std::make_unique<Works>();
+  s->last = CUstream_st::Last::nothing;
   s->mode = mode, s->spoiled = false;
   return say(cudaSuccess);
 }
@@ -284,6 +299,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
   *graph = nullptr;
   if (!s->recording) return say(cudaErrorIllegalState);
   const auto works = std::move(s->recording);
+  s->last = CUstream_st::Last::nothing;
   if (s->spoiled) return say(cudaErrorStreamCaptureInvalidated);
   ++driver().calls.graphs;
   *graph = new CUgraph_st{std::move(*works)};

@@ -3,7 +3,7 @@
 // programming guide has them: what waits is refused and spoils the capture, and so is what the guide calls potentially unsafe (cudaMalloc,
 // cudaFree) unless the capture is a relaxed one. Kernels run on the emulator.
 //
-// FACET_FAKE_CUDA, at the start: other_device | taken | lost_at=N | refused_at=N (launches)
+// FACET_FAKE_CUDA, at the start: capability_8 | other_device | taken | lost_at=N | refused_at=N (launches)
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -14,6 +14,8 @@ namespace facet::test::cuda {
 struct Calls {
   int64_t mallocs = 0, frees = 0, launches = 0, graphs = 0, replays = 0;
   int64_t refused = 0;  ///< calls that a capture does not allow
+  int64_t overlapped = 0, overlapped_in_graphs = 0;  ///< launches that may begin before what is in front of them has ended
+  int64_t overlapped_with_nothing = 0;               ///< those of them that are behind no kernel
 };
 const Calls& calls();
 

@@ -12,6 +12,7 @@
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/gpu/emulator/memory.h"
 #include "tensor/gpu/launch.h"
+#include "tensor/gpu/overlap.h"
 #include "tensor/gpu/pool.h"
 
 namespace facet::gpu {
@@ -230,6 +231,68 @@ TEST_CASE("reports: the host touches device memory") {
   CHECK(elsewhere.second == SIGSEGV);
   pool_free(const_cast<float*>(x));
   device_free(const_cast<float*>(plain));
+}
+
+// ---- overlapped kernels
+
+constexpr int early_collective_line = __LINE__ + 2;
+__global__ void collective_before_wait() {
+  if (threadIdx.x < 32) sync_block();
+  wait_for_previous();
+}
+constexpr int early_copy_line = __LINE__ + 3;
+__global__ void copy_before_wait(const float* x) {
+  FACET_SHARED(float, tile, [4]);
+  copy_async16(tile, x, true);
+  wait_for_previous();
+}
+__global__ void never_waits() {}
+__global__ void touches_before_wait(float* x) {
+  if (blockIdx.x == 1 && threadIdx.x == 5) x[3] = 1;
+  wait_for_previous();
+  x[4] = 1;
+}
+constexpr int odd_hint_line = __LINE__ + 2, strange_hint_line = __LINE__ + 3;
+__global__ void hints(const float* x, int which) {
+  if (which == 0) hint_to_l2(x + 1, 16);
+  if (which == 1) hint_to_l2(x, 48);
+  if (which == 2) hint_to_l2(x, 32);
+  wait_for_previous();
+  wait_for_previous();  // again: nothing
+}
+
+TEST_CASE("reports: kernels that overlap the one before wait for it") {
+  const WithSettings s("forward");
+  auto* x = static_cast<float*>(pool_alloc(8 * sizeof(float), {"activations", {8}, DType::f32}));
+  const auto overlapped = [](auto kernel, auto... args) {
+    std::string text;
+    try {
+      launch_overlapping("op", kernel, 2, 64, 0, args...);
+      synchronize();
+    } catch (const Error& e) {
+      text = e.what();
+    }
+    launch_overlapping("waits", hints, 2, 64, 0, nullptr, 3);
+    synchronize();
+    return text;
+  };
+  check_message(overlapped(never_waits), {"op: block (0, 0, 0), thread (0, 0, 0): left the kernel without wait_for_previous()"});
+  check_message(overlapped(collective_before_wait), {"is stuck: 64 of 64 threads", "32 in sync_block at " + at(early_collective_line), "32 in wait_for_previous"});
+  check_message(overlapped(copy_before_wait, x), {at(early_copy_line) + ": copy_async16 before wait_for_previous()"});
+  check_message(overlapped(hints, x, 0), {at(odd_hint_line) + ": hint_to_l2: address and size (16) must be multiples of 16"});
+  check_message(overlapped(hints, x, 1), {at(strange_hint_line) + ": hint_to_l2: 48 bytes that do not lie within a live buffer"});
+  CHECK(overlapped(hints, x, 2).empty());
+  const auto touches = in_child([&] { launch_overlapping("op", touches_before_wait, 2, 64, 0, x); });
+  CHECK(touches.first == "op: block (1, 0, 0), thread (5, 0, 0) touches device memory before wait_for_previous(): byte 12 of activations f32[8] (32 bytes)\n");
+  CHECK(touches.second == SIGSEGV);
+  // Launched plainly none of that matters.
+  CHECK(message(never_waits, 2, 64, 0).empty());
+  CHECK(message(touches_before_wait, 2, 64, 0, x).empty());
+  const PlainLaunches plain;
+  const int64_t before = emulator::counters().overlapped_launches;
+  CHECK(overlapped(touches_before_wait, x).empty());
+  CHECK(emulator::counters().overlapped_launches == before);
+  pool_free(x);
 }
 
 // ---- launches and schedules

@@ -1,4 +1,4 @@
-// Twelve mistakes that kernels are made of, each beside its correct twin: what the emulator must find, and what it must leave alone.
+// Fifteen mistakes that kernels are made of, each beside its correct twin: what the emulator must find, and what it must leave alone.
 // seeded_bugs_test.cpp runs this program, built plainly and for each sanitizer, and compares what it says with the table there.
 //
 //   seeded_bugs NAME broken|correct     exit code 0: right numbers, 1: wrong numbers (or the sanitizer's own), 3: Error (printed)
@@ -178,14 +178,52 @@ __global__ void missing_fence_behind_ticket(const float* x, float* y) {
   sum_by_the_last<true, !broken>(x, y);
 }
 
+/// x of the kernel before, turned around. Broken, the first is read before that kernel is known to have ended.
+template <bool broken>
+__global__ void read_before_wait(const float* x, float* y) {
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  float v = 0;
+  if (broken) v = x[n - 1 - i];
+  wait_for_previous();
+  if (!broken) v = x[n - 1 - i];
+  y[i] = v;
+}
+
+/// Half of the threads have nothing to do and leave, which does not free them from waiting.
+template <bool broken>
+__global__ void leaves_before_wait(const float* x, float* y) {
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (broken && threadIdx.x % 64 >= 32) return;
+  wait_for_previous();
+  if (threadIdx.x % 64 < 32) y[i] = x[n - 1 - i];
+}
+
+/// A ticket is drawn while the kernel before may still draw its own.
+template <bool broken>
+__global__ void ticket_before_wait(const float*, float* y) {
+  auto* count = reinterpret_cast<int32_t*>(y);
+  if (broken && threadIdx.x == 0) atomic_add(count, 1);
+  wait_for_previous();
+  if (!broken && threadIdx.x == 0) atomic_add(count, 1);
+}
+
+/// Overlapped kernels follow one that has written their x.
+__global__ void kernel_before(float* x) {
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  x[i] = x[i] / 2;
+}
+
 using Kernel = void (*)(const float*, float*);
 struct Case {
   const char* name;
+  bool overlapped;
   Kernel correct, broken;
   float (*expected)(const std::vector<float>& x, int i);  // y[i]; NaN: not written
 };
-#define CASE(name, formula) \
-  {#name, name<false>, name<true>, [](const std::vector<float>& x, int i) -> float { (void)x, (void)i; return formula; }}
+#define CASE(name, formula) CASE_OF(name, false, formula)
+#define OVERLAPPED(name, formula) CASE_OF(name, true, formula)
+#define CASE_OF(name, overlapped, formula) \
+  {#name, overlapped, name<false>, name<true>, [](const std::vector<float>& x, int i) -> float { (void)x, (void)i; return formula; }}
 
 int mirrored(int i) { return i - i % threads + threads - 1 - i % threads; }
 float sum_of_4(const std::vector<float>& x, int i) {
@@ -230,6 +268,9 @@ const Case cases[] = {
     CASE(double_buffer_too_early, over_parts(x, i)),
     CASE(missing_fence_before_ticket, over_blocks(x, i)),
     CASE(missing_fence_behind_ticket, over_blocks(x, i)),
+    OVERLAPPED(read_before_wait, X(n - 1 - i) / 2),
+    OVERLAPPED(leaves_before_wait, i % 64 < 32 ? X(n - 1 - i) / 2 : NAN),
+    OVERLAPPED(ticket_before_wait, i == 0 ? bits_of(-1 + blocks) : NAN),
 };
 
 struct Buffer {
@@ -242,7 +283,13 @@ bool right(const Case& c, bool broken) {
   for (int i = 0; i < n; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i * 37 % 101) / 64.0f - 0.75f;
   const Buffer dx, dy;
   copy_to_device(dx.data, x.data(), n * sizeof(float));
-  launch(c.name, broken ? c.broken : c.correct, dim3(blocks), dim3(threads), threads * sizeof(float), dx.data, dy.data);
+  const Kernel kernel = broken ? c.broken : c.correct;
+  if (c.overlapped) {
+    launch("kernel_before", kernel_before, dim3(blocks), dim3(threads), 0, dx.data);
+    launch_overlapping(c.name, kernel, dim3(blocks), dim3(threads), threads * sizeof(float), dx.data, dy.data);
+  } else {
+    launch(c.name, kernel, dim3(blocks), dim3(threads), threads * sizeof(float), dx.data, dy.data);
+  }
   copy_to_host(y.data(), dy.data, n * sizeof(float));
   for (int i = 0; i < n; ++i) {
     const float is = y[static_cast<size_t>(i)], should = c.expected(x, i);

@@ -61,6 +61,7 @@ struct Staging {
 struct Context {
   DeviceInfo info;
   cudaStream_t stream = nullptr;
+  bool behind_kernel = false;  // what was put into the stream last
   Staging staging;
   std::mutex mutex;
 };
@@ -169,6 +170,7 @@ void copy_to_device(void* to, const void* from, size_t bytes) {
     char* slot = c.staging.take(c.stream);
     std::memcpy(slot, static_cast<const char*>(from) + at, n);
     check(cudaMemcpyAsync(static_cast<char*>(to) + at, slot, n, cudaMemcpyHostToDevice, c.stream), "a copy to the GPU");
+    c.behind_kernel = false;
     c.staging.release(c.stream);
   }
 }
@@ -185,6 +187,7 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
     const size_t n = std::min(Staging::slot_bytes, bytes - at);
     char* slot = c.staging.take(c.stream);
     check(cudaMemcpyAsync(slot, static_cast<const char*>(from) + at, n, cudaMemcpyDeviceToHost, c.stream), "a copy to the host");
+    c.behind_kernel = false;
     const int mine = c.staging.next;
     c.staging.release(c.stream);
     if (before) std::memcpy(static_cast<char*>(to) + before_at, before, before_n);
@@ -196,11 +199,15 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
 }
 
 void copy_on_device(void* to, const void* from, size_t bytes) {
-  if (bytes) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ctx().stream), "a copy on the GPU");
+  if (!bytes) return;
+  ctx().behind_kernel = false;
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ctx().stream), "a copy on the GPU");
 }
 
 void fill_bytes(void* to, int value, size_t bytes) {
-  if (bytes) check(cudaMemsetAsync(to, value, bytes, ctx().stream), "filling memory");
+  if (!bytes) return;
+  ctx().behind_kernel = false;
+  check(cudaMemsetAsync(to, value, bytes, ctx().stream), "filling memory");
 }
 
 void synchronize() { wait("synchronize()"); }
@@ -209,12 +216,23 @@ void* stream() { return ctx().stream; }
 LaunchScope::LaunchScope(const char* op) : before_(std::exchange(current_op, op)) { last_op = op; }
 LaunchScope::~LaunchScope() { current_op = before_; }
 
-void launch_raw(const void* kernel, Size3 grid, Size3 block, size_t shared_bytes, void** args) {
+void launch_raw(const void* kernel, bool overlapped, Size3 grid, Size3 block, size_t shared_bytes, void** args) {
   Context& c = ctx();
-  const cudaError_t e = cudaLaunchKernel(kernel, dim3(grid.x, grid.y, grid.z), dim3(block.x, block.y, block.z), args, shared_bytes, c.stream);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t how{};
+  how.gridDim = dim3(grid.x, grid.y, grid.z), how.blockDim = dim3(block.x, block.y, block.z);
+  how.dynamicSmemBytes = shared_bytes;
+  how.stream = c.stream;
+  how.attrs = &overlap;
+  // Only kernels have dependents of this kind: behind a copy or at the beginning of a graph there is nothing to overlap with.
+  how.numAttrs = overlapped && c.behind_kernel ? 1 : 0;
+  const cudaError_t e = cudaLaunchKernelExC(&how, kernel, args);
   if (e != cudaSuccess)
-    fail_with(e, fmt::format("a launch of [{}, {}, {}] blocks of [{}, {}, {}] threads with {} bytes of shared memory", grid.x, grid.y, grid.z, block.x, block.y,
-                             block.z, shared_bytes));
+    fail_with(e, fmt::format("a launch of [{}, {}, {}] blocks of [{}, {}, {}] threads with {} bytes of shared memory{}", grid.x, grid.y, grid.z, block.x, block.y,
+                             block.z, shared_bytes, how.numAttrs ? " that overlaps (FACET_GPU_OVERLAP=0 does without)" : ""));
+  c.behind_kernel = true;
   if (waits_for_launches() && !capturing()) check(cudaStreamSynchronize(c.stream), "the kernel");
 }
 
@@ -238,10 +256,12 @@ void begin_capture() {
   check_not_capturing("beginning a capture");
   check(cudaStreamBeginCapture(ctx().stream, cudaStreamCaptureModeRelaxed), "beginning a capture");
   in_capture = true;
+  ctx().behind_kernel = false;
 }
 
 void* end_capture(bool keep) {
   in_capture = false;
+  ctx().behind_kernel = false;
   cudaGraph_t graph = nullptr;
   const cudaError_t e = cudaStreamEndCapture(ctx().stream, &graph);
   if (!keep) {
@@ -261,6 +281,7 @@ void* end_capture(bool keep) {
 
 void replay(void* graph) {
   check_not_capturing("replaying a graph");
+  ctx().behind_kernel = false;
   check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), ctx().stream), "replaying a graph");
 }
 // Replays that are under way end first (cuGraphExecDestroy), without being waited for.

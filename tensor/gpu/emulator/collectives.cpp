@@ -93,6 +93,7 @@ void copy_async(void* shared, const void* global, bool valid, Site site) {
   if (!aligned(shared, 16)) report(site, [&] { return std::string("copy_async16: the destination is not aligned to 16 bytes"); });
   if (valid && !aligned(global, 16)) report(site, [&] { return std::string("copy_async16: the source is not aligned to 16 bytes"); });
   Thread& t = current();
+  if (valid && !t.may_touch) report(site, [] { return std::string("copy_async16 before wait_for_previous()"); });
   const AsyncCopy c{shared, valid ? global : nullptr, t.group};
   if (!t.group_begun) t.group_is_late = choose_late();
   t.group_begun = true;

@@ -54,6 +54,8 @@ uint32_t vote(const char* name, bool mine, Site);
 void fence();
 void spin(Site);
 void atomic_point();  ///< another thread may come first
+void wait_for_previous(Site);
+void hint(const void* p, size_t bytes, Site);
 
 void copy_async(void* shared, const void* global, bool valid, Site);
 void copy_async_commit();
@@ -80,6 +82,7 @@ T from_bits(uint64_t bits) {
 /// A kernel with its arguments, waiting for its turn.
 struct Launch {
   const char* op;
+  bool overlapped;  ///< may begin before the one before it has ended, and waits for that itself
   dim3 grid, block;
   size_t shared_bytes;
   void* closure;
@@ -89,8 +92,8 @@ struct Launch {
 void enqueue(const Launch&);
 
 template <class F>
-void enqueue(const char* op, dim3 grid, dim3 block, size_t shared_bytes, F body) {
-  enqueue(Launch{op, grid, block, shared_bytes, new F(static_cast<F&&>(body)), [](void* f) { (*static_cast<F*>(f))(); },
+void enqueue(const char* op, bool overlapped, dim3 grid, dim3 block, size_t shared_bytes, F body) {
+  enqueue(Launch{op, overlapped, grid, block, shared_bytes, new F(static_cast<F&&>(body)), [](void* f) { (*static_cast<F*>(f))(); },
                  [](void* f) { delete static_cast<F*>(f); }});
 }
 
@@ -181,7 +184,8 @@ inline float fast_exp2(float x) { return __builtin_exp2f(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
 inline float fast_rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
 
-inline void grid_wait() {}
-inline void grid_launch_dependents() {}
+inline void let_next_start() {}
+inline void wait_for_previous(Site site = Site::here()) { emulator::wait_for_previous(site); }
+inline void hint_to_l2(const void* p, size_t bytes, Site site = Site::here()) { emulator::hint(p, bytes, site); }
 
 }  // namespace facet::gpu

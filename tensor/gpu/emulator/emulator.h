@@ -50,6 +50,7 @@ struct Counters {
   size_t live_bytes;
   int64_t allocations, launches;  ///< since the start
   int64_t lone_launches;          ///< those that were not part of a replayed graph
+  int64_t overlapped_launches;    ///< those of launch_overlapping()
 };
 Counters counters();
 /// The device has no more memory at the n-th allocation from now (1: the next), and refuses that many; 0: it has again.

@@ -40,7 +40,7 @@ void compute(const LtProduct& g) {
 }  // namespace
 
 void enqueue_product(const LtProduct& g) {
-  enqueue("cublasLtMatmul", dim3(1), dim3(1), 0, [g] { compute(g); });
+  enqueue("cublasLtMatmul", false, dim3(1), dim3(1), 0, [g] { compute(g); });
 }
 
 }  // namespace facet::gpu::emulator

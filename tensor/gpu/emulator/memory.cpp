@@ -12,6 +12,7 @@
 #include <string>
 
 #include "tensor/error.h"
+#include "tensor/gpu/emulator/device.h"
 #include "tensor/gpu/emulator/emulator.h"
 #include "tensor/gpu/emulator/sanitizers.h"
 #include "tensor/gpu/pool.h"
@@ -39,6 +40,7 @@ struct Memory {
   std::mutex mutex;
   int open = 0;
   const char* last_user = "nothing yet";
+  bool kernel_waits = false;  // last_user runs, but the kernel before it is not known to have ended
   struct sigaction before = {};
 };
 Memory& memory() {
@@ -54,7 +56,10 @@ void on_fault(int signal, siginfo_t* info, void*) {
   if (m.range && at >= m.range && at < m.range + range_bytes) {
     std::string what = describe_live_buffer(at);
     if (what.empty()) what = "memory that belongs to no tensor";
-    fmt::print(stderr, "emulated GPU: the host touches device memory without a copy: {}; the device last did {}\n", what, m.last_user);
+    if (m.kernel_waits)
+      fmt::print(stderr, "{}: block ({}, {}, {}), thread ({}, {}, {}) touches device memory before wait_for_previous(): {}\n", m.last_user, blockIdx.x,
+                 blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, what);
+    else fmt::print(stderr, "emulated GPU: the host touches device memory without a copy: {}; the device last did {}\n", what, m.last_user);
   }
   sigaction(signal, &m.before, nullptr);  // and the access faults again, as it would without us
 }
@@ -138,6 +143,13 @@ Access::~Access() {
   mprotect(m.range, range_bytes, PROT_NONE);
   handle_faults(m);
 }
+void open_to_kernels(bool open) {
+  Memory& m = memory();
+  const std::lock_guard lock(m.mutex);
+  m.kernel_waits = !open;
+  if (m.range) mprotect(m.range, range_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+  if (!open) handle_faults(m);
+}
 char* seen(const void* p) { return static_cast<char*>(const_cast<void*>(p)) + memory().to_open; }
 
 void* new_buffer(size_t bytes) {
@@ -173,13 +185,15 @@ void delete_buffer(void* p) noexcept {
   else give_back(m, data - guard, guard + bytes + guard);
 }
 
-void check_in_buffer(const char* what, const void* p, size_t bytes) {
-  if (bytes == 0) return;
+bool in_buffer(const void* p, size_t bytes) {
+  if (bytes == 0) return true;
   auto* at = static_cast<char*>(const_cast<void*>(p));
   const auto& buffers = memory().buffers;
-  auto b = buffers.upper_bound(at);
-  if (b == buffers.begin() || (--b, at + bytes > b->first + b->second))
-    fail(Kind::check, "{}: {} bytes at {} do not lie within a live buffer of the device", what, bytes, p);
+  const auto b = buffers.upper_bound(at);
+  return b != buffers.begin() && at + bytes <= std::prev(b)->first + std::prev(b)->second;
+}
+void check_in_buffer(const char* what, const void* p, size_t bytes) {
+  if (!in_buffer(p, bytes)) fail(Kind::check, "{}: {} bytes at {} do not lie within a live buffer of the device", what, bytes, p);
 }
 
 void check_guards(const char* op) {

@@ -16,6 +16,8 @@ class Access {
   ~Access();
   Access(const Access&) = delete;
 };
+/// Within an Access: whether kernels may touch the memory. Not under the sanitizers, and only once there is a buffer.
+void open_to_kernels(bool open);
 /// Where the runtime itself always sees these bytes, for copies.
 char* seen(const void*);
 
@@ -31,7 +33,9 @@ struct MemoryCounters {
 };
 MemoryCounters memory_counters();
 
-/// Throws when bytes [p, p + bytes) are not within one live buffer.
+/// Whether bytes [p, p + bytes) are within one live buffer.
+bool in_buffer(const void* p, size_t bytes);
+/// Throws when they are not.
 void check_in_buffer(const char* what, const void* p, size_t bytes);
 /// Throws when something was written beside a buffer; once.
 void check_guards(const char* op);

@@ -28,7 +28,7 @@ using emulator::seen;
 using Graph = std::vector<std::function<void()>>;  // what was asked for between begin_capture and end_capture
 
 struct Runtime {
-  int64_t launches = 0, lone_launches = 0;
+  int64_t launches = 0, lone_launches = 0, overlapped_launches = 0;
   bool replaying = false;
   int64_t breaks_in = 0;  // after breaks_in - 1 more launches the device is broken; 0: never
   bool broken = false;
@@ -93,6 +93,12 @@ void check_not_capturing(const char* what) {
   if (capturing()) fail(Kind::usage, "{}: {} cannot be part of a captured graph", runtime().op ? runtime().op : "the GPU", what);
 }
 
+/// What the device does besides launches comes after all of them.
+void copy(char* to, const void* from, size_t bytes) {
+  emulator::join_launches();
+  std::memcpy(to, from, bytes);
+}
+
 /// Launches are those of a graph.
 struct Replaying {
   Replaying() { runtime().replaying = true; }
@@ -103,6 +109,7 @@ void wait(const char* call) {
   check_not_capturing(call);
   about_to_wait(runtime().last_op, call);
   drain();
+  emulator::join_launches();
   check_unbroken("waiting");
 }
 
@@ -129,6 +136,7 @@ size_t free_bytes() { return device().total_bytes - emulator::memory_counters().
 
 void* device_malloc(size_t bytes) {
   const emulator::Unseen unseen;
+  emulator::join_launches();
   device();
   check_unbroken("an allocation");
   return emulator::new_buffer(bytes);
@@ -141,6 +149,7 @@ void device_free(void* p) noexcept {
     std::abort();
   }
   if (!runtime().queue.empty()) return runtime().dying.push_back(p);
+  emulator::join_launches();
   emulator::delete_buffer(p);
 }
 
@@ -150,11 +159,11 @@ void copy_to_device(void* to, const void* from, size_t bytes) {
   if (!bytes) return;
   if (!runtime().settings.deferred) {
     check_unbroken("a copy to the GPU");
-    std::memcpy(seen(to), from, bytes);
+    copy(seen(to), from, bytes);
     return;
   }
   const auto* bytes_now = static_cast<const char*>(from);
-  submit("a copy to the GPU", [to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { std::memcpy(seen(to), staged.data(), staged.size()); });
+  submit("a copy to the GPU", [to, staged = std::vector<char>(bytes_now, bytes_now + bytes)] { copy(seen(to), staged.data(), staged.size()); });
 }
 void copy_to_host(void* to, const void* from, size_t bytes) {
   wait("a copy to the host");
@@ -164,11 +173,14 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
 void copy_on_device(void* to, const void* from, size_t bytes) {
   check_in_buffer("copy_on_device, destination", to, bytes);
   check_in_buffer("copy_on_device, source", from, bytes);
-  if (bytes) submit("a copy on the GPU", [=] { std::memcpy(seen(to), seen(from), bytes); });
+  if (bytes) submit("a copy on the GPU", [=] { copy(seen(to), seen(from), bytes); });
 }
 void fill_bytes(void* to, int value, size_t bytes) {
   check_in_buffer("fill_bytes", to, bytes);
-  if (bytes) submit("filling memory", [=] { std::memset(seen(to), value, bytes); });
+  if (bytes) submit("filling memory", [=] {
+    emulator::join_launches();
+    std::memset(seen(to), value, bytes);
+  });
 }
 void synchronize() { wait("synchronize()"); }
 void* stream() { return nullptr; }
@@ -249,7 +261,7 @@ void set_settings(const Settings& s) {
 }
 Counters counters() {
   const MemoryCounters m = memory_counters();
-  return {m.live_buffers, m.live_bytes, m.allocations, runtime().launches, runtime().lone_launches};
+  return {m.live_buffers, m.live_bytes, m.allocations, runtime().launches, runtime().lone_launches, runtime().overlapped_launches};
 }
 
 void fail_launch(int64_t n) {
@@ -265,6 +277,7 @@ void enqueue(const Launch& launch) {
     Runtime& r = runtime();
     ++r.launches;
     r.lone_launches += !r.replaying;
+    r.overlapped_launches += launch.overlapped;
     if (r.breaks_in && --r.breaks_in == 0) r.broken = true;
     if (r.broken) return;
     const Access access(launch.op);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "tensor/error.h"
+#include "tensor/gpu/emulator/memory.h"
 #include "tensor/gpu/emulator/sanitizers.h"
 
 uint3 threadIdx, blockIdx;
@@ -39,6 +40,7 @@ struct Machine {
   uint32_t ready_warps = 0, resting_warps = 0;  // warps that have such lanes
   int64_t idle_rounds = 0;
 
+  int before_wait = 0;  // threads of an overlapped kernel that have not yet come to wait_for_previous()
   int at_barrier = 0;
   const Thread* first_at_barrier = nullptr;
   std::unique_ptr<Orders> orders = std::make_unique<Orders>();
@@ -218,6 +220,10 @@ void leave_kernel() {
     blame_thread(fmt::format("left the kernel while {} threads wait in sync_block: {}", m.at_barrier, where(*m.first_at_barrier)));
     abandon();
   }
+  if (!me.may_touch) {
+    blame_thread("left the kernel without wait_for_previous(), but was started by launch_overlapping()");
+    abandon();
+  }
   me.exited = true;
   w.exited |= bit;
   ++m.n_exited;
@@ -288,6 +294,7 @@ void prepare_block() {
   m.n_threads = static_cast<int>(l.block.x * l.block.y * l.block.z);
   m.n_warps = (m.n_threads + 31) / 32;
   m.n_exited = m.at_barrier = 0;
+  m.before_wait = l.overlapped ? m.n_threads : 0;
   m.first_at_barrier = nullptr;
   m.ready_warps = m.resting_warps = 0;
   m.idle_rounds = 0;
@@ -301,6 +308,7 @@ void prepare_block() {
     if (!t.fiber) t.fiber = new_fiber();  // here: a fiber is ordered after what made it, and that must not be another thread
     t.stack = nullptr;
     t.exited = t.drew = false;
+    t.may_touch = !l.overlapped;
     t.waits_in = nullptr;
     t.copies.clear();
     t.group = 0;
@@ -316,6 +324,7 @@ void prepare_block() {
     set_ready(w, w.exists);
   }
   shared_begin_block();
+  if (l.overlapped) open_to_kernels(false);
 }
 
 void run_block(uint3 index) {
@@ -333,8 +342,6 @@ void run_block(uint3 index) {
       if (t.fiber) free_fiber(std::exchange(t.fiber, nullptr));
       if (t.own_stack) renew(*t.own_stack, run_threads);
     }
-  } else {
-    acquire(&m.end_point);
   }
   if (const char* name = shared_end_block())
     m.failure = fmt::format("{}: block {} wrote past an end of its shared array {}", m.launch->op, text(blockIdx), name);
@@ -354,6 +361,7 @@ void run_grid() {
     uint64_t k = i;
     if (m.settings.schedule == Schedule::reverse) k = n - 1 - i;
     if (is_random()) k = static_cast<uint64_t>((static_cast<unsigned __int128>(a) * i + b) % n);
+    if (i > 0 && m.settings.races == Races::per_block) join_launches();  // a block after its predecessor
     run_block({static_cast<unsigned>(k % g.x), static_cast<unsigned>(k / g.x % g.y), static_cast<unsigned>(k / g.x / g.y)});
   }
 }
@@ -389,14 +397,17 @@ void run(const Launch& launch, const Settings& settings) {
   blockDim = launch.block;
   gridDim = launch.grid;
   shared_begin_launch(launch);
+  if (!launch.overlapped) join_launches();
   run_grid();
-  acquire(&m.end_point);
+  if (launch.overlapped) open_to_kernels(true);  // after an error it may still be closed
   shared_end_launch();
   if (!m.failure.empty()) {
     drop_threads();
     fail(Kind::check, "{}", m.failure);
   }
 }
+
+void join_launches() { acquire(&m.end_point); }
 
 // ---- collectives: waiting for one another
 
@@ -479,7 +490,33 @@ void spin(Site site) {
   wait_turn();
 }
 
+// On a device the kernel before may still run until here. Since nothing but hints and registers may be used up to here, it makes no difference how
+// far it has come; so it is run to its end first, and what matters is checked: until all threads of the block have come here, memory is closed.
+void wait_for_previous(Site site) {
+  Thread& me = *m.running;
+  if (me.may_touch) return;
+  me.may_touch = true;
+  me.waits_in = "wait_for_previous";
+  me.site = site;
+  m.idle_rounds = 0;
+  if (--m.before_wait == 0) {
+    open_to_kernels(true);
+    for (int w = 0; w < m.n_warps; ++w) set_ready(m.warps[w], m.warps[w].exists);
+  }
+  wait_turn();
+  acquire(&m.end_point);
+}
+void hint(const void* p, size_t bytes, Site site) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 || bytes % 16 || bytes == 0)
+    report(site, [&] { return fmt::format("hint_to_l2: address and size ({}) must be multiples of 16, the size not 0", bytes); });
+  if (!in_buffer(p, bytes)) report(site, [&] { return fmt::format("hint_to_l2: {} bytes that do not lie within a live buffer of the device", bytes); });
+}
+
 void atomic_point() {
+  if (!m.running->may_touch) {
+    blame_thread("an atomic before wait_for_previous()");
+    abandon();
+  }
   m.running->drew = true;
   if (!is_random() || random_below(4)) return;
   Thread& me = *m.running;

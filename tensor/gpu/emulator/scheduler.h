@@ -33,6 +33,7 @@ struct Thread {
   Stack* own_stack = nullptr;
   bool exited = false;
   bool drew = false;       ///< has used an atomic since its last fence
+  bool may_touch = true;   ///< device memory: false until it waits for the kernel before its own
   const char* waits_in = nullptr;  ///< name of the collective, null when it does not wait
   Site site = {};
   void* argument = nullptr;        ///< what it brought to the meeting
@@ -82,6 +83,8 @@ template <class F>
 
 /// Runs all blocks; throws Error(Kind::check) when the kernel breaks a rule.
 void run(const Launch&, const Settings&);
+/// To the race detector, what the host does next with device memory comes after all launches so far.
+void join_launches();
 
 // ---- shared_memory.cpp
 void shared_begin_launch(const Launch&);
