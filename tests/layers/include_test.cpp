@@ -251,7 +251,7 @@ TEST_CASE("layers: every variable of the environment that is read is known to th
       static const std::regex reading(R"re(getenv\("(FACET_[A-Z_]+)"\))re");
       for (std::sregex_iterator i(text.begin(), text.end(), reading), end; i != end; ++i) variables.insert((*i)[1]);
     }
-  CHECK(variables.size() == 7);
+  CHECK(variables.size() == 8);
   for (const std::string& v : variables) {
     INFO(v);
     CHECK(program.find('"' + v + '"') != program.npos);
