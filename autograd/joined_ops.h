@@ -1,6 +1,6 @@
 // Products of one input with several weights that lie side by side in memory (a model on a GPU has them so, LanguageModel::to): one product
-// forward, one for dx, one for all dw. Adapters are part of these products. On a GPU that is worth having: k and v alone fill a tenth of its processors, and each term of dx would be
-// added to an f32 sum in memory.
+// forward, one for dx, one for all dw. Adapters are part of these products. On a GPU that is worth having: k and v alone fill a tenth of its
+// processors, and each term of dx would be added to an f32 sum in memory.
 #pragma once
 #include <span>
 

@@ -78,6 +78,8 @@ void settle_in_panel(std::span<Linear* const> layers, Device device) {
       adapted.push_back(wrap);
       for (const auto& [name, f] : wrap->adapters.all()) most = std::max(most, ranks[name] += f->rank());
     }
+    if (dense && dense->weight.trains() && dense->weight.value().room())  // it was frozen when it came into a panel
+      dense->weight.reset(dense->weight.value().detach().clone(), true);
     fit = fit && dense && !dense->weight.trains() && dense->weight.value().dtype() != DType::f64;
     if (!fit) continue;
     matrices.push_back(&dense->weight);

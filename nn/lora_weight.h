@@ -68,7 +68,7 @@ Tensor beside_weights(const Tensor& value, DType weights, Device);
 void settle_beside_weights(std::span<LoraFactors* const>, DType weights, Device);
 
 /// On a GPU: moves the matrices of layers that read one x, some of them adapted, into a panel with room for the largest of their adapters, unless
-/// they are in one; elsewhere they have none. Frozen matrices only: what an optimizer changes is dense.
+/// they are in one; elsewhere they have none. Frozen matrices only: what an optimizer changes is dense, and leaves the panel it was in.
 void settle_in_panel(std::span<Linear* const>, Device);
 /// The same for all layers of a model.
 void settle_in_panels(Module&, Device);

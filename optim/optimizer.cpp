@@ -25,7 +25,7 @@ Optimizer::Optimizer(const char* kind, const std::vector<ParameterGroup>& groups
         fail(Kind::usage, "{}: parameter \"{}\" {} is listed twice", kind, p->name, to_string(p->value().shape()));
       if (!p->value().contiguous())
         fail(Kind::usage, "{}: parameter \"{}\" {} is strided; expected dense values{}", kind, p->name, to_string(p->value().shape()),
-             p->value().room() ? " (an adapter's base on a GPU stays as it is: set_trains(false) it, or train without the adapter)" : "");
+             p->value().room() ? " (it lies among its adapters, frozen: set_trains() what is to train, then move the model with to(Device::gpu))" : "");
       parameters_.push_back(p);
       items_.push_back({p, g.lr_scale, g.weight_decay, p->value().shape(), p->value().dtype(), {}});
     }

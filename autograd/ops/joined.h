@@ -49,6 +49,12 @@ pool_vector<V> parts_of(const V& y, std::span<const View> w) {
   return parts;
 }
 
+/// dx (+)= dy [w_0; w_1; ...].
+inline void joined_dx(const View& dy, std::span<const View> w, const Out& dx) {
+  if (const View all = stacked<View>(w)) linear_dx({&dy, 1}, {&all, 1}, dx);
+  else linear_dx(parts_of(dy, w), w, dx);
+}
+
 /// dw = dy^T x for each of several weights with a sink of its own: one product where they come to lie side by side, as gradients that do not exist
 /// yet do, and stay so.
 inline void joined_dw(const View& dy, const View& x, std::span<const View> w, std::span<Sink* const> sinks) {

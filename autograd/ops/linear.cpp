@@ -38,11 +38,7 @@ struct LinearJoinedGrad {
     const View d = as_rows(dy[0].view());
     pool_vector<View> ws;
     for (const Saved& s : w) ws.push_back(s.view());
-    if (dx[0]) {
-      const Out to = as_rows(dx[0].dst());
-      if (const View all = stacked<View>(ws)) linear_dx({&d, 1}, {&all, 1}, to);
-      else linear_dx(parts_of(d, ws), ws, to);
-    }
+    if (dx[0]) joined_dx(d, ws, as_rows(dx[0].dst()));
     if (!x) return;
     const RowsOf rows(x.get());
     pool_vector<Sink*> sinks;

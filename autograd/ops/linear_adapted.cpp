@@ -133,8 +133,7 @@ struct LinearAdaptedGrad {
           gemm(term.of_t(View(to_t)), term.a.view(), to);
           to.accumulate = true;
         }
-        if (const View all = stacked<View>(ws)) linear_dx({&d, 1}, {&all, 1}, to);
-        else linear_dx(parts_of(d, ws), ws, to);
+        joined_dx(d, ws, to);
       }
     }
     if (!x) return;

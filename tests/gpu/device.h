@@ -3,11 +3,20 @@
 #include <catch2/catch.hpp>
 
 #include "tensor/gpu/emulator/emulator.h"
+#include "tensor/gpu/lt.h"
+#include "tensor/gpu/runtime.h"
 #include "tensor/kernels/copy.h"
 #include "tests/support/compare.h"
 #include "tests/support/random.h"
 
 namespace facet::test {
+
+/// Whether cuBLASLt is there; says so if not.
+inline bool has_lt() {
+  gpu::emulate(true);
+  if (!gpu::lt_why_not().empty()) WARN("skipped: " << gpu::lt_why_not());
+  return gpu::lt_why_not().empty();
+}
 
 /// x's values on the GPU behind such a view (tests/support/random.h); `expanded` repeats the first slice.
 inline Tensor on_device(const Tensor& x, Layout layout = Layout::dense) {

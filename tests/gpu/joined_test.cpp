@@ -380,10 +380,14 @@ TEST_CASE("joined adapters: matrices lie in panels with room for the largest ada
   Adapters adapters(*model);
   adapters.add("x", {.rank = 4}, key(1));
   CHECK(in_panels(*model) == 7 * static_cast<int>(model->layers()));
-  model->to(Device::cpu);
   CHECK(set_trains(*model, "layers.*.up_proj.weight", true) > 0);
+  CHECK_THROWS_WITH(AdamW({{.parameters = parameters(*model)}}), Catch::Contains("up_proj.weight") && Catch::Contains("then move the model"));
   model->to(Device::gpu);
-  CHECK(in_panels(*model) == 5 * static_cast<int>(model->layers()));
+  CHECK(model->blocks[0]->mlp.up_proj.weight->matrix()->contiguous());
+  const Batch b = some_batch();
+  train(*model, {b}, 2);
+  CHECK_FALSE(model->blocks[0]->mlp.gate_proj.weight->panel());
+  CHECK(model->blocks[0]->mlp.down_proj.weight->panel());
 }
 
 TEST_CASE("joined adapters: several of one model share its panels, and each pass and its gradients are those of its own") {
